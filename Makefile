@@ -1,0 +1,53 @@
+# The two commands most people want: `make demo` and `make test`. `make help` lists all.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+RUN = $(BIN)/python
+export TOKENIZERS_PARALLELISM = false
+export TRANSFORMERS_VERBOSITY ?= error
+
+.PHONY: help setup demo test test-slow test-oldest lint tutorial tutorials bench book clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+
+setup: $(VENV)/.ready  ## make .venv with everything needed (only when something changed)
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+demo: setup  ## LoRA, full fine-tuning and head-only side by side (under 5 minutes), report in runs/demo
+	$(RUN) -m training demo
+
+test: setup  ## every test that a laptop can run
+	$(RUN) -m pytest -q -n 2 -m 'not slow'
+
+test-slow: setup  ## the long tests: pretraining rebuilt, a thousand merge cycles
+	$(RUN) -m pytest -q -m slow --timeout 3600
+
+test-oldest:  ## the suite on the oldest supported versions, in an environment of its own
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[test]'
+	.venv-oldest/bin/python -m pytest -q -n 2 -m 'not slow'
+
+lint: setup  ## ruff and pyright
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+
+tutorial: setup  ## run one lesson: make tutorial N=01
+	$(RUN) -m tutorials run $(N)
+
+tutorials: setup  ## render the lessons whose sources changed into tutorials/rendered
+	$(RUN) -m pip install --quiet -c constraints.txt -e '.[test,book]'
+	$(RUN) -m tutorials render
+
+bench: setup  ## the kernel benchmarks
+	$(RUN) -m kernels.bench lora --device auto
+
+book: tutorials  ## the rendered lessons as HTML in build/book
+	$(RUN) -m tutorials book
+
+clean:  ## remove what the targets made
+	rm -rf .venv .venv-oldest build runs .pytest_cache .ruff_cache .hypothesis *.egg-info

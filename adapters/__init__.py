@@ -1,0 +1,1 @@
+"""BLOCKS: bottleneck adapters, prefix and prompt tuning, AdapterFusion (not built yet)."""

@@ -1,0 +1,1 @@
+"""PAIRS: distillation losses, students and the distillation trainer (not built yet)."""

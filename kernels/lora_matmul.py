@@ -1,0 +1,93 @@
+"""The LoRA product  y = x Wᵀ + b + s · (x̃ Aᵀ) Bᵀ  and its gradients, in plain PyTorch (Hu et al. 2021, section 4.1).
+
+x̃ is x, or x after dropout. The weight W is frozen as a rule, so the rank-r path is all that needs care:
+
+    S  = x̃ Aᵀ                      (M, r)   kept for backward
+    dB = s · dyᵀ S                 (N, r)
+    dS = dy B                      (M, r)   read dy once, reuse
+    dA = s · dSᵀ x̃                 (r, K)
+    dx = dy W + s · dS A           (M, K)
+
+`parts` are column ranges of y, one for each stacked (A_i, B_i): several low-rank updates inside one wide projection,
+as in GPT-2's `c_attn` = [q | k | v]. A plain layer has one part, all of y.
+
+Letters: M tokens, K = d_in, N = d_out, r rank, p parts.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+Parts = tuple[tuple[int, int], ...]
+
+
+def lora_matmul_reference(x, weight, bias, lora_A, lora_B, scaling: float, parts: Parts | None = None) -> Tensor:
+    """The definition, one operation a line and no reuse: what everything else is judged by (use float64)."""
+    y = F.linear(x, weight, bias)
+    update = torch.zeros_like(weight)
+    for (low, high), A, B in _stacks(lora_A, lora_B, parts or ((0, len(weight)),)):
+        update[low:high] = scaling * (B @ A).to(weight.dtype)
+    return y + F.linear(x, update)
+
+
+def lora_forward(
+    x: Float[Tensor, "M K"],
+    weight: Float[Tensor, "N K"],
+    bias: Float[Tensor, " N"] | None,
+    lora_A: Float[Tensor, "pr K"],
+    lora_B: Float[Tensor, "width r"],
+    scaling: float,
+    parts: Parts,
+    dropped: Float[Tensor, "M K"] | None = None,
+) -> tuple[Float[Tensor, "M N"], Float[Tensor, "M pr"]]:
+    """Returns (y, S). Three operations for one part: the scale and the sum ride in the second product (`addmm`)."""
+    y = F.linear(x, weight, bias)
+    S = F.linear(x if dropped is None else dropped, lora_A)  # (M, p·r)
+    for (low, high), s_i, B in _stacks(S.T, lora_B, parts):
+        y[:, low:high].addmm_(s_i.T, B.T, alpha=scaling)
+    return y, S
+
+
+def lora_backward(
+    dy: Float[Tensor, "M N"],
+    x: Float[Tensor, "M K"],
+    weight: Float[Tensor, "N K"],
+    lora_A: Float[Tensor, "pr K"],
+    lora_B: Float[Tensor, "width r"],
+    S: Float[Tensor, "M pr"],
+    scaling: float,
+    parts: Parts,
+    keep: Bool[Tensor, "M K"] | None,
+    p: float,
+    need: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Returns (dx, dA, dB), each None where `need` says so. `keep` is the dropout mask, p its rate."""
+    need_x, need_A, need_B = need
+    stacks = list(_stacks(S.T, lora_B, parts))
+    dB = torch.cat([dy[:, a:b].T @ s_i.T for (a, b), s_i, _ in stacks]).mul_(scaling) if need_B else None
+    if not (need_x or need_A):
+        return None, None, dB
+    dS = torch.cat([dy[:, a:b] @ B for (a, b), _, B in stacks], dim=1) if len(parts) > 1 else dy @ lora_B
+    dA = (dS.T @ (x if keep is None else drop(x, keep, p))).mul_(scaling) if need_A else None
+    if not need_x:
+        return None, dA, dB
+    dx = dy @ weight
+    if keep is None:
+        dx.addmm_(dS, lora_A, alpha=scaling)
+    else:
+        dx.addcmul_((dS @ lora_A).mul_(scaling / (1 - p)), keep.to(dx.dtype))
+    return dx, dA, dB
+
+
+def drop(x: Tensor, keep: Tensor, p: float) -> Tensor:
+    """Inverted dropout with a given mask: kept entries are divided by 1 - p (Srivastava et al. 2014)."""
+    return x * keep.to(x.dtype).div_(1 - p)
+
+
+def _stacks(stacked_A: Tensor, stacked_B: Tensor, parts: Parts):
+    """Yield (column range, A_i, B_i); B's rows lie part after part, A's too, r rows each."""
+    r, row = stacked_B.shape[1], 0
+    for i, (low, high) in enumerate(parts):
+        yield (low, high), stacked_A[i * r : (i + 1) * r], stacked_B[row : row + high - low]
+        row += high - low

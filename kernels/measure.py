@@ -1,0 +1,50 @@
+"""What a forward costs, counted rather than timed: bytes kept for backward, and the operations that ran.
+
+Counts repeat exactly on any machine, so tests assert them; times are for benchmarks.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+VIEWS = {"view", "t", "transpose", "expand", "slice", "_unsafe_view", "alias", "detach", "permute", "select", "unsqueeze"}
+
+
+def saved_bytes(forward: Callable[[], Any], leave_out: Iterable[Tensor] = ()) -> int:
+    """Bytes of the distinct storages that autograd keeps while `forward` runs, without those of `leave_out` (parameters)."""
+    known = {t.untyped_storage().data_ptr() for t in leave_out}
+    kept: dict[int, tuple[int, Tensor]] = {}  # the tensor is held so that its address is not used again
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = forward()
+    del result
+    return sum(size for size, _ in kept.values())
+
+
+class _Counting(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.removeprefix("aten::")
+        if name not in VIEWS:
+            self.counts[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def count_operations(forward: Callable[[], Any]) -> Counter[str]:
+    """How often each ATen operation ran, views left out (they move no data)."""
+    with _Counting() as mode:
+        forward()
+    return mode.counts

@@ -1,0 +1,228 @@
+"""Adapter files in peft's format: `adapter_config.json` + `adapter_model.safetensors`, strict in both directions.
+
+Keys in the file: `base_model.model.<path>.lora_A.weight`, for embeddings `<path>.lora_embedding_A`, and for modules saved
+whole their own names. An adapter on parts of a projection (`enable_lora`) is written as the equal plain adapter, with
+block-shaped B and its rank in `rank_pattern`, so that peft computes the same.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from loralib.config import LoraConfig
+from loralib.heads import saved_modules
+from loralib.inject import adapter_configs, add_adapter, delete_adapter
+from loralib.layers import Conv2d, Embedding, LoraLayer, _Projection, lora_layers
+from loralib.peft_config import config_from_peft, config_to_peft
+from loralib.switch import set_active, set_trainable
+
+WEIGHTS, CONFIG, PREFIX = "adapter_model.safetensors", "adapter_config.json", "base_model.model."
+
+
+class AdapterFileError(ValueError):
+    """An adapter folder that cannot be loaded; the message names the file, what was found and what was expected."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a load did."""
+
+    tensors: int
+    expected: int
+    cast: str | None
+
+    def __str__(self) -> str:
+        return f"{self.tensors}/{self.expected} tensors loaded" + (f" ({self.cast})" if self.cast else "")
+
+
+def save_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "default") -> Path:
+    """Write one adapter (factors, heads, settings) to `folder`; returns it. Merged adapters can be saved too.
+
+    Raises KeyError for an unknown name, ValueError for a tensor that is not finite or when a trainable parameter of the
+    model would be left out of the file.
+    """
+    configs = adapter_configs(model)
+    if adapter_name not in configs:
+        raise KeyError(f"no adapter {adapter_name!r} to save; there are {sorted(configs)}")
+    tensors = {key: value.detach().cpu().contiguous() for key, value in _file_tensors(model, adapter_name).items()}
+    bad = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise ValueError(f"not finite, so not saved: {bad[:3]}")
+    _refuse_unsaved(model, configs)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = config_to_peft(configs[adapter_name], lora_layers(model), sorted(saved_modules(model)), adapter_name)
+    write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    write_atomic(folder / CONFIG, (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode())
+    return folder
+
+
+def load_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "default", *, trainable: bool) -> LoadReport:
+    """Add the adapter in `folder` to the model and make it active; `trainable` says whether it (alone) learns on.
+
+    Strict: settings, names, shapes and dtypes are all checked before the model is changed for good; on any mismatch the
+    model is left without the adapter and AdapterFileError says what was found and expected.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    tensors = read_tensors(folder)
+    if config.modules_to_save:  # peft lists names that a model may lack (`classifier`, `score`): the file decides
+        there = [n for n in config.modules_to_save if any(f".{n}." in f".{key}" for key in tensors)]
+        config = _replace(config, modules_to_save=there)
+    try:
+        add_adapter(model, config, adapter_name)
+    except ValueError as error:
+        raise AdapterFileError(f"{folder / CONFIG} does not fit this {type(model).__name__}: {error}") from error
+    try:
+        cast = _fill(model, adapter_name, tensors, folder / WEIGHTS)
+    except BaseException:
+        delete_adapter(model, adapter_name)
+        raise
+    set_active(model, adapter_name)
+    if trainable:
+        set_trainable(model, adapter_name)
+    return LoadReport(len(tensors), len(tensors), cast)
+
+
+def read_config(folder: Path) -> LoraConfig:
+    """Read `adapter_config.json`; AdapterFileError where it is absent, damaged or asks for what we cannot do."""
+    path = folder / CONFIG
+    try:
+        settings = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise AdapterFileError(f"{path}: not a readable JSON file ({error})") from error
+    try:
+        return config_from_peft(settings)
+    except (ValueError, TypeError, KeyError) as error:
+        raise AdapterFileError(f"{path}: {error}") from error
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Read `adapter_model.safetensors`, keys without peft's prefix. AdapterFileError for anything out of order."""
+    path = folder / WEIGHTS
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise AdapterFileError(f"{path}: not a readable safetensors file ({error})") from error
+    if metadata != {"format": "pt"}:
+        raise AdapterFileError(f"{path}: metadata {metadata}, expected {{'format': 'pt'}}: the header is damaged")
+    strange = [key for key in tensors if not key.startswith(PREFIX)]
+    if strange or not tensors:
+        raise AdapterFileError(f"{path}: {len(tensors)} tensors, names without '{PREFIX}': {strange[:3]}")
+    for key, tensor in tensors.items():
+        if not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
+            raise AdapterFileError(f"{path}: {key} is {tensor.dtype}, expected float16, bfloat16, float32 or float64")
+        if not torch.isfinite(tensor).all():
+            raise AdapterFileError(f"{path}: {key} has values that are not finite")
+    return {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write beside, flush to disk, rename: a reader sees the old file or the new one, never a part."""
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(beside, 0o644)
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(beside)
+        raise
+
+
+# ---------------------------------------------------------------- names and tensors
+
+
+def _file_tensors(model: nn.Module, adapter_name: str) -> dict[str, Tensor]:
+    tensors = {}
+    for path, layer in lora_layers(model).items():
+        if adapter_name in layer.slots:
+            key_A, key_B = _keys(path, layer)
+            A, B = _dense(layer, adapter_name)
+            tensors |= {PREFIX + key_A: A, PREFIX + key_B: B}
+    for path, head in saved_modules(model).items():
+        if adapter_name in head.copies:
+            tensors |= {f"{PREFIX}{path}.{k}": v for k, v in head.copies[adapter_name].state_dict().items()}
+    return tensors
+
+
+def _keys(path: str, layer: LoraLayer) -> tuple[str, str]:
+    if isinstance(layer, Embedding):
+        return f"{path}.lora_embedding_A", f"{path}.lora_embedding_B"
+    return f"{path}.lora_A.weight", f"{path}.lora_B.weight"
+
+
+def _dense(layer: LoraLayer, adapter_name: str) -> tuple[Tensor, Tensor]:
+    if isinstance(layer, _Projection):
+        return layer.dense_factors(adapter_name)
+    return layer.lora_A[adapter_name], layer.lora_B[adapter_name]
+
+
+def _fill(model: nn.Module, adapter_name: str, tensors: dict[str, Tensor], path: Path) -> str | None:
+    expected = {k.removeprefix(PREFIX): v for k, v in _file_tensors(model, adapter_name).items()}
+    missing, unexpected = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
+    if missing or unexpected:
+        raise AdapterFileError(
+            f"{path}: {len(missing)} tensors missing (e.g. {missing[:2]}), {len(unexpected)} unexpected "
+            f"(e.g. {unexpected[:2]}); expected {len(expected)}. Was the adapter made for another model?"
+        )
+    wrong = [
+        f"{k}: {tuple(tensors[k].shape)}, expected {tuple(v.shape)}" for k, v in expected.items() if v.shape != tensors[k].shape
+    ]
+    if wrong:
+        raise AdapterFileError(f"{path}: {len(wrong)} tensors of wrong shape (r or model differ): {'; '.join(wrong[:2])}")
+    kinds = {t.dtype for k, t in tensors.items() if "lora_" in k}
+    if len(kinds) > 1:
+        raise AdapterFileError(f"{path}: LoRA tensors of several dtypes {sorted(map(str, kinds))}; one file has one")
+    for name, layer in lora_layers(model).items():
+        if adapter_name in layer.slots:
+            key_A, key_B = _keys(name, layer)
+            _fill_layer(layer, adapter_name, tensors[key_A], tensors[key_B], path)
+    for name, head in saved_modules(model).items():
+        if adapter_name in head.copies:
+            state = {k.removeprefix(name + "."): v for k, v in tensors.items() if k.startswith(name + ".")}
+            head.copies[adapter_name].load_state_dict(state, strict=True)
+    target = next(iter(lora_layers(model).values())).lora_A
+    theirs, ours = kinds.pop(), target[adapter_name].dtype if adapter_name in target else torch.float32
+    return None if theirs == ours else f"cast from {theirs} to {ours}"
+
+
+@torch.no_grad()
+def _fill_layer(layer: LoraLayer, name: str, A: Tensor, B: Tensor, path: Path) -> None:
+    slot = layer.slots[name]
+    layer.lora_A[name].copy_(A)
+    if slot.enable_lora is None or isinstance(layer, Embedding | Conv2d):
+        layer.lora_B[name].copy_(B)
+        return
+    blocks = [B[a:b, i * slot.r : (i + 1) * slot.r] for i, (a, b) in enumerate(slot.ranges(B.shape[0]))]
+    layer.lora_B[name].copy_(torch.cat(blocks))
+    if sum(int(block.count_nonzero()) for block in blocks) != int(B.count_nonzero()):
+        raise AdapterFileError(f"{path}: an adapter on parts {slot.enable_lora} has values outside its parts")
+
+
+def _refuse_unsaved(model: nn.Module, configs: dict) -> None:
+    saved = {id(p) for layer in lora_layers(model).values() for d in (layer.lora_A, layer.lora_B) for p in d.values()}
+    saved |= {id(p) for head in saved_modules(model).values() for p in head.copies.parameters()}
+    lost = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in saved]
+    if lost:
+        raise ValueError(
+            f"{len(lost)} trainable parameters belong to no adapter and would be lost, e.g. {lost[:3]}: "
+            f"name their modules in modules_to_save (adapters: {sorted(configs)})"
+        )
+
+
+def _replace(config: LoraConfig, **changes) -> LoraConfig:
+    return type(config)(**{**config.__dict__, **changes})

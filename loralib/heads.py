@@ -1,0 +1,56 @@
+"""Modules trained and saved whole, as a new task head: the original stays untouched, each adapter trains a copy of its own.
+
+Switching adapters switches heads, and with adapters off the original answers, bit for bit (peft: `modules_to_save`).
+"""
+
+import copy
+
+from torch import nn
+
+
+class SavedModule(nn.Module):
+    """A module with one trainable copy per adapter; forwards to the active copy, or to the original when none is."""
+
+    def __init__(self, original: nn.Module):
+        super().__init__()
+        self.original = original
+        self.copies = nn.ModuleDict()
+        self.active: str | None = None
+
+    def add(self, adapter_name: str) -> None:
+        self.copies[adapter_name] = copy.deepcopy(self.original).requires_grad_(False)
+
+    def delete(self, adapter_name: str) -> None:
+        del self.copies[adapter_name]
+        self.active = None if self.active == adapter_name else self.active
+
+    def current(self) -> nn.Module:
+        return self.original if self.active is None else self.copies[self.active]
+
+    def forward(self, *args, **kwargs):
+        return self.current()(*args, **kwargs)
+
+    def __getattr__(self, name: str):
+        """Attributes of the module in use (`weight`, `out_features`), so that code which reads them still works."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in ("original", "copies"):
+                raise
+            return getattr(self.current(), name)
+
+
+def put_saved_module(model: nn.Module, path: str, adapter_name: str) -> SavedModule:
+    """Make the module at `path` a SavedModule (in its parent's place) and add a copy for the adapter."""
+    module = model.get_submodule(path)
+    if not isinstance(module, SavedModule):
+        parent_path, _, leaf = path.rpartition(".")
+        module = SavedModule(module)
+        setattr(model.get_submodule(parent_path), leaf, module)
+    module.add(adapter_name)
+    return module
+
+
+def saved_modules(model: nn.Module) -> dict[str, SavedModule]:
+    """Every SavedModule by its path; may be empty."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, SavedModule)}

@@ -1,0 +1,151 @@
+"""Put LoRA into a model: match modules, change them in place, freeze the rest, keep new heads trainable.
+
+`inject` (peft's name: `get_peft_model`) adds the first adapter and makes it active and trainable;
+`add_adapter` only adds a further one. Both answer or raise; neither can match nothing.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from loralib.config import LoraConfig
+from loralib.heads import SavedModule, put_saved_module
+from loralib.layers import LoraLayer, check_adapter_name, to_lora
+from loralib.matching import heads_to_save, match_targets, name_ends_with
+from loralib.switch import set_active, set_trainable
+
+
+@dataclass(frozen=True)
+class MatchReport:
+    """What an injection did; `str(report)` is a table."""
+
+    rows: tuple[tuple[str, str, tuple[int, ...], int, int], ...]
+    """(path, kind, weight shape, rank, adapter parameters)"""
+    heads: tuple[str, ...]
+    """paths of modules trained and saved whole"""
+
+    @property
+    def adapter_parameters(self) -> int:
+        return sum(row[-1] for row in self.rows)
+
+    def __str__(self) -> str:
+        width = max(len(row[0]) for row in self.rows)
+        lines = [f"{'module':<{width}}  {'kind':<9}  {'weight':<14}  rank  parameters"]
+        for path, kind, shape, r, count in self.rows:
+            lines.append(f"{path:<{width}}  {kind:<9}  {'×'.join(map(str, shape)):<14}  {r:>4}  {count:>10,}")
+        lines.append(f"{len(self.rows)} modules, {self.adapter_parameters:,} adapter parameters")
+        lines.append(f"trained and saved whole: {', '.join(self.heads) or 'nothing'}")
+        return "\n".join(lines)
+
+
+def inject(
+    model: nn.Module,
+    config: LoraConfig,
+    adapter_name: str = "default",
+    *,
+    autocast_adapter_dtype: bool = True,
+    seed: int | None = None,
+) -> MatchReport:
+    """Add an adapter, make it the active and the only trainable one, freeze all else. Changes `model` in place.
+
+    autocast_adapter_dtype: adapters in float32 (float64 for a float64 base); False: in the base's dtype.
+    seed: start of A from a generator of its own; None draws from torch's global one.
+    Raises ValueError where a name matches nothing, or a matched module is of a kind that LoRA cannot adapt.
+    """
+    report = add_adapter(model, config, adapter_name, autocast_adapter_dtype=autocast_adapter_dtype, seed=seed)
+    set_active(model, adapter_name)
+    set_trainable(model, adapter_name)
+    return report
+
+
+def get_peft_model(model: nn.Module, config: LoraConfig, adapter_name: str = "default", **options) -> nn.Module:
+    """`inject` under peft's name; returns the same model, changed in place (no wrapper around it)."""
+    inject(model, config, adapter_name, **options)
+    return model
+
+
+def add_adapter(
+    model: nn.Module,
+    config: LoraConfig,
+    adapter_name: str,
+    *,
+    autocast_adapter_dtype: bool = True,
+    seed: int | None = None,
+) -> MatchReport:
+    """Add a further adapter: frozen and inactive until `set_trainable` and `set_active` say otherwise."""
+    configs = adapter_configs(model)
+    check_adapter_name(adapter_name, configs)
+    heads, names = heads_to_save(model, config), match_targets(model, config)
+    parts = {name: _parts_of(name, config) for name in names}
+    _check_parts(config, names)
+    _check_shapes(model, parts)
+    rows = []
+    for index, name in enumerate(names):
+        layer = to_lora(model.get_submodule(name))
+        generator = None if seed is None else torch.Generator(layer.weight.device).manual_seed(seed * 100_003 + index)
+        layer.add_adapter(
+            adapter_name,
+            config.r,
+            config.lora_alpha,
+            config.lora_dropout,
+            parts[name],
+            config.init_lora_weights,
+            None if autocast_adapter_dtype else layer.weight.dtype,
+            generator,
+        )
+        layer.lora_A[adapter_name].requires_grad_(False)
+        layer.lora_B[adapter_name].requires_grad_(False)
+        count = layer.lora_A[adapter_name].numel() + layer.lora_B[adapter_name].numel()
+        rows.append((name, type(layer).__name__, tuple(layer.weight.shape), config.r, count))
+    for head in heads:
+        put_saved_module(model, head, adapter_name)
+    configs[adapter_name] = config
+    return MatchReport(tuple(rows), tuple(heads))
+
+
+def adapter_configs(model: nn.Module) -> dict[str, LoraConfig]:
+    """The settings of each adapter in the model, by name (kept on the model under peft's name, `peft_config`)."""
+    if not isinstance(model.__dict__.get("peft_config"), dict):
+        model.__dict__["peft_config"] = {}
+    return model.__dict__["peft_config"]
+
+
+def delete_adapter(model: nn.Module, adapter_name: str) -> None:
+    """Remove an adapter from every layer and head. RuntimeError while it is merged, KeyError when there is none."""
+    configs = adapter_configs(model)
+    if adapter_name not in configs:
+        raise KeyError(f"no adapter {adapter_name!r}; there are {sorted(configs)}")
+    owners = [m for m in model.modules() if isinstance(m, LoraLayer) and adapter_name in m.slots]
+    if any(adapter_name in layer.merged for layer in owners):
+        raise RuntimeError(f"adapter {adapter_name!r} is merged into the weights: unmerge(model) first, then delete it")
+    for layer in owners:
+        layer.delete_adapter(adapter_name)
+    for module in [m for m in model.modules() if isinstance(m, SavedModule) and adapter_name in m.copies]:
+        module.delete(adapter_name)
+    del configs[adapter_name]
+
+
+def _parts_of(name: str, config: LoraConfig) -> list[bool] | None:
+    return next((parts for suffix, parts in config.enable_lora.items() if name_ends_with(name, suffix)), None)
+
+
+def _check_parts(config: LoraConfig, names: list[str]) -> None:
+    for suffix in config.enable_lora:
+        if not any(name_ends_with(n, suffix) for n in names):
+            raise ValueError(f"enable_lora names {suffix!r}, which is none of the matched modules, e.g. {names[:3]}")
+
+
+def _check_shapes(model: nn.Module, parts: dict[str, list[bool] | None]) -> None:
+    """Everything that could still fail, before the first module is changed."""
+    for name, chosen in parts.items():
+        module = model.get_submodule(name)
+        if isinstance(module, nn.Conv2d) and module.groups != 1:
+            raise ValueError(f"{name}: LoRA on Conv2d with groups={module.groups} has no low-rank form that merges")
+        if chosen is None:
+            continue
+        if not hasattr(module, "weight") or isinstance(module, nn.Embedding | nn.Conv2d):
+            raise ValueError(f"{name}: enable_lora is for projections, not for {type(module).__name__}")
+        d_out = module.out_features if isinstance(module, nn.Linear) else module.weight.shape[1]
+        if d_out % len(chosen):
+            raise ValueError(f"{name}: {len(chosen)} parts in enable_lora, but d_out={d_out} is not a multiple of it")

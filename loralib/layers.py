@@ -1,0 +1,316 @@
+"""Layers with LoRA: y = f(x; W) + Σ_active s · f(f(x; A); B), for Linear, GPT-2's Conv1D, Embedding and Conv2d.
+
+A LoRA layer *is* its base layer (a subclass), with `lora_A` and `lora_B` beside `weight`. Injection changes the class of
+the existing module in place, so parameter names, hooks and sharing stay as they were, and taking LoRA out is exact.
+
+Shapes of one adapter: Linear, Conv1D: A (r, d_in), B (d_out, r). Embedding: A (r, vocabulary), B (d, r).
+Conv2d: A (r, c_in, kh, kw), B (c_out, r, 1, 1). A starts as torch's Linear does (uniform, ±1/√d_in) and B at zero; for
+embeddings A is zero and B normal, since A holds one row per word and most words are rare.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D as PlainConv1D
+
+from kernels.lora_matmul import Parts
+from loralib.functional import lora_linear
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The numbers of one adapter in one layer."""
+
+    r: int
+    alpha: float
+    dropout: float
+    enable_lora: tuple[bool, ...] | None = None
+
+    @property
+    def scaling(self) -> float:
+        return self.alpha / self.r
+
+    def ranges(self, width: int) -> Parts:
+        """The column ranges of the output that this adapter changes."""
+        if self.enable_lora is None:
+            return ((0, width),)
+        step = width // len(self.enable_lora)
+        return tuple((i * step, (i + 1) * step) for i, on in enumerate(self.enable_lora) if on)
+
+
+class LoraLayer(nn.Module):
+    """What all LoRA layers share: named adapters, which of them are active, and whether they are merged into `weight`."""
+
+    weight: nn.Parameter
+
+    def start_lora(self) -> None:
+        """Give a base layer, whose class was just changed to ours, the empty containers."""
+        self.lora_A, self.lora_B = nn.ParameterDict(), nn.ParameterDict()
+        self.slots: dict[str, Slot] = {}
+        self.active: tuple[str, ...] = ()
+        self.merged: tuple[str, ...] = ()
+        self._unmerged_weight: Tensor | None = None
+
+    def add_adapter(
+        self,
+        name: str,
+        r: int,
+        alpha: float,
+        dropout: float = 0.0,
+        enable_lora=None,
+        zero_start: bool = True,
+        dtype: torch.dtype | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Add an adapter; it is neither active nor known to an optimizer yet. dtype None: at least float32."""
+        check_adapter_name(name, self.slots)
+        slot = Slot(r, alpha, dropout, None if enable_lora is None else tuple(enable_lora))
+        shape_A, shape_B = self.factor_shapes(slot)
+        dtype = dtype or torch.promote_types(self.weight.dtype, torch.float32)
+        A = torch.empty(shape_A, dtype=dtype, device=self.weight.device)
+        B = torch.empty(shape_B, dtype=dtype, device=self.weight.device)
+        self.start_factors(A, B, zero_start, generator)
+        self.slots[name] = slot
+        self.lora_A[name], self.lora_B[name] = nn.Parameter(A), nn.Parameter(B)
+
+    def start_factors(self, A: Tensor, B: Tensor, zero_start: bool, generator: torch.Generator | None) -> None:
+        nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=generator)
+        if zero_start:
+            nn.init.zeros_(B)
+        else:
+            nn.init.kaiming_uniform_(B, a=math.sqrt(5), generator=generator)
+
+    def delete_adapter(self, name: str) -> None:
+        if name in self.merged:
+            raise RuntimeError(f"adapter {name!r} is merged into the weight: unmerge(model) first, then delete it")
+        del self.slots[name], self.lora_A[name], self.lora_B[name]
+        self.active = tuple(a for a in self.active if a != name)
+
+    def running(self) -> tuple[str, ...]:
+        """The adapters that the forward has to compute now."""
+        if not self.merged:
+            return self.active
+        if self.training and torch.is_grad_enabled() and any(self.lora_A[n].requires_grad for n in self.merged):
+            raise RuntimeError(
+                f"adapters {list(self.merged)} are merged into the weight, so training would not reach them: "
+                "call unmerge(model) before training, or eval() / torch.no_grad() to run the merged model"
+            )
+        return ()
+
+    # -- subclasses say these two
+
+    def factor_shapes(self, slot: Slot) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of (A, B)."""
+        raise TypeError(f"{type(self).__name__} does not say its factor shapes")
+
+    def delta_weight(self, name: str) -> Tensor:
+        """The update s · B A in the shape of `weight`, computed in float32 or wider."""
+        raise TypeError(f"{type(self).__name__} does not say its update")
+
+    # -- merging edits `weight`, so nothing may read or write weights behind its back
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        self._refuse_while_merged("state_dict()")
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        self._refuse_while_merged("load_state_dict()")
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def _refuse_while_merged(self, call: str) -> None:
+        if self.merged:
+            raise RuntimeError(
+                f"{call} while {list(self.merged)} are merged would count the update twice: "
+                "call unmerge(model) first, or merge_and_unload(model) to keep the merged weights"
+            )
+
+
+class _Projection(LoraLayer):
+    """Linear and Conv1D: one product, told apart only by how the weight lies."""
+
+    bias: nn.Parameter | None
+
+    def matrix(self) -> Tensor:
+        """The weight as (d_out, d_in)."""
+        return self.weight
+
+    def factor_shapes(self, slot):
+        d_out, d_in = self.matrix().shape
+        if slot.enable_lora is None:
+            return (slot.r, d_in), (d_out, slot.r)
+        if d_out % len(slot.enable_lora):
+            raise ValueError(f"enable_lora has {len(slot.enable_lora)} parts, but d_out={d_out} is not a multiple of it")
+        changed = sum(high - low for low, high in slot.ranges(d_out))
+        return (slot.r * sum(slot.enable_lora), d_in), (changed, slot.r)
+
+    def forward(self, x: Tensor) -> Tensor:  # (*batch, d_in) -> (*batch, d_out)
+        names = self.running()
+        if not names:
+            return super().forward(x)
+        y, matrix = self._with(names[0], x, self.matrix(), self.bias), None
+        for name in names[1:]:  # each further adapter adds its branch to a frozen zero of the base
+            matrix = torch.zeros_like(self.matrix()) if matrix is None else matrix
+            y = y + self._with(name, x, matrix, None)
+        return y
+
+    def _with(self, name: str, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+        slot = self.slots[name]
+        dropout = slot.dropout if self.training else 0.0
+        parts = slot.ranges(matrix.shape[0])
+        return lora_linear(x, matrix, bias, self.lora_A[name], self.lora_B[name], slot.scaling, dropout, parts)
+
+    def dense_factors(self, name: str) -> tuple[Tensor, Tensor]:
+        """(A, B) of an equal plain adapter over the whole output: with parts, B becomes block-shaped (d_out, p·r)."""
+        slot, A, B = self.slots[name], self.lora_A[name], self.lora_B[name]
+        if slot.enable_lora is None:
+            return A, B
+        d_out = self.matrix().shape[0]
+        dense, row = B.new_zeros(d_out, len(A)), 0
+        for i, (low, high) in enumerate(slot.ranges(d_out)):
+            dense[low:high, i * slot.r : (i + 1) * slot.r] = B[row : row + high - low]
+            row += high - low
+        return A, dense
+
+    def delta_weight(self, name):
+        A, B = self.dense_factors(name)
+        return (_wide(B) @ _wide(A)) * self.slots[name].scaling
+
+
+class Linear(_Projection, nn.Linear):
+    """`nn.Linear` with LoRA. `Linear(d_in, d_out, r=8)` makes a frozen base with one active adapter, `default`.
+
+    lora_alpha defaults to 1 as in Microsoft's loralib, so the scale is 1 / r; `LoraConfig` follows peft (8 / 8 = 1).
+    """
+
+    def __init__(self, in_features, out_features, r: int, lora_alpha=1, lora_dropout=0.0, enable_lora=None, **linear):
+        nn.Linear.__init__(self, in_features, out_features, **linear)
+        self.requires_grad_(False)
+        self.start_lora()
+        self.add_adapter("default", r, lora_alpha, lora_dropout, enable_lora)
+        self.active = ("default",)
+
+
+class MergedLinear(Linear):
+    """Several projections in one weight, [q | k | v], with a choice of which get LoRA: `enable_lora=[True, False, True]`.
+
+    A is (p·r, d_in) and B (p·d_part, r) for the p chosen parts, the layout of Microsoft's files.
+    """
+
+    def __init__(self, in_features, out_features, r: int, enable_lora: list[bool], lora_alpha=1, lora_dropout=0.0, **linear):
+        super().__init__(in_features, out_features, r, lora_alpha, lora_dropout, enable_lora, **linear)
+
+
+class Conv1D(_Projection, PlainConv1D):
+    """GPT-2's projection, which stores its weight as (d_in, d_out)."""
+
+    def matrix(self):
+        return self.weight.T
+
+    def delta_weight(self, name):
+        return super().delta_weight(name).T
+
+
+class Embedding(LoraLayer, nn.Embedding):
+    """`nn.Embedding` with LoRA: row i of the table gains s · (A[:, i] Bᵀ). No dropout, as in peft: ids are not numbers."""
+
+    def __init__(self, num_embeddings, embedding_dim, r: int, lora_alpha=1, **embedding):
+        nn.Embedding.__init__(self, num_embeddings, embedding_dim, **embedding)
+        self.requires_grad_(False)
+        self.start_lora()
+        self.add_adapter("default", r, lora_alpha)
+        self.active = ("default",)
+
+    def factor_shapes(self, slot):
+        return (slot.r, self.num_embeddings), (self.embedding_dim, slot.r)
+
+    def start_factors(self, A, B, zero_start, generator):
+        nn.init.zeros_(A) if zero_start else nn.init.normal_(A, generator=generator)
+        nn.init.normal_(B, generator=generator)
+
+    def forward(self, input: Tensor) -> Tensor:  # (*batch) ids -> (*batch, d)
+        y = super().forward(input)
+        for name in self.running():
+            rows = F.embedding(input, self.lora_A[name].T, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
+            y = y + ((rows @ self.lora_B[name].T) * self.slots[name].scaling).to(y.dtype)
+        return y
+
+    def delta_weight(self, name):
+        delta = (_wide(self.lora_B[name]) @ _wide(self.lora_A[name])).T * self.slots[name].scaling
+        return delta
+
+
+class Conv2d(LoraLayer, nn.Conv2d):
+    """`nn.Conv2d` with LoRA: a convolution to r channels, then a 1×1 convolution. Grouped convolutions are refused."""
+
+    def factor_shapes(self, slot):
+        if self.groups != 1:
+            raise ValueError(f"LoRA on Conv2d with groups={self.groups}: only groups=1 has a low-rank form that merges")
+        return (slot.r, self.in_channels, *self.kernel_size), (self.out_channels, slot.r, 1, 1)
+
+    def forward(self, input: Tensor) -> Tensor:  # (B, c_in, H, W) -> (B, c_out, H', W')
+        y = super().forward(input)
+        for name in self.running():
+            slot, dtype = self.slots[name], input.dtype
+            x = F.dropout(input, slot.dropout, self.training)
+            S = self._conv_forward(x, self.lora_A[name].to(dtype), None)
+            y = y + F.conv2d(S, self.lora_B[name].to(dtype)) * slot.scaling
+        return y
+
+    def delta_weight(self, name):
+        A, B = _wide(self.lora_A[name]), _wide(self.lora_B[name])
+        return (B.flatten(1) @ A.flatten(1)).view_as(self.weight) * self.slots[name].scaling
+
+
+LORA_CLASSES: dict[type[nn.Module], type[LoraLayer]] = {
+    nn.Linear: Linear,
+    PlainConv1D: Conv1D,
+    nn.Embedding: Embedding,
+    nn.Conv2d: Conv2d,
+}
+
+
+def to_lora(module: nn.Module) -> LoraLayer:
+    """Turn a base layer into a LoRA layer in place (nothing to do when it is one). TypeError for other kinds."""
+    if isinstance(module, LoraLayer):
+        return module
+    if type(module) not in LORA_CLASSES:
+        raise TypeError(f"no LoRA for {type(module).__name__}; there is for {[c.__name__ for c in LORA_CLASSES]}")
+    module.__class__ = LORA_CLASSES[type(module)]
+    assert isinstance(module, LoraLayer)
+    module.start_lora()
+    return module
+
+
+def to_plain(layer: LoraLayer) -> None:
+    """Take LoRA out in place: the class and the attributes are what they were."""
+    for name in ("lora_A", "lora_B", "slots", "active", "merged", "_unmerged_weight"):
+        delattr(layer, name)
+    layer.__class__ = next(plain for plain, lora in LORA_CLASSES.items() if isinstance(layer, lora))
+
+
+def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
+    """Every LoRA layer by its path. Raises ValueError where there is none: the usual cause of 'trained nothing'."""
+    found = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} has no LoRA layers, so there is nothing to train, save or merge. "
+            "Marking parameters does not add any: call get_peft_model(model, LoraConfig(...)) first, "
+            "or build the model from loralib.Linear"
+        )
+    return found
+
+
+def check_adapter_name(name: str, taken) -> None:
+    """Names become parts of parameter paths: letters, digits, `_` and `-`, not taken, not a dictionary's method."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or hasattr(nn.ParameterDict, name) or hasattr(nn.ModuleDict, name):
+        raise ValueError(f"adapter name {name!r}: use letters, digits, '_' or '-', and no method name such as 'keys'")
+    if name in taken:
+        raise ValueError(f"adapter {name!r} exists already; there are {sorted(taken)}. Delete it first or take another name")
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,0 +1,136 @@
+"""Which modules a LoraConfig names. The rules are peft's (suffix list, regular expression, `all-linear`, exclude, layer
+numbers), but every name must match something: one wrong name among right ones raises, with the nearest real names."""
+
+import difflib
+import re
+
+from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from transformers.pytorch_utils import Conv1D
+
+from loralib.config import ALL_LINEAR, LoraConfig
+from loralib.layers import LORA_CLASSES, LoraLayer
+
+SUPPORTED = (*LORA_CLASSES, LoraLayer)
+BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+
+
+def match_targets(model: nn.Module, config: LoraConfig) -> list[str]:
+    """Paths of the modules to adapt, in model order. Raises ValueError for a name, pattern or layer that matches nothing."""
+    heads = heads_to_save(model, config)
+    candidates = [n for n, _ in model.named_modules() if n and not _inside(n, heads) and not _is_lora_part(n)]
+    targets = config.target_modules
+    if targets == ALL_LINEAR:
+        output = output_head(model)
+        names = [n for n in candidates if isinstance(model.get_submodule(n), nn.Linear | Conv1D) and n != output]
+        if not names:
+            raise ValueError(f'target_modules="all-linear" found no Linear or Conv1D in {type(model).__name__}')
+    else:
+        names = _matching(candidates, targets, "target_modules", model)
+        names = _of_layers(names, config)
+    if config.exclude_modules is not None:
+        out = set(_matching(names, config.exclude_modules, "exclude_modules", model))
+        names = [n for n in names if n not in out]
+        if not names:
+            raise ValueError(f"exclude_modules={config.exclude_modules!r} leaves none of the matched modules")
+    for name in names:
+        _check_kind(model, name)
+    return names
+
+
+def heads_to_save(model: nn.Module, config: LoraConfig) -> list[str]:
+    """Paths of the modules that are trained and saved whole: `modules_to_save`, or the new heads found by structure."""
+    if config.modules_to_save is None:
+        return new_heads(model)
+    names = [n for n, _ in model.named_modules() if n and not _is_lora_part(n)]
+    return _matching(names, config.modules_to_save, "modules_to_save", model) if config.modules_to_save else []
+
+
+def new_heads(model: nn.Module) -> list[str]:
+    """Task heads of a transformers model: its children with parameters beside the base, unless they hold the word head."""
+    base = getattr(model, getattr(model, "base_model_prefix", "") or "-", None)
+    if not isinstance(base, nn.Module) or base is model:
+        return []
+    shared = {id(p) for p in base.parameters()}
+    output = output_head(model)
+    return [
+        name
+        for name, child in model.named_children()
+        if child is not base
+        and any(True for _ in child.parameters())
+        and not (output or "").startswith(name)
+        and not any(id(p) in shared for p in child.parameters())
+    ]
+
+
+def output_head(model: nn.Module) -> str | None:
+    """Path of the word-prediction head (`lm_head`), where the model says that it has one."""
+    find = getattr(model, "get_output_embeddings", None)
+    head = find() if find is not None else None
+    return next((n for n, m in model.named_modules() if m is head), None) if head is not None else None
+
+
+def name_ends_with(path: str, name: str) -> bool:
+    """peft's suffix rule: the whole path, or its end after a dot."""
+    return path == name or path.endswith("." + name)
+
+
+def _matching(paths: list[str], wanted: list[str] | str, setting: str, model: nn.Module) -> list[str]:
+    if isinstance(wanted, str):
+        found = [p for p in paths if re.fullmatch(wanted, p)]
+        if not found:
+            raise ValueError(f"{setting}={wanted!r} (a regular expression, matched in full) {_nothing(wanted, paths, model)}")
+        return found
+    for name in wanted:
+        if not any(name_ends_with(p, name) for p in paths):
+            raise ValueError(f"{setting}={wanted}: {name!r} {_nothing(name, paths, model)}")
+    return [p for p in paths if any(name_ends_with(p, name) for name in wanted)]
+
+
+def _nothing(name: str, paths: list[str], model: nn.Module) -> str:
+    usable = [p for p in paths if isinstance(model.get_submodule(p), SUPPORTED)]
+    ends = sorted({p.rsplit(".", 1)[-1] for p in usable} | set(usable))
+    near = difflib.get_close_matches(name, ends, n=3, cutoff=0.4) or sorted({p.rsplit(".", 1)[-1] for p in usable})[:8]
+    return f"matches none of {len(usable)} adaptable layers; nearest: {', '.join(near) or 'none'}"
+
+
+def _of_layers(names: list[str], config: LoraConfig) -> list[str]:
+    if config.layers_to_transform is None:
+        return names
+    wanted = config.layers_to_transform if isinstance(config.layers_to_transform, list) else [config.layers_to_transform]
+    patterns = config.layers_pattern or r"[^.]*"
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    numbers = {n: _layer_number(n, patterns) for n in names}
+    there = sorted({i for i in numbers.values() if i is not None})
+    absent = sorted(set(wanted) - set(there))
+    if absent:
+        raise ValueError(f"layers_to_transform={wanted}: no matched module in layers {absent}; there are layers {there}")
+    return [n for n in names if numbers[n] in wanted]
+
+
+def _layer_number(path: str, patterns: list[str]) -> int | None:
+    for pattern in patterns:
+        found = re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", path)  # the first number: an expert's own number comes later
+        if found:
+            return int(found.group(1))
+    return None
+
+
+def _check_kind(model: nn.Module, name: str) -> None:
+    module = model.get_submodule(name)
+    parent = model.get_submodule(name.rpartition(".")[0])
+    if isinstance(parent, BYPASSING) or isinstance(module, NonDynamicallyQuantizableLinear):
+        raise ValueError(
+            f"{name} lies in {type(parent).__name__}, whose fast path reads weights past forward(): LoRA would be a no-op"
+        )
+    if not isinstance(module, LoraLayer) and type(module) not in LORA_CLASSES:
+        kinds = ", ".join(c.__name__ for c in LORA_CLASSES)
+        raise ValueError(f"{name} is a {type(module).__name__}; LoRA here adapts {kinds}. Name the layers inside it instead")
+
+
+def _inside(path: str, heads: list[str]) -> bool:
+    return any(path == head or path.startswith(head + ".") for head in heads)
+
+
+def _is_lora_part(path: str) -> bool:
+    return bool(re.search(r"(^|\.)(lora_A|lora_B|original|copies)(\.|$)", path))

@@ -1,0 +1,46 @@
+"""Reading the files of Microsoft's loralib: `<path>.lora_A` (r, d_in) and `<path>.lora_B` (d_out, r), often pickled.
+
+The path prefix of the model that trained it is kept; `rename` maps it where the two models differ.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from loralib.layers import lora_layers
+
+
+@torch.no_grad()
+def load_microsoft(
+    model: nn.Module,
+    path: str | Path,
+    adapter_name: str = "default",
+    rename: Callable[[str], str] = lambda key: key,
+) -> int:
+    """Fill the model's adapter from such a file; other tensors in it (biases, a head) go to the parameter of that name.
+
+    Returns how many tensors were read. Raises ValueError when a tensor finds no place, a LoRA factor of the model gets
+    none, or a shape differs. Pickles are read with `weights_only=True`: a file that needs more is refused.
+    """
+    path = Path(path)
+    state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ValueError(f"{path}: expected a dictionary of tensors, found {type(state).__name__}")
+    state = {rename(key): value for key, value in state.items()}
+    wanted = {}
+    for name, layer in lora_layers(model).items():
+        if adapter_name in layer.slots:
+            wanted |= {f"{name}.lora_A": layer.lora_A[adapter_name], f"{name}.lora_B": layer.lora_B[adapter_name]}
+    places = wanted | {k: p for k, p in model.named_parameters() if k in state and k not in wanted}
+    missing, unexpected = sorted(set(wanted) - set(state)), sorted(set(state) - set(places))
+    if missing or unexpected:
+        raise ValueError(f"{path}: factors missing {missing[:3]}, tensors without a place {unexpected[:3]}; see `rename`")
+    for key, parameter in places.items():
+        if key in state and parameter.shape != state[key].shape:
+            raise ValueError(f"{path}: {key} is {tuple(state[key].shape)}, expected {tuple(parameter.shape)}")
+    for key, value in state.items():
+        places[key].copy_(value)
+    return len(state)

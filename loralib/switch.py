@@ -1,0 +1,74 @@
+"""Which adapters answer, and which of them learn: two separate things.
+
+`set_active` never touches `requires_grad`; `set_trainable` never changes an output. `disable_adapters` gives the base model
+exactly, nested and on exceptions too, and with merged adapters (it puts the kept weights back for the time).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from loralib.heads import saved_modules
+from loralib.layers import lora_layers
+from loralib.merge import merge, merged_adapters, unmerge
+
+
+def set_active(model: nn.Module, names: str | list[str]) -> None:
+    """Choose the adapters that take part in forward; their updates add up. [] is the base model."""
+    names = [names] if isinstance(names, str) else list(names)
+    layers, heads = lora_layers(model), saved_modules(model)
+    _check_known(model, names)
+    if merged_adapters(model):
+        raise RuntimeError(f"adapters {merged_adapters(model)} are merged: unmerge(model) before choosing others")
+    for path, head in heads.items():
+        owners = [n for n in names if n in head.copies]
+        if len(owners) > 1:
+            raise ValueError(f"adapters {owners} each have their own {path}: only one of them can be active at a time")
+    for layer in layers.values():
+        layer.active = tuple(n for n in names if n in layer.slots)
+    for head in heads.values():
+        head.active = next((n for n in names if n in head.copies), None)
+
+
+def set_trainable(model: nn.Module, names: str | list[str]) -> None:
+    """Make exactly these adapters (with their heads) trainable, and freeze every other parameter of the model."""
+    names = [names] if isinstance(names, str) else list(names)
+    layers = lora_layers(model)
+    _check_known(model, names)
+    model.requires_grad_(False)
+    for layer in layers.values():
+        for name in (n for n in names if n in layer.slots):
+            layer.lora_A[name].requires_grad_(True)
+            layer.lora_B[name].requires_grad_(True)
+    for head in saved_modules(model).values():
+        for name in (n for n in names if n in head.copies):
+            head.copies[name].requires_grad_(True)
+
+
+@contextmanager
+def disable_adapters(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is the base model (`torch.equal`); afterwards everything is as it was."""
+    layers, heads = lora_layers(model), saved_modules(model)
+    merged = merged_adapters(model)
+    if merged:
+        unmerge(model)
+    before = {layer: layer.active for layer in layers.values()} | {head: head.active for head in heads.values()}
+    for layer in layers.values():
+        layer.active = ()
+    for head in heads.values():
+        head.active = None
+    try:
+        yield
+    finally:
+        for module, active in before.items():
+            module.active = active
+        if merged:
+            merge(model, merged)
+
+
+def _check_known(model: nn.Module, names: list[str]) -> None:
+    known = {n for layer in lora_layers(model).values() for n in layer.slots}
+    unknown = sorted(set(names) - known)
+    if unknown:
+        raise KeyError(f"no adapter {unknown}; there are {sorted(known)}")

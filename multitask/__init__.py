@@ -1,0 +1,1 @@
+"""TASKS: heads, sampling, loss balancing and the multitask trainer (not built yet)."""

@@ -1,0 +1,28 @@
+"""The checks that turn a run which learns nothing into an error: no trainable weight, no gradient, a loss that is not finite."""
+
+import torch
+from torch import Tensor, nn
+
+
+def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters for an optimizer. ValueError when there are none."""
+    found = [p for p in model.parameters() if p.requires_grad]
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no trainable parameter: inject an adapter or unfreeze a part first")
+    return found
+
+
+def assert_all_got_gradients(model: nn.Module) -> None:
+    """After the first backward: every trainable parameter has a gradient. RuntimeError with the names of those without."""
+    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    if without:
+        raise RuntimeError(
+            f"{len(without)} trainable parameters got no gradient, e.g. {without[:3]}: they are not part of the forward, "
+            "or the graph was cut (no_grad, detach, reentrant checkpointing). Freeze them or connect them"
+        )
+
+
+def assert_finite(loss: Tensor, step: int) -> None:
+    """FloatingPointError naming the step when the loss is NaN or infinite."""
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss.item()} at step {step}: lower the learning rate, or check the data")

@@ -1,0 +1,83 @@
+"""Three ways to adapt a base: all weights, the head alone, or LoRA. Each says what it trains and writes just that."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import save
+from torch import nn
+
+import loralib
+from loralib.checkpoint import WEIGHTS, write_atomic
+from loralib.matching import new_heads, output_head
+from training.base_models import PEFT_TASK_TYPE, Base
+from training.tasks import TaskSpec
+
+METHODS = ("full", "head", "lora")
+SMALL_MODEL = 5_000_000
+# measured on validation sets of the small world (small) and on SST-2 and E2E (large); see `python -m training --help`
+LEARNING_RATE = {
+    "small": {"full": 1e-3, "head": 1e-2, "lora": 5e-3},
+    "large": {"full": 5e-5, "head": 1e-3, "lora": 5e-4},
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A prepared model's method: `report` is LoRA's match table or one line."""
+
+    name: str
+    report: str
+
+
+def default_learning_rate(method: str, model: nn.Module) -> float:
+    size = "small" if sum(p.numel() for p in model.parameters()) < SMALL_MODEL else "large"
+    return LEARNING_RATE[size][method]
+
+
+def apply_method(name: str, base: Base, spec: TaskSpec, config: loralib.LoraConfig | None = None, seed: int = 0) -> Method:
+    """Freeze and adapt `base.model` in place. ValueError for an unknown method or a model without a head to train."""
+    if name == "full":
+        base.model.requires_grad_(True)
+        return Method(name, "all weights train")
+    if name == "head":
+        return Method(name, f"only {', '.join(_train_head(base, spec))} trains")
+    if name == "lora":
+        config = config or loralib.LoraConfig()
+        heads = list(base.new_modules) or (None if spec.kind != "generation" else [])
+        changes = {"task_type": PEFT_TASK_TYPE[spec.kind], "base_model_name_or_path": base.model.config.name_or_path}
+        if config.modules_to_save is None:
+            changes["modules_to_save"] = heads
+        config = loralib.LoraConfig(**{**config.__dict__, **changes})
+        return Method(name, str(loralib.inject(base.model, config, seed=seed)))
+    raise ValueError(f"method {name!r} is unknown; there are {', '.join(METHODS)}")
+
+
+def save_method(name: str, model: nn.Module, folder: Path) -> int:
+    """Write what the method trained; returns the bytes of the weights file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if name == "lora":
+        loralib.save_adapter(model, folder)
+        return (folder / WEIGHTS).stat().st_size
+    tensors = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad}
+    write_atomic(folder / f"{name}.safetensors", save(tensors, metadata={"format": "pt"}))
+    return (folder / f"{name}.safetensors").stat().st_size
+
+
+def _train_head(base: Base, spec: TaskSpec) -> list[str]:
+    model = base.model
+    model.requires_grad_(False)
+    names = [output_head(model)] if spec.kind == "generation" else (list(base.new_modules) or new_heads(model))
+    if not names or names == [None]:
+        raise ValueError(f"{type(model).__name__} has no head that method 'head' could train")
+    if spec.kind == "generation":
+        _untie(model, str(names[0]))
+    for name in names:
+        model.get_submodule(str(name)).requires_grad_(True)
+    return [str(n) for n in names]
+
+
+def _untie(model, name: str) -> None:
+    """A word head tied to the input embedding would drag the embedding along: give it a copy of its own."""
+    head = model.get_submodule(name)
+    head.weight = nn.Parameter(head.weight.detach().clone())
+    model.config.tie_word_embeddings = False

@@ -1,0 +1,247 @@
+"""One training run from a task's name to a folder of results: `train_model("sentiment", method="lora")`."""
+
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm.auto import tqdm
+
+from kernels.measure import saved_bytes
+from loralib import LoraConfig, count_parameters
+from training import loop, metrics
+from training.base_models import Base, load_base
+from training.data import batches, encode, evaluation_split, find_task, forever, load_task
+from training.methods import SMALL_MODEL, apply_method, default_learning_rate, save_method
+from training.records import append_row, draw_curves, file_size, markdown_table, write_json
+from training.tasks import TaskSpec
+from training.world_tasks import ceiling
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Fine-tune a base model on one task."""
+
+    task: str = "sentiment"
+    """small world: topic, sentiment, nli, tagging, qa, data2text; real: sst2, cola, mrpc, rte, qnli, qqp, mnli, stsb, sick, e2e_nlg"""
+    model: str | None = None
+    """encoder or decoder (the committed small bases; None picks by task), a folder, or a Hub name"""
+    method: Literal["full", "head", "lora"] = "lora"
+    """what trains: all weights, the head alone, or LoRA and the head"""
+    data_dir: str | None = None
+    """folder with train.parquet and validation.parquet (or test.parquet), columns as on the Hub"""
+    steps: int = 300
+    batch_size: int = 16
+    learning_rate: float | None = None
+    """None: the method's default for the model's size (small / large): full 1e-3 / 5e-5, head 1e-2 / 1e-3, lora 5e-3 / 5e-4"""
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    warmup_share: float = 0.06
+    weight_decay: float = 0.0
+    accumulation: int = 1
+    """micro-batches of batch_size per step"""
+    max_grad_norm: float = 1.0
+    max_length: int = 128
+    """longer texts are cut, and the run says how many"""
+    eval_every: int = 100
+    eval_rows: int | None = None
+    """evaluate on the first so many rows only; None is all"""
+    train_rows: int | None = None
+    seed: int = 0
+    """draws the training set (small world), the new head, LoRA's start and the order of the batches"""
+    random_weights: bool = False
+    """drop the pretraining and keep the shape: the control that shows what pretraining is worth"""
+    r: int = 8
+    lora_alpha: float = 16
+    lora_dropout: float = 0.0
+    target_modules: str = "all-linear"
+    """`all-linear`, or names joined by commas"""
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    threads: int | None = None
+    """torch threads; None is 1 for models under 5 M parameters (two were slower) and torch's own choice above"""
+    out: str | None = None
+    """run folder; None is runs/TASK-METHOD"""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run measured. `metric` is the task's (for generation: loss per reference token, lower is better)."""
+
+    task: str
+    method: str
+    metric_name: str
+    metric: float
+    loss: float
+    start_metric: float
+    ceiling: float | None
+    trainable: int
+    head_parameters: int
+    file_bytes: int
+    saved_bytes: int
+    seconds_per_step: float
+    rows: list[dict]
+    model: Any
+    tokenizer: Any
+    folder: Path
+
+
+def train_model(task: str, settings: TrainSettings | None = None, **changes) -> TrainResult:
+    """Train `task` with `settings`, changed by keywords: `train_model("nli", method="full", steps=500)`.
+
+    Writes config, rows, curves, report and the trained weights to the run folder. Raises before any work for an unknown
+    task, data that does not fit it, or a model that lacks the modules to adapt.
+    """
+    settings = TrainSettings(**{**asdict(settings or TrainSettings()), **changes, "task": task})
+    spec = find_task(task)
+    data = load_task(spec, settings.data_dir, settings.seed, settings.train_rows)
+    base = load_base(spec, settings.model, settings.seed, settings.random_weights)
+    with _threads(settings.threads, base):
+        return _train(settings, spec, data, base)
+
+
+def _train(settings: TrainSettings, spec: TaskSpec, data, base: Base) -> TrainResult:
+    folder = Path(settings.out or f"runs/{settings.task}-{settings.method}")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", asdict(settings))
+    rows_file = folder / "rows.jsonl"
+    rows_file.write_text("")
+    limit = min(settings.max_length, base.tokenizer.model_max_length)
+    split = evaluation_split(data)
+    held_out = data[split].select(range(min(settings.eval_rows or len(data[split]), len(data[split]))))
+    train_set, test_set = (encode(rows[:], spec, base.tokenizer, limit) for rows in (data["train"], held_out))
+    for name, part in (("train", train_set), (split, test_set)):
+        if part.truncated:
+            tqdm.write(f"{part.truncated} of {len(part.features)} {name} texts were cut to {limit} tokens")
+
+    targets = settings.target_modules.split(",") if "," in settings.target_modules else settings.target_modules
+    targets = targets if isinstance(targets, list) or targets == "all-linear" else [targets]
+    config = LoraConfig(settings.r, settings.lora_alpha, settings.lora_dropout, targets)
+    method = apply_method(settings.method, base, spec, config, settings.seed)
+    (folder / "modules.txt").write_text(method.report + "\n")
+
+    objective = objective_of(spec.kind)
+    test_loader = batches(test_set.features, base.tokenizer, 64, None)
+    rows: list[dict] = []
+
+    def keep(row: dict) -> None:
+        rows.append(row)
+        append_row(rows_file, row)
+
+    def measure() -> dict[str, float]:
+        return evaluate(base.model, test_loader, spec)
+
+    start = measure()
+    keep({"step": 0, **start})
+    loader = batches(train_set.features, base.tokenizer, settings.batch_size, settings.seed)
+    sample = next(iter(loader))
+    base.model.train()
+    with torch.random.fork_rng([]):
+        kept = saved_bytes(lambda: objective.loss_sum(base.model, sample), base.model.parameters())
+        torch.manual_seed(settings.seed)  # dropout
+        end = loop.train(base.model, forever(loader), objective, _loop_settings(settings, base), measure, keep)
+    file_bytes = save_method(settings.method, base.model, folder / "adapter")
+    base.tokenizer.save_pretrained(folder / "adapter")
+    goal = ceiling(spec.name, held_out) if "bayes" in held_out.column_names or "log_p" in held_out.column_names else None
+    count = count_parameters(base.model)
+    result = TrainResult(
+        spec.name,
+        settings.method,
+        spec.metric,
+        end[_metric_key(spec)],
+        end["eval_loss"],
+        start[_metric_key(spec)],
+        goal,
+        count.trainable,
+        count.other if settings.method == "lora" else count.trainable,
+        file_bytes,
+        kept,
+        statistics.median(r["seconds"] for r in rows if "seconds" in r),
+        rows,
+        base.model,
+        base.tokenizer,
+        folder,
+    )
+    title = f"{spec.name}, {settings.method}: {spec.metric} {result.start_metric:.3f} → {result.metric:.3f}"
+    draw_curves(rows, _metric_key(spec), title, folder / "curves.png", goal)
+    (folder / "report.md").write_text(report_of(result, settings, split))
+    return result
+
+
+def objective_of(kind: str) -> loop.Objective:
+    """The loss of a kind of task, as the loop wants it."""
+
+    def summed(model, batch):
+        inputs = {k: v for k, v in batch.items() if k in ("input_ids", "attention_mask", "token_type_ids")}
+        return metrics.loss_sum(kind, model(**inputs), batch)
+
+    return loop.Objective(summed, lambda batch: metrics.answer_count(kind, batch))
+
+
+@torch.no_grad()
+def evaluate(model, loader, spec: TaskSpec) -> dict[str, float]:
+    """{eval_loss, metric} over a loader; generation has the loss alone."""
+    model.eval()
+    device = next(model.parameters()).device
+    outputs, seen, total, count = [], [], 0.0, 0
+    for batch in loader:
+        here = {k: v.to(device) for k, v in batch.items()}
+        out = model(**{k: v for k, v in here.items() if k in ("input_ids", "attention_mask", "token_type_ids")})
+        total += float(metrics.loss_sum(spec.kind, out, here))
+        count += metrics.answer_count(spec.kind, batch)
+        if spec.kind != "generation":  # its logits are large and its metric is the loss
+            outputs.append(type(out)(**{k: v.cpu() for k, v in out.items() if "logits" in k}))
+            seen.append(batch)
+    row = {"eval_loss": total / count}
+    return row if spec.kind == "generation" else {**row, spec.metric: metrics.score(spec, outputs, seen)}
+
+
+def report_of(result: TrainResult, settings: TrainSettings, split: str) -> str:
+    """One page of Markdown about a run."""
+    best = "" if result.ceiling is None else f"{result.ceiling:.4f}"
+    rows = [
+        (f"{result.metric_name} before", f"{result.start_metric:.4f}"),
+        (f"{result.metric_name} after {settings.steps} steps", f"{result.metric:.4f}"),
+        ("best possible", best or "unknown (real data)"),
+        ("evaluation loss", f"{result.loss:.4f}"),
+        ("trainable parameters", f"{result.trainable:,}"),
+        ("weights file", file_size(result.file_bytes)),
+        ("bytes saved for backward, one batch", file_size(result.saved_bytes)),
+        ("seconds per step (median)", f"{result.seconds_per_step:.3f}"),
+    ]
+    command = f"python -m training --task {settings.task} --method {settings.method}"
+    return (
+        f"# {result.task}, {result.method}\n\nMeasured on `{split}` by `{command} ...`; "
+        f"all settings are in `config.json`.\n\n{markdown_table(('', 'value'), rows)}\n\n![curves](curves.png)\n"
+    )
+
+
+def _metric_key(spec: TaskSpec) -> str:
+    return "eval_loss" if spec.metric == "loss" else spec.metric
+
+
+def _loop_settings(settings: TrainSettings, base: Base) -> loop.LoopSettings:
+    names = (
+        "steps",
+        "schedule",
+        "warmup_share",
+        "weight_decay",
+        "accumulation",
+        "max_grad_norm",
+        "eval_every",
+        "mixed_precision",
+    )
+    rate = settings.learning_rate or default_learning_rate(settings.method, base.model)
+    return loop.LoopSettings(learning_rate=rate, **{name: getattr(settings, name) for name in names})
+
+
+@contextmanager
+def _threads(wanted: int | None, base: Base) -> Iterator[None]:
+    before = torch.get_num_threads()
+    small = sum(p.numel() for p in base.model.parameters()) < SMALL_MODEL
+    torch.set_num_threads(wanted or (1 if small else before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
