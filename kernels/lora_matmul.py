@@ -65,10 +65,10 @@ def lora_backward(
     """Returns (dx, dA, dB), each None where `need` says so. `keep` is the dropout mask, p its rate."""
     need_x, need_A, need_B = need
     stacks = list(_stacks(S.T, lora_B, parts))
-    dB = torch.cat([dy[:, a:b].T @ s_i.T for (a, b), s_i, _ in stacks]).mul_(scaling) if need_B else None
+    dB = _join([dy[:, a:b].T @ s_i.T for (a, b), s_i, _ in stacks], 0).mul_(scaling) if need_B else None
     if not (need_x or need_A):
         return None, None, dB
-    dS = torch.cat([dy[:, a:b] @ B for (a, b), _, B in stacks], dim=1) if len(parts) > 1 else dy @ lora_B
+    dS = _join([dy[:, a:b] @ B for (a, b), _, B in stacks], 1)
     dA = (dS.T @ (x if keep is None else drop(x, keep, p))).mul_(scaling) if need_A else None
     if not need_x:
         return None, dA, dB
@@ -83,6 +83,10 @@ def lora_backward(
 def drop(x: Tensor, keep: Tensor, p: float) -> Tensor:
     """Inverted dropout with a given mask: kept entries are divided by 1 - p (Srivastava et al. 2014)."""
     return x * keep.to(x.dtype).div_(1 - p)
+
+
+def _join(pieces: list[Tensor], dim: int) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)  # a plain layer has one part: no copy
 
 
 def _stacks(stacked_A: Tensor, stacked_B: Tensor, parts: Parts):

@@ -11,7 +11,8 @@ from loralib.counting import (
 )
 from loralib.functional import lora_linear
 from loralib.inject import MatchReport, add_adapter, delete_adapter, get_peft_model, inject
-from loralib.layers import Conv1D, Conv2d, Embedding, Linear, MergedLinear, lora_layers
+from loralib.layers import Conv1D, Conv2d, Embedding, Linear, MergedLinear
+from loralib.lora_layer import lora_layers
 from loralib.merge import merge, merge_and_unload, merged_adapters, unmerge
 from loralib.microsoft import load_microsoft
 from loralib.switch import disable_adapters, set_active, set_trainable

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from loralib.config import LoraConfig
 from loralib.heads import saved_modules
 from loralib.inject import adapter_configs, add_adapter, delete_adapter
-from loralib.layers import Conv2d, Embedding, LoraLayer, _Projection, lora_layers
+from loralib.layers import Conv2d, Embedding, Projection
+from loralib.lora_layer import LoraLayer, lora_layers
 from loralib.peft_config import config_from_peft, config_to_peft
 from loralib.switch import set_active, set_trainable
 
@@ -68,6 +69,8 @@ def save_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "defa
 def load_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "default", *, trainable: bool) -> LoadReport:
     """Add the adapter in `folder` to the model and make it active; `trainable` says whether it (alone) learns on.
 
+    Otherwise a first adapter leaves everything frozen, and a further one leaves what trains as it was.
+
     Strict: settings, names, shapes and dtypes are all checked before the model is changed for good; on any mismatch the
     model is left without the adapter and AdapterFileError says what was found and expected.
     """
@@ -87,8 +90,8 @@ def load_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "defa
         delete_adapter(model, adapter_name)
         raise
     set_active(model, adapter_name)
-    if trainable:
-        set_trainable(model, adapter_name)
+    if trainable or len(adapter_configs(model)) == 1:  # a first adapter freezes the base, as `inject` does
+        set_trainable(model, adapter_name if trainable else [])
     return LoadReport(len(tensors), len(tensors), cast)
 
 
@@ -166,7 +169,7 @@ def _keys(path: str, layer: LoraLayer) -> tuple[str, str]:
 
 
 def _dense(layer: LoraLayer, adapter_name: str) -> tuple[Tensor, Tensor]:
-    if isinstance(layer, _Projection):
+    if isinstance(layer, Projection):
         return layer.dense_factors(adapter_name)
     return layer.lora_A[adapter_name], layer.lora_B[adapter_name]
 

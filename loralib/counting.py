@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from loralib.heads import saved_modules
-from loralib.layers import lora_layers
+from loralib.lora_layer import lora_layers
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from torch import nn
 
 from loralib.config import LoraConfig
 from loralib.heads import SavedModule, put_saved_module
-from loralib.layers import LoraLayer, check_adapter_name, to_lora
+from loralib.layers import to_lora
+from loralib.lora_layer import LoraLayer, check_adapter_name
 from loralib.matching import heads_to_save, match_targets, name_ends_with
 from loralib.switch import set_active, set_trainable
 
@@ -146,6 +147,6 @@ def _check_shapes(model: nn.Module, parts: dict[str, list[bool] | None]) -> None
             continue
         if not hasattr(module, "weight") or isinstance(module, nn.Embedding | nn.Conv2d):
             raise ValueError(f"{name}: enable_lora is for projections, not for {type(module).__name__}")
-        d_out = module.out_features if isinstance(module, nn.Linear) else module.weight.shape[1]
+        d_out = module.out_features if isinstance(module, nn.Linear) else module.get_parameter("weight").shape[1]
         if d_out % len(chosen):
             raise ValueError(f"{name}: {len(chosen)} parts in enable_lora, but d_out={d_out} is not a multiple of it")

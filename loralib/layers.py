@@ -8,128 +8,16 @@ Conv2d: A (r, c_in, kh, kw), B (c_out, r, 1, 1). A starts as torch's Linear does
 embeddings A is zero and B normal, since A holds one row per word and most words are rare.
 """
 
-import math
-import re
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D as PlainConv1D
 
-from kernels.lora_matmul import Parts
 from loralib.functional import lora_linear
+from loralib.lora_layer import LoraLayer, wide
 
 
-@dataclass(frozen=True)
-class Slot:
-    """The numbers of one adapter in one layer."""
-
-    r: int
-    alpha: float
-    dropout: float
-    enable_lora: tuple[bool, ...] | None = None
-
-    @property
-    def scaling(self) -> float:
-        return self.alpha / self.r
-
-    def ranges(self, width: int) -> Parts:
-        """The column ranges of the output that this adapter changes."""
-        if self.enable_lora is None:
-            return ((0, width),)
-        step = width // len(self.enable_lora)
-        return tuple((i * step, (i + 1) * step) for i, on in enumerate(self.enable_lora) if on)
-
-
-class LoraLayer(nn.Module):
-    """What all LoRA layers share: named adapters, which of them are active, and whether they are merged into `weight`."""
-
-    weight: nn.Parameter
-
-    def start_lora(self) -> None:
-        """Give a base layer, whose class was just changed to ours, the empty containers."""
-        self.lora_A, self.lora_B = nn.ParameterDict(), nn.ParameterDict()
-        self.slots: dict[str, Slot] = {}
-        self.active: tuple[str, ...] = ()
-        self.merged: tuple[str, ...] = ()
-        self._unmerged_weight: Tensor | None = None
-
-    def add_adapter(
-        self,
-        name: str,
-        r: int,
-        alpha: float,
-        dropout: float = 0.0,
-        enable_lora=None,
-        zero_start: bool = True,
-        dtype: torch.dtype | None = None,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        """Add an adapter; it is neither active nor known to an optimizer yet. dtype None: at least float32."""
-        check_adapter_name(name, self.slots)
-        slot = Slot(r, alpha, dropout, None if enable_lora is None else tuple(enable_lora))
-        shape_A, shape_B = self.factor_shapes(slot)
-        dtype = dtype or torch.promote_types(self.weight.dtype, torch.float32)
-        A = torch.empty(shape_A, dtype=dtype, device=self.weight.device)
-        B = torch.empty(shape_B, dtype=dtype, device=self.weight.device)
-        self.start_factors(A, B, zero_start, generator)
-        self.slots[name] = slot
-        self.lora_A[name], self.lora_B[name] = nn.Parameter(A), nn.Parameter(B)
-
-    def start_factors(self, A: Tensor, B: Tensor, zero_start: bool, generator: torch.Generator | None) -> None:
-        nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=generator)
-        if zero_start:
-            nn.init.zeros_(B)
-        else:
-            nn.init.kaiming_uniform_(B, a=math.sqrt(5), generator=generator)
-
-    def delete_adapter(self, name: str) -> None:
-        if name in self.merged:
-            raise RuntimeError(f"adapter {name!r} is merged into the weight: unmerge(model) first, then delete it")
-        del self.slots[name], self.lora_A[name], self.lora_B[name]
-        self.active = tuple(a for a in self.active if a != name)
-
-    def running(self) -> tuple[str, ...]:
-        """The adapters that the forward has to compute now."""
-        if not self.merged:
-            return self.active
-        if self.training and torch.is_grad_enabled() and any(self.lora_A[n].requires_grad for n in self.merged):
-            raise RuntimeError(
-                f"adapters {list(self.merged)} are merged into the weight, so training would not reach them: "
-                "call unmerge(model) before training, or eval() / torch.no_grad() to run the merged model"
-            )
-        return ()
-
-    # -- subclasses say these two
-
-    def factor_shapes(self, slot: Slot) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Shapes of (A, B)."""
-        raise TypeError(f"{type(self).__name__} does not say its factor shapes")
-
-    def delta_weight(self, name: str) -> Tensor:
-        """The update s · B A in the shape of `weight`, computed in float32 or wider."""
-        raise TypeError(f"{type(self).__name__} does not say its update")
-
-    # -- merging edits `weight`, so nothing may read or write weights behind its back
-
-    def _save_to_state_dict(self, destination, prefix, keep_vars):
-        self._refuse_while_merged("state_dict()")
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-
-    def _load_from_state_dict(self, state_dict, prefix, *rest):
-        self._refuse_while_merged("load_state_dict()")
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-    def _refuse_while_merged(self, call: str) -> None:
-        if self.merged:
-            raise RuntimeError(
-                f"{call} while {list(self.merged)} are merged would count the update twice: "
-                "call unmerge(model) first, or merge_and_unload(model) to keep the merged weights"
-            )
-
-
-class _Projection(LoraLayer):
+class Projection(LoraLayer):
     """Linear and Conv1D: one product, told apart only by how the weight lies."""
 
     bias: nn.Parameter | None
@@ -177,10 +65,10 @@ class _Projection(LoraLayer):
 
     def delta_weight(self, name):
         A, B = self.dense_factors(name)
-        return (_wide(B) @ _wide(A)) * self.slots[name].scaling
+        return (wide(B) @ wide(A)) * self.slots[name].scaling
 
 
-class Linear(_Projection, nn.Linear):
+class Linear(Projection, nn.Linear):
     """`nn.Linear` with LoRA. `Linear(d_in, d_out, r=8)` makes a frozen base with one active adapter, `default`.
 
     lora_alpha defaults to 1 as in Microsoft's loralib, so the scale is 1 / r; `LoraConfig` follows peft (8 / 8 = 1).
@@ -204,7 +92,7 @@ class MergedLinear(Linear):
         super().__init__(in_features, out_features, r, lora_alpha, lora_dropout, enable_lora, **linear)
 
 
-class Conv1D(_Projection, PlainConv1D):
+class Conv1D(Projection, PlainConv1D):
     """GPT-2's projection, which stores its weight as (d_in, d_out)."""
 
     def matrix(self):
@@ -239,7 +127,7 @@ class Embedding(LoraLayer, nn.Embedding):
         return y
 
     def delta_weight(self, name):
-        delta = (_wide(self.lora_B[name]) @ _wide(self.lora_A[name])).T * self.slots[name].scaling
+        delta = (wide(self.lora_B[name]) @ wide(self.lora_A[name])).T * self.slots[name].scaling
         return delta
 
 
@@ -261,7 +149,7 @@ class Conv2d(LoraLayer, nn.Conv2d):
         return y
 
     def delta_weight(self, name):
-        A, B = _wide(self.lora_A[name]), _wide(self.lora_B[name])
+        A, B = wide(self.lora_A[name]), wide(self.lora_B[name])
         return (B.flatten(1) @ A.flatten(1)).view_as(self.weight) * self.slots[name].scaling
 
 
@@ -285,32 +173,10 @@ def to_lora(module: nn.Module) -> LoraLayer:
     return module
 
 
-def to_plain(layer: LoraLayer) -> None:
+def to_plain(layer: nn.Module) -> None:
     """Take LoRA out in place: the class and the attributes are what they were."""
     for name in ("lora_A", "lora_B", "slots", "active", "merged", "_unmerged_weight"):
         delattr(layer, name)
-    layer.__class__ = next(plain for plain, lora in LORA_CLASSES.items() if isinstance(layer, lora))
-
-
-def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
-    """Every LoRA layer by its path. Raises ValueError where there is none: the usual cause of 'trained nothing'."""
-    found = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
-    if not found:
-        raise ValueError(
-            f"{type(model).__name__} has no LoRA layers, so there is nothing to train, save or merge. "
-            "Marking parameters does not add any: call get_peft_model(model, LoraConfig(...)) first, "
-            "or build the model from loralib.Linear"
-        )
-    return found
-
-
-def check_adapter_name(name: str, taken) -> None:
-    """Names become parts of parameter paths: letters, digits, `_` and `-`, not taken, not a dictionary's method."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or hasattr(nn.ParameterDict, name) or hasattr(nn.ModuleDict, name):
-        raise ValueError(f"adapter name {name!r}: use letters, digits, '_' or '-', and no method name such as 'keys'")
-    if name in taken:
-        raise ValueError(f"adapter {name!r} exists already; there are {sorted(taken)}. Delete it first or take another name")
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
+    layer.__class__ = next(  # pyright: ignore[reportAttributeAccessIssue]
+        plain for plain, lora in LORA_CLASSES.items() if isinstance(layer, lora)
+    )

@@ -9,7 +9,8 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers.pytorch_utils import Conv1D
 
 from loralib.config import ALL_LINEAR, LoraConfig
-from loralib.layers import LORA_CLASSES, LoraLayer
+from loralib.layers import LORA_CLASSES
+from loralib.lora_layer import LoraLayer
 
 SUPPORTED = (*LORA_CLASSES, LoraLayer)
 BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from loralib.heads import saved_modules
-from loralib.layers import LoraLayer, lora_layers, to_plain
+from loralib.layers import to_plain
+from loralib.lora_layer import LoraLayer, lora_layers
 
 
 def merge(model: nn.Module, names: str | list[str] | None = None) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from loralib.layers import lora_layers
+from loralib.lora_layer import lora_layers
 
 
 @torch.no_grad()

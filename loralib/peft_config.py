@@ -2,7 +2,7 @@
 adapter trained with, say, DoRA computes something else than plain LoRA on the same tensors."""
 
 from loralib.config import ALL_LINEAR, LoraConfig
-from loralib.layers import LoraLayer
+from loralib.lora_layer import LoraLayer
 
 OURS = "enable_lora"
 READ = {
@@ -37,7 +37,7 @@ REQUIRED = ("r", "lora_alpha", "target_modules")
 def config_to_peft(config: LoraConfig, layers: dict[str, LoraLayer], heads: list[str], adapter_name: str) -> dict:
     """The settings as peft reads them. `target_modules` are the full paths that were matched, so nothing is matched anew."""
     mine = {path: layer for path, layer in layers.items() if adapter_name in layer.slots}
-    partial = {path: sum(s.enable_lora) for path, l in mine.items() if (s := l.slots[adapter_name]).enable_lora}
+    partial = {path: sum(s.enable_lora) for path, layer in mine.items() if (s := layer.slots[adapter_name]).enable_lora}
     return {
         "peft_type": "LORA",
         "task_type": config.task_type,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from torch import nn
 
 from loralib.heads import saved_modules
-from loralib.layers import lora_layers
+from loralib.lora_layer import lora_layers
 from loralib.merge import merge, merged_adapters, unmerge
 
 
@@ -53,7 +53,8 @@ def disable_adapters(model: nn.Module) -> Iterator[None]:
     merged = merged_adapters(model)
     if merged:
         unmerge(model)
-    before = {layer: layer.active for layer in layers.values()} | {head: head.active for head in heads.values()}
+    layers_before = {path: layer.active for path, layer in layers.items()}
+    heads_before = {path: head.active for path, head in heads.items()}
     for layer in layers.values():
         layer.active = ()
     for head in heads.values():
@@ -61,8 +62,10 @@ def disable_adapters(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, active in before.items():
-            module.active = active
+        for path, layer in layers.items():
+            layer.active = layers_before[path]
+        for path, head in heads.items():
+            head.active = heads_before[path]
         if merged:
             merge(model, merged)
 

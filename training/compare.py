@@ -57,8 +57,8 @@ def report(results: list[TrainResult], chart: Path, command: str, seconds: float
     """The page that `make demo` leaves behind."""
     return f"""# Full fine-tuning, the head alone, and LoRA, side by side
 
-Measured by `{command}` in {seconds:.0f} s on this machine, one seed. All runs of a task share the base, the data, the order of the
-batches and the number of steps; each method has its own default learning rate.
+Measured by `{command}` in {seconds:.0f} s on this machine, one seed. All runs of a task share the base, the data,
+the order of the batches and the number of steps; each method has its own default learning rate.
 
 {markdown_table(HEADER, table_rows(results))}
 

@@ -44,7 +44,9 @@ def load_task(spec: TaskSpec, data_dir: str | None = None, seed: int = 0, train_
             )
         data = load_dataset("parquet", data_files=files)
     else:
-        data = load_dataset(*spec.hub)
+        if not spec.hub:
+            raise ValueError(f"task {spec.name!r} has no name on the Hub: give --data-dir FOLDER with parquet files")
+        data = load_dataset(spec.hub[0], spec.hub[1] if len(spec.hub) > 1 else None)
     assert isinstance(data, DatasetDict)
     _check_columns(data, spec, data_dir or str(spec.hub))
     if train_rows is not None:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertForPreTraining, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from training.small_world import BAD, GOOD, content_words, remark, sample_passage
-from training.tokenizers import MAX_LENGTH, decoder_tokenizer, encoder_tokenizer
+from training.tokenizers import EOS, MASK, MAX_LENGTH, PAD, decoder_tokenizer, encoder_tokenizer
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,13 @@ def _encoder(recipe: Recipe):
         max_position_embeddings=MAX_LENGTH,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=PAD,
     )
     content = torch.zeros(len(tokenizer), dtype=torch.bool)
     content[tokenizer.convert_tokens_to_ids(sorted(content_words()))] = True
     groups = [torch.tensor(tokenizer.convert_tokens_to_ids(list(g))) for g in (BAD, GOOD)]
     data = _encode(tokenizer, _texts(recipe))
-    batches = _masked_batches(data, content, tokenizer.mask_token_id, recipe)
+    batches = _masked_batches(data, content, MASK, recipe)
     return BertForPreTraining(config), batches, lambda model, batch: _encoder_loss(model, batch, groups)
 
 
@@ -174,9 +174,9 @@ def _decoder(recipe: Recipe):
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
-        bos_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=EOS,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
     )
     texts = [f"{a} {b or ''} {tokenizer.eos_token}" for a, b in _texts(recipe)]
     data = tokenizer(texts, padding="longest", return_tensors="pt")

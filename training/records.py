@@ -38,7 +38,7 @@ STYLE = {
 
 
 def use_style() -> None:
-    plt.rcParams.update(STYLE)
+    plt.rcParams.update(STYLE)  # pyright: ignore
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
@@ -53,9 +53,21 @@ def write_json(path: Path, content: object) -> None:
     write_atomic(path, (json.dumps(content, indent=2, sort_keys=True, default=str) + "\n").encode())
 
 
-def append_row(path: Path, row: dict) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+class Recorder:
+    """Starts a run folder with its settings and the table of what trains, and keeps every row in memory and on disk."""
+
+    def __init__(self, folder: Path, settings: dict, modules: str):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", settings)
+        (folder / "modules.txt").write_text(modules + "\n")
+        self.rows: list[dict] = []
+        self.file = folder / "rows.jsonl"
+        self.file.write_text("")
+
+    def keep(self, row: dict) -> None:
+        self.rows.append(row)
+        with self.file.open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def read_rows(path: Path) -> list[dict]:

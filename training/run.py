@@ -12,11 +12,12 @@ from tqdm.auto import tqdm
 
 from kernels.measure import saved_bytes
 from loralib import LoraConfig, count_parameters
+from loralib.config import ALL_LINEAR
 from training import loop, metrics
 from training.base_models import Base, load_base
 from training.data import batches, encode, evaluation_split, find_task, forever, load_task
 from training.methods import SMALL_MODEL, apply_method, default_learning_rate, save_method
-from training.records import append_row, draw_curves, file_size, markdown_table, write_json
+from training.records import Recorder, draw_curves, file_size, markdown_table
 from training.tasks import TaskSpec
 from training.world_tasks import ceiling
 
@@ -26,7 +27,8 @@ class TrainSettings:
     """Fine-tune a base model on one task."""
 
     task: str = "sentiment"
-    """small world: topic, sentiment, nli, tagging, qa, data2text; real: sst2, cola, mrpc, rte, qnli, qqp, mnli, stsb, sick, e2e_nlg"""
+    """small world: topic, sentiment, nli, tagging, qa, data2text; real: sst2, cola, mrpc, rte, qnli, qqp, mnli, stsb, sick,
+    e2e_nlg"""
     model: str | None = None
     """encoder or decoder (the committed small bases; None picks by task), a folder, or a Hub name"""
     method: Literal["full", "head", "lora"] = "lora"
@@ -103,70 +105,74 @@ def train_model(task: str, settings: TrainSettings | None = None, **changes) -> 
 
 def _train(settings: TrainSettings, spec: TaskSpec, data, base: Base) -> TrainResult:
     folder = Path(settings.out or f"runs/{settings.task}-{settings.method}")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", asdict(settings))
-    rows_file = folder / "rows.jsonl"
-    rows_file.write_text("")
-    limit = min(settings.max_length, base.tokenizer.model_max_length)
     split = evaluation_split(data)
     held_out = data[split].select(range(min(settings.eval_rows or len(data[split]), len(data[split]))))
+    limit = min(settings.max_length, base.tokenizer.model_max_length)
     train_set, test_set = (encode(rows[:], spec, base.tokenizer, limit) for rows in (data["train"], held_out))
     for name, part in (("train", train_set), (split, test_set)):
         if part.truncated:
             tqdm.write(f"{part.truncated} of {len(part.features)} {name} texts were cut to {limit} tokens")
+    method = apply_method(settings.method, base, spec, _lora_config(settings), settings.seed)
 
-    targets = settings.target_modules.split(",") if "," in settings.target_modules else settings.target_modules
-    targets = targets if isinstance(targets, list) or targets == "all-linear" else [targets]
-    config = LoraConfig(settings.r, settings.lora_alpha, settings.lora_dropout, targets)
-    method = apply_method(settings.method, base, spec, config, settings.seed)
-    (folder / "modules.txt").write_text(method.report + "\n")
-
-    objective = objective_of(spec.kind)
+    recorder = Recorder(folder, asdict(settings), method.report)
     test_loader = batches(test_set.features, base.tokenizer, 64, None)
-    rows: list[dict] = []
-
-    def keep(row: dict) -> None:
-        rows.append(row)
-        append_row(rows_file, row)
-
-    def measure() -> dict[str, float]:
-        return evaluate(base.model, test_loader, spec)
-
-    start = measure()
-    keep({"step": 0, **start})
     loader = batches(train_set.features, base.tokenizer, settings.batch_size, settings.seed)
-    sample = next(iter(loader))
-    base.model.train()
-    with torch.random.fork_rng([]):
-        kept = saved_bytes(lambda: objective.loss_sum(base.model, sample), base.model.parameters())
+    objective = objective_of(spec.kind)
+    start = evaluate(base.model, test_loader, spec)
+    recorder.keep({"step": 0, **start})
+    with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
+        kept = _saved_bytes(base.model, next(iter(loader)), objective)
         torch.manual_seed(settings.seed)  # dropout
-        end = loop.train(base.model, forever(loader), objective, _loop_settings(settings, base), measure, keep)
+        end = loop.train(
+            base.model,
+            forever(loader),
+            objective,
+            _loop_settings(settings, base),
+            lambda: evaluate(base.model, test_loader, spec),
+            recorder.keep,
+        )
     file_bytes = save_method(settings.method, base.model, folder / "adapter")
     base.tokenizer.save_pretrained(folder / "adapter")
-    goal = ceiling(spec.name, held_out) if "bayes" in held_out.column_names or "log_p" in held_out.column_names else None
-    count = count_parameters(base.model)
+    count, key = count_parameters(base.model), _metric_key(spec)
     result = TrainResult(
-        spec.name,
-        settings.method,
-        spec.metric,
-        end[_metric_key(spec)],
-        end["eval_loss"],
-        start[_metric_key(spec)],
-        goal,
-        count.trainable,
-        count.other if settings.method == "lora" else count.trainable,
-        file_bytes,
-        kept,
-        statistics.median(r["seconds"] for r in rows if "seconds" in r),
-        rows,
-        base.model,
-        base.tokenizer,
-        folder,
+        task=spec.name,
+        method=settings.method,
+        metric_name=spec.metric,
+        metric=end[key],
+        loss=end["eval_loss"],
+        start_metric=start[key],
+        ceiling=ceiling(spec.name, held_out) if {"bayes", "log_p"} & set(held_out.column_names) else None,
+        trainable=count.trainable,
+        head_parameters=count.other if settings.method == "lora" else count.trainable,
+        file_bytes=file_bytes,
+        saved_bytes=kept,
+        seconds_per_step=statistics.median(r["seconds"] for r in recorder.rows if "seconds" in r),
+        rows=recorder.rows,
+        model=base.model,
+        tokenizer=base.tokenizer,
+        folder=folder,
     )
     title = f"{spec.name}, {settings.method}: {spec.metric} {result.start_metric:.3f} → {result.metric:.3f}"
-    draw_curves(rows, _metric_key(spec), title, folder / "curves.png", goal)
+    draw_curves(recorder.rows, key, title, folder / "curves.png", result.ceiling)
     (folder / "report.md").write_text(report_of(result, settings, split))
     return result
+
+
+def _saved_bytes(model, batch, objective: loop.Objective) -> int:
+    model.train()
+    device = next(model.parameters()).device
+    batch = {k: v.to(device) for k, v in batch.items()}
+    return saved_bytes(lambda: objective.loss_sum(model, batch), model.parameters())
+
+
+def _lora_config(settings: TrainSettings) -> LoraConfig:
+    targets = settings.target_modules
+    return LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=ALL_LINEAR if targets == ALL_LINEAR else targets.split(","),
+    )
 
 
 def objective_of(kind: str) -> loop.Objective:

@@ -72,7 +72,7 @@ class Passage:
 def sample_passage(rng: random.Random) -> Passage:
     """Draw one passage from the world."""
     topic, polarity = rng.randrange(len(TOPICS)), rng.randrange(2)
-    names = rng.sample(PEOPLE + EITHER, CAST)
+    names: list[str] = rng.sample(PEOPLE + EITHER, CAST)
     place = rng.choice([p for p in PLACES + EITHER if p not in names])
     votes = [_other_than(topic, len(TOPICS), rng) if rng.random() > RHO else topic for _ in range(EVENTS)]
     signs = [1 - polarity if rng.random() > Q else polarity for _ in range(CLAUSES)]

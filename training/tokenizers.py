@@ -11,16 +11,16 @@ from transformers import PreTrainedTokenizerFast
 from training.small_world import vocabulary
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[EOS]")
+PAD, UNK, CLS, SEP, MASK, EOS = range(len(SPECIAL))
 MAX_LENGTH = 96
 
 
 def encoder_tokenizer() -> PreTrainedTokenizerFast:
     core = _word_level()
-    cls, sep = core.token_to_id("[CLS]"), core.token_to_id("[SEP]")
     core.post_processor = processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0",
         pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", cls), ("[SEP]", sep)],
+        special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=core,

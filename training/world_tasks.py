@@ -146,10 +146,10 @@ def _realise(slots: dict, rng: random.Random) -> tuple[str, float]:
 WORLD_TASKS = {
     "topic": WorldTask(_topic, 200),
     "sentiment": WorldTask(_sentiment, 100),
-    "nli": WorldTask(_nli, 1000),
+    "nli": WorldTask(_nli, 2000),
     "tagging": WorldTask(_tagging, 40),
     "qa": WorldTask(_qa, 500),
-    "data2text": WorldTask(_data2text, 400),
+    "data2text": WorldTask(_data2text, 2000),
 }
 
 

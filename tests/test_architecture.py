@@ -1,0 +1,68 @@
+"""The rooms and the one direction: who may import whom, how large a file and a function may be."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ORDER = ("kernels", "loralib", "adapters", "training", "multitask", "distill", "tutorials")
+FILES = sorted(p for room in ORDER for p in (ROOT / room).rglob("*.py"))
+LESSON_CODE = ("rendered", "exercises", "solutions")
+
+
+def is_command(path: Path) -> bool:
+    return path.name == "__main__.py" or path.stem.endswith("_command") or path.is_relative_to(ROOT / "kernels" / "bench")
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of every module that a file imports, at any depth of its code."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the room they come from"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_up_only(path):
+    room = path.relative_to(ROOT).parts[0]
+    later = ORDER[ORDER.index(room) + 1 :]
+    if is_command(path):
+        return
+    wrong = sorted(m for m in imports(path) if m.split(".")[0] in later)
+    assert not wrong, f"{path.relative_to(ROOT)} imports {wrong} from a later room"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_nobody_imports_a_command(path):
+    commands = {".".join(p.relative_to(ROOT).with_suffix("").parts) for p in FILES if is_command(p)}
+    if is_command(path):
+        return
+    assert not imports(path) & commands
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if "tutorials" not in p.parts], ids=lambda p: str(p.relative_to(ROOT)))
+def test_small_rooms(path):
+    text = path.read_text()
+    assert text.count("\n") <= 300, "a file is one idea: at most 300 lines"
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), "every module says what it is for"
+    long = [
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno + 1 > 60
+    ]
+    assert not long, f"functions over 60 lines: {long}"
+
+
+def test_only_commands_and_reports_print():
+    talkers = {"counting.py"}  # print_trainable_parameters, by its name
+    for path in FILES:
+        if is_command(path) or path.name in talkers or "tutorials" in path.parts:
+            continue
+        calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        assert not [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"], path

@@ -1,0 +1,53 @@
+"""`python -m tutorials`: list the lessons. `run 01`, `render [01 ...]`, `check 01 [--solutions]`, `book`: see `--help`."""
+
+import argparse
+import sys
+
+from tutorials import lessons
+
+
+def main(arguments: list[str]) -> int:
+    wanted = _parser().parse_args(arguments)
+    try:
+        return _do(wanted)
+    except (ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tutorials", description="The lessons of PEFT from scratch.")
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("list", help="the lessons: number, claim, time, needs (also without any command)")
+    run = commands.add_parser("run", help="run one lesson in a process of its own")
+    run.add_argument("number")
+    render = commands.add_parser("render", help="execute the lessons that changed and write tutorials/rendered")
+    render.add_argument("numbers", nargs="*")
+    render.add_argument("--force", action="store_true", help="render pages that are up to date, too")
+    check = commands.add_parser("check", help="check your exercises of one lesson")
+    check.add_argument("number")
+    check.add_argument("--solutions", action="store_true", help="check ours instead of yours")
+    commands.add_parser("book", help="build the HTML book from the rendered pages into build/book")
+    return parser
+
+
+def _do(wanted: argparse.Namespace) -> int:
+    if wanted.command == "run":
+        return lessons.run(lessons.find(wanted.number))
+    if wanted.command == "render":
+        from tutorials import render
+
+        return render.command(wanted.numbers, wanted.force)
+    if wanted.command == "check":
+        from tutorials import practice
+
+        return practice.command(wanted.number, wanted.solutions)
+    if wanted.command == "book":
+        from tutorials import book
+
+        return book.command()
+    print(lessons.listing())
+    return 0
+
+
+sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,29 @@
+"""Show a figure: inside the page in Jupyter and in rendered lessons, as a PNG in build/pictures for plain `python`."""
+
+import base64
+import io
+import sys
+from pathlib import Path
+
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+PICTURES = Path("build/pictures")
+
+
+def show(figure: Figure, name: str) -> None:
+    """Display `figure` and close it; its first title is the text for those who cannot see it."""
+    figure.tight_layout()
+    file = io.BytesIO()
+    figure.savefig(file, metadata={"Software": None})
+    title = " ".join(figure.axes[0].get_title(loc="left").split() or [name])
+    plt.close(figure)
+    if "ipykernel" in sys.modules:
+        from IPython.display import display
+
+        display({"image/png": base64.b64encode(file.getvalue()).decode(), "text/plain": title}, raw=True)
+        return
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    path = PICTURES / f"{name}.png"
+    path.write_bytes(file.getvalue())
+    print(f"picture: {path}")
