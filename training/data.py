@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from datasets import DatasetDict, load_dataset
+from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetGenerationError
 from torch.utils.data import DataLoader
 
 from training import world_tasks
 from training.tasks import TASKS, TaskSpec, is_world
 
+Splits = dict[str, Dataset]
 IGNORE = -100
 PROMPT_END = " =>"
 
@@ -32,7 +34,7 @@ def find_task(name: str) -> TaskSpec:
     return TASKS[name]
 
 
-def load_task(spec: TaskSpec, data_dir: str | None = None, seed: int = 0, train_rows: int | None = None) -> DatasetDict:
+def load_task(spec: TaskSpec, data_dir: str | None = None, seed: int = 0, train_rows: int | None = None) -> Splits:
     """Train and evaluation splits. Small world: `seed` draws the training set; else `train_rows` cuts a shuffled one."""
     if is_world(spec.name) and data_dir is None:
         return world_tasks.build(spec.name, seed, train_rows)
@@ -42,26 +44,29 @@ def load_task(spec: TaskSpec, data_dir: str | None = None, seed: int = 0, train_
             raise FileNotFoundError(
                 f"{data_dir}: expected train.parquet and validation.parquet or test.parquet, found {sorted(files)}"
             )
-        data = load_dataset("parquet", data_files=files)
+        try:
+            data = load_dataset("parquet", data_files=files)
+        except DatasetGenerationError as error:
+            raise ValueError(f"{data_dir}: {sorted(files)} do not have the same columns ({error.__cause__})") from error
     else:
         if not spec.hub:
             raise ValueError(f"task {spec.name!r} has no name on the Hub: give --data-dir FOLDER with parquet files")
         data = load_dataset(spec.hub[0], spec.hub[1] if len(spec.hub) > 1 else None)
-    assert isinstance(data, DatasetDict)
+    assert isinstance(data, dict)
     _check_columns(data, spec, data_dir or str(spec.hub))
     if train_rows is not None:
         data["train"] = data["train"].shuffle(seed=seed).select(range(min(train_rows, len(data["train"]))))
     return data
 
 
-def evaluation_split(data: DatasetDict) -> str:
+def evaluation_split(data: Splits) -> str:
     """The split that a result is reported on: the small world's test set, else validation, else test."""
     if "bayes" in data["train"].column_names or "log_p" in data["train"].column_names:
         return "test"
     return next(name for name in ("validation", "validation_matched", "test") if name in data)
 
 
-def _check_columns(data: DatasetDict, spec: TaskSpec, where: str) -> None:
+def _check_columns(data: Splits, spec: TaskSpec, where: str) -> None:
     for split, rows in data.items():
         absent = [c for c in (*spec.inputs, spec.target) if c not in rows.column_names]
         if absent:

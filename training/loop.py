@@ -66,7 +66,8 @@ def train(
     model, optimizer = accelerator.prepare(model, optimizer)
     model.train()
     row: dict = {}
-    steps = tqdm(range(1, settings.steps + 1), disable=not accelerator.is_local_main_process, leave=False, mininterval=0.5)
+    quiet = None if accelerator.is_local_main_process else True  # None: silent where the output is not a terminal
+    steps = tqdm(range(1, settings.steps + 1), disable=quiet, leave=False, mininterval=0.5)
     for step in steps:
         started = time.perf_counter()
         window = [next(batches) for _ in range(settings.accumulation)]
@@ -80,7 +81,7 @@ def train(
         optimizer.zero_grad()
         schedule.step()
         row["seconds"] = time.perf_counter() - started
-        steps.set_postfix(loss=f"{row['loss']:.3f}")
+        steps.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
         if step % settings.eval_every == 0 or step == settings.steps:
             row |= evaluate()
             model.train()
@@ -91,11 +92,11 @@ def train(
 
 def _accumulate(model: nn.Module, window: list[Batch], objective: Objective, accelerator: Accelerator) -> Tensor:
     total = sum(map(objective.count, window))
-    loss = torch.zeros((), device=accelerator.device)
+    losses = []
     for batch in window:
         batch = {k: v.to(accelerator.device) for k, v in batch.items()}
         with accelerator.autocast():
             mean = objective.loss_sum(model, batch) / total
         accelerator.backward(mean)
-        loss += mean.detach()
-    return loss
+        losses.append(mean.detach())
+    return torch.stack(losses).sum()

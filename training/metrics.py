@@ -20,10 +20,10 @@ def loss_sum(kind: str, outputs, batch: dict[str, Tensor]) -> Tensor:
         return (starts + ends) / 2
     logits, labels = outputs.logits, batch["labels"]
     if kind == "regression":
-        return F.mse_loss(logits.squeeze(-1).float(), labels.float(), reduction="sum")
+        return F.mse_loss(_wide(logits.squeeze(-1)), _wide(labels), reduction="sum")
     if kind == "generation":  # position t predicts token t + 1
         logits, labels = logits[:, :-1], labels[:, 1:]
-    return F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=-100, reduction="sum")
+    return F.cross_entropy(_wide(logits.flatten(0, -2)), labels.flatten(), ignore_index=-100, reduction="sum")
 
 
 def answer_count(kind: str, batch: dict[str, Tensor]) -> int:
@@ -85,6 +85,11 @@ def spans(tags: Iterable[str]) -> set[tuple[str, int, int]]:
         if prefix in ("B", "I") and kind is None:
             kind, start = name, end
     return found
+
+
+def _wide(values: Tensor) -> Tensor:
+    """Losses are summed in float32 or wider, whatever autocast did before."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _tags(ids: Tensor, truth: Tensor, labels: tuple[str, ...]) -> list[str]:

@@ -16,6 +16,7 @@ from loralib.config import ALL_LINEAR
 from training import loop, metrics
 from training.base_models import Base, load_base
 from training.data import batches, encode, evaluation_split, find_task, forever, load_task
+from training.generation import Sample, generate_samples
 from training.methods import SMALL_MODEL, apply_method, default_learning_rate, save_method
 from training.records import Recorder, draw_curves, file_size, markdown_table
 from training.tasks import TaskSpec
@@ -63,6 +64,8 @@ class TrainSettings:
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     threads: int | None = None
     """torch threads; None is 1 for models under 5 M parameters (two were slower) and torch's own choice above"""
+    samples: int = 3
+    """generation tasks: how many prompts to continue at the end"""
     out: str | None = None
     """run folder; None is runs/TASK-METHOD"""
 
@@ -84,6 +87,7 @@ class TrainResult:
     saved_bytes: int
     seconds_per_step: float
     rows: list[dict]
+    samples: list[Sample]
     model: Any
     tokenizer: Any
     folder: Path
@@ -148,6 +152,7 @@ def _train(settings: TrainSettings, spec: TaskSpec, data, base: Base) -> TrainRe
         saved_bytes=kept,
         seconds_per_step=statistics.median(r["seconds"] for r in recorder.rows if "seconds" in r),
         rows=recorder.rows,
+        samples=_samples(base, held_out, spec, settings.samples),
         model=base.model,
         tokenizer=base.tokenizer,
         folder=folder,
@@ -156,6 +161,12 @@ def _train(settings: TrainSettings, spec: TaskSpec, data, base: Base) -> TrainRe
     draw_curves(recorder.rows, key, title, folder / "curves.png", result.ceiling)
     (folder / "report.md").write_text(report_of(result, settings, split))
     return result
+
+
+def _samples(base: Base, rows, spec: TaskSpec, count: int) -> list[Sample]:
+    if spec.kind != "generation" or not count:
+        return []
+    return generate_samples(base.model, base.tokenizer, rows, spec, count)
 
 
 def _saved_bytes(model, batch, objective: loop.Objective) -> int:
@@ -220,6 +231,8 @@ def report_of(result: TrainResult, settings: TrainSettings, split: str) -> str:
     return (
         f"# {result.task}, {result.method}\n\nMeasured on `{split}` by `{command} ...`; "
         f"all settings are in `config.json`.\n\n{markdown_table(('', 'value'), rows)}\n\n![curves](curves.png)\n"
+        + "".join(f"\n- `{s.prompt}`\n  - generated: {s.text}\n  - reference: {s.reference}" for s in result.samples)
+        + "\n" * bool(result.samples)
     )
 
 

@@ -6,16 +6,20 @@
 # | **Needs** | basic Python and PyTorch; no other lesson |
 # | **Read and do** | 35 minutes |
 # | **Runs in** | about 10 s on one CPU thread |
-# | **Memory** | 1 GB |
+# | **Memory** | 2 GB |
 #
 # You trained a model and it reaches an accuracy of 0.86. Is that good? On real data nobody knows: some of the labels are
 # noise, and no model can guess noise. In this course the data come from a **small world**, a language that we generate.
 # We know its hidden causes, so we can compute the best accuracy that *any* model can reach: the **ceiling**.
 #
 # After this lesson you know that your machine is ready, you can compute a ceiling by hand, and you have met the small
-# model that later lessons adapt. New words are explained in the [glossary](GLOSSARY.md).
+# **base model** that later lessons adapt. New words are explained in the [glossary](GLOSSARY.md).
 #
-# Letters in the whole course: **B** batch, **T** tokens, **D** width of the model, **H** heads, **R** rank.
+# Letters for shapes, in the whole course:
+#
+# | B | T | D | H | R |
+# |:--|:--|:--|:--|:--|
+# | batch (texts) | tokens | width of the model | attention heads | rank |
 
 # %%
 import importlib.metadata
@@ -112,7 +116,8 @@ assert TOPICS[max(passage.votes, key=passage.votes.count)] != TOPICS[passage.top
 #
 # Write $t$ for the topic and $v_1, v_2, v_3$ for what the events show. All topics are equally likely at first, so
 #
-# $$p(t \mid v) \;\propto\; \prod_i p(v_i \mid t), \qquad p(v_i \mid t) = \rho \text{ if } v_i = t,\ \text{ else } (1 - \rho) / 3.$$
+# $$p(t \mid v) \;\propto\; \prod_i p(v_i \mid t), \qquad
+# p(v_i \mid t) = \rho \text{ if } v_i = t,\ \text{ else } (1 - \rho) / 3.$$
 #
 # **Predict:** two events show sport, one shows science. Is $p(\text{sport} \mid v)$ nearest to 2/3, 3/4 or 9/10?
 
@@ -144,8 +149,6 @@ for _ in range(500):
 print("500 stories: our posterior is the library's")
 
 # %% [markdown]
-# From now on we use the library's.
-#
 # ## 4. The ceiling of a test set
 #
 # A rule that always gives the likeliest topic is right with probability $\max_t p(t \mid v)$. The mean of this number
@@ -174,6 +177,8 @@ for task, rows in tests.items():
     print(f"{task:<9} {len(rows)} test stories, ceiling {ceiling(task, rows):.3f}")
 
 # %% [markdown]
+# From now on we use the library's `ceiling`.
+#
 # ## 5. Simple rules against the ceiling
 #
 # Before you train anything, write the simplest rule. It shows how much of a score is easy. Four rules:
@@ -227,7 +232,7 @@ def standard_error(score: float, rows: int) -> float:
 
 use_style()
 figure, panels = plt.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-titles = {"topic": "topic: counting all events reaches the ceiling", "sentiment": "sentiment: without 'not', below it"}
+titles = {"topic": "topic: all events reach the ceiling", "sentiment": "sentiment: blind to 'not'"}
 for panel, (task, title) in zip(panels, titles.items(), strict=True):
     names = [name for owner, name in scores if owner == task]
     values = [scores[task, name] for name in names]
@@ -251,8 +256,8 @@ print(f"'adjectives' stays {missed:.3f} below the ceiling: writing the better ru
 # %% [markdown]
 # ## 6. Break it on purpose: a score that is too good
 #
-# A ceiling also finds bugs. Here is one that happens every week somewhere: test rows got into the training set. Our
-# "model" learns the training set by heart.
+# A ceiling also finds bugs. Here is a common one: test rows got into the training set. Our "model" learns the training
+# set by heart.
 #
 # **Predict:** what is its accuracy on the test set, and how do you notice, if you do not know about the leak?
 
@@ -315,9 +320,10 @@ assert "vocabulary" in message, "an unknown word must stop the run: a quiet [UNK
 # %% [markdown]
 # ## 8. The committed model has already learnt what "good" is
 #
-# Beside the world there is a small **encoder** (a BERT with width D = 64). It was trained once to guess hidden words of stories.
-# It has never seen a label. But to guess a hidden adjective, you must know whether the day is good or bad. So it should
-# have learnt polarity. We hide the first adjective of each story and ask for it.
+# Beside the world there is a small **encoder** (a BERT with width D = 64). It was trained once to guess hidden words of
+# stories. It has never read a task's labels. But half of its stories carried a short remark, such as
+# `it was a good day .`, as texts on the web do. And to guess a hidden adjective, you must know whether the day is good
+# or bad. So it should have learnt polarity. We hide the first adjective of each story and ask for it.
 #
 # **Predict:** how often does its guess have the right polarity? And a model with random weights?
 
@@ -372,7 +378,7 @@ for panel, (name, title) in zip(panels, titles.items(), strict=True):
         panel.hist(values, bins=20, range=(0, 1), color=colour, alpha=0.65, label=f"hidden word is {kind}")
     panel.set(title=title, xlabel="share of 'good' in the guess")
 panels[0].set(ylabel="stories")
-panels[0].legend(loc="upper left")
+panels[1].legend(loc="upper center")
 show(figure, "00_masked_words")
 
 # %% [markdown]
@@ -383,7 +389,7 @@ show(figure, "00_masked_words")
 #
 # | symptom | likely cause | check |
 # |:--|:--|:--|
-# | `cannot import name ... from 'kernels'` | the PyPI package `kernels` is installed beside our folder | section 1; `pip uninstall kernels` |
+# | `cannot import name ... from 'kernels'` | the PyPI package `kernels` is installed too | section 1; `pip uninstall kernels` |
 # | a score clearly above the ceiling | test rows in the training set, or the label in the input | `too_good`, section 6 |
 # | two runs "differ" by 0.01 | the gap is smaller than the standard error | `standard_error`, section 5; more rows or seeds |
 # | a model stays at chance on your own text | every word became `[UNK]` | count `unk_token_id` in `input_ids`, section 7 |
@@ -396,10 +402,12 @@ show(figure, "00_masked_words")
 #
 # 1. ★ `rows_needed`: how many test rows until a gap of that size is three standard errors?
 # 2. ★★ `sentiment_rule`: a rule for sentiment that reaches the ceiling.
-#    <details><summary>Hint</summary>A clause is one vote, however many adjectives it has. <code>not</code> turns it round.</details>
+#    <details><summary>Hint</summary>A clause is one vote, however many adjectives it has. <code>not</code> turns it
+#    round.</details>
 # 3. ★★ `ceiling_with_flipped_labels`: an annotator flips each label of a two-class test set with probability f. Where
 #    is the ceiling now?
-# 4. ★★★ `zero_shot`: tell good days from bad ones with the masked-word model, **without any training**.
+# 4. ★★★ `zero_shot`: tell good days from bad ones with the masked-word model, without any training
+#    (**zero-shot**).
 #    <details><summary>Hint</summary>Its pretraining has read stories followed by a second text, such as
 #    <code>it was a good day .</code></details>
 #
@@ -407,7 +415,7 @@ show(figure, "00_masked_words")
 #
 # 1. A story's hidden cause can be guessed only as well as its text allows; Bayes' rule gives the best guess exactly.
 # 2. The mean of the best guess's probability is the ceiling: judge a score against it, with the standard error in mind.
-# 3. The committed encoder has learnt polarity without labels, so a small change may be enough to use it.
+# 3. The committed encoder has learnt polarity without any task's labels, so a small change may be enough to use it.
 #
 # **Next:** [01, LoRA by hand](01_lora_by_hand.py): how small can that change be?
 #

@@ -14,6 +14,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 TITLE = re.compile(r"^# # (\d\d) · (.+)$", re.MULTILINE)
 ROW = re.compile(r"^# \| \*\*(.+?)\*\* \| (.+?) \|$", re.MULTILINE)
+LINK = re.compile(r"\[(.+?)\]\(.+?\)")
 FIELDS = ("Needs", "Read and do", "Runs in", "Memory")
 ENVIRONMENT = {"MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -50,7 +51,7 @@ def all_lessons(folder: Path = HERE) -> list[Lesson]:
 def read_lesson(path: Path) -> Lesson:
     """Read title and head table. ValueError where the file lacks one or its number differs from the file's name."""
     text = path.read_text()
-    title, facts = TITLE.search(text), dict(ROW.findall(text))
+    title, facts = TITLE.search(text), {name: LINK.sub(r"\1", value) for name, value in ROW.findall(text)}
     absent = [name for name in FIELDS if name not in facts]
     if title is None or absent:
         raise ValueError(f"{path.name}: expected '# # NN · claim' and a head table with {FIELDS}, absent: {absent or 'title'}")

@@ -27,7 +27,7 @@ def to_page(notebook, lesson: Lesson, hashes: dict[str, str]) -> tuple[str, dict
             blocks.append(LINK.sub(_moved, cell.source))
         elif cell.source.strip():
             blocks.append(f"```python\n{cell.source}\n```")
-            blocks += [block for output in cell.outputs for block in _shown(output, lesson, pictures)]
+            blocks += [block for output in _joined(cell.outputs) for block in _shown(output, lesson, pictures)]
     return "\n\n".join([*blocks, _footer(lesson, hashes)]) + "\n", pictures
 
 
@@ -60,10 +60,25 @@ def with_table(readme: str, lessons: list[Lesson]) -> str:
     return TABLE.sub(lambda found: found[1] + "\n".join(lines) + "\n" + found[2], readme)
 
 
-def _shown(output, lesson: Lesson, pictures: dict[str, bytes]) -> list[str]:
-    if output.output_type == "stream":
-        return [_fenced(output.text)] if output.name == "stdout" else []
+def _joined(outputs: list) -> list:
+    """Without standard error; what is printed in a row becomes one output."""
+    kept: list = []
+    for output in outputs:
+        if output.get("name") == "stderr":
+            continue
+        if kept and output.get("name") == kept[-1].get("name") == "stdout":
+            kept[-1] = {**kept[-1], "text": kept[-1]["text"] + output["text"]}
+        else:
+            kept.append(dict(output))
+    return kept
+
+
+def _shown(output: dict, lesson: Lesson, pictures: dict[str, bytes]) -> list[str]:
+    if output["output_type"] == "stream":
+        return [_fenced(output["text"])]
     data = output.get("data", {})
+    if "application/vnd.jupyter.widget-view+json" in data:  # a progress bar
+        return []
     if "image/png" in data:
         name = f"{lesson.path.stem}_{len(pictures) + 1}.png"
         pictures[name] = base64.b64decode(data["image/png"])

@@ -61,7 +61,7 @@ def execute(path: Path):
         from nbconvert.preprocessors import ExecutePreprocessor
     except ImportError as error:
         raise RuntimeError(f"rendering needs {error.name}: run `make tutorials`, or pip install -e '.[book]'") from error
-    os.environ.update(ENVIRONMENT, TQDM_DISABLE="1", PYTHONPATH=str(ROOT))
+    os.environ.update(ENVIRONMENT, PYTHONPATH=str(ROOT))
     notebook = jupytext.read(path)
     runner = ExecutePreprocessor(timeout=TIMEOUT, kernel_name="python3")
     runner.preprocess(notebook, {"metadata": {"path": str(ROOT)}})

@@ -1,0 +1,1 @@
+"""Benchmarks: ratios within one run, against honest competitors, with the physical ceiling beside each."""

@@ -1,0 +1,128 @@
+"""From task names to batches: labels where they belong, clear errors for data that does not fit."""
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer
+
+from training.base_models import SMALL
+from training.data import IGNORE, batches, encode, evaluation_split, find_task, load_task
+from training.tasks import TASKS
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return AutoTokenizer.from_pretrained(SMALL["encoder"])
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    return AutoTokenizer.from_pretrained(SMALL["decoder"])
+
+
+def test_prompt_tokens_are_ignored_and_reference_tokens_counted(decoder):
+    rows = {"meaning_representation": ["name : anna ; mood : good"], "human_reference": ["anna was there too ."]}
+    feature = encode(rows, TASKS["data2text"], decoder, 64).features[0]
+    answer = decoder.convert_ids_to_tokens([t for t in feature["labels"] if t != IGNORE])
+    assert answer == ["anna", "was", "there", "too", ".", "[EOS]"]
+    assert feature["labels"][: -len(answer)] == [IGNORE] * (len(feature["input_ids"]) - len(answer))
+    assert feature["input_ids"][-len(answer) :] == feature["labels"][-len(answer) :]
+
+
+def test_padding_is_ignored_by_every_kind(decoder, encoder):
+    for task, tokenizer in (("data2text", decoder), ("tagging", encoder), ("nli", encoder)):
+        spec = TASKS[task]
+        rows = load_task(spec, train_rows=8)["train"][:]
+        features = encode(rows, spec, tokenizer, 96).features
+        batch = next(iter(batches(features, tokenizer, 8, None)))
+        pad = batch["attention_mask"] == 0
+        assert (batch["input_ids"][pad] == tokenizer.pad_token_id).all()
+        if batch["labels"].ndim == 2:
+            assert (batch["labels"][pad] == IGNORE).all()
+
+
+def test_tags_sit_on_first_subtokens_only(encoder):
+    rows = {"tokens": [["anna", "is", "in", "da", "nang", "."]], "tags": [[1, 0, 0, 2, 3, 0]]}
+    assert encode(rows, TASKS["tagging"], encoder, 64).features[0]["labels"] == [IGNORE, 1, 0, 0, 2, 3, 0, IGNORE]
+
+
+def test_answers_point_at_their_tokens(encoder):
+    rows = load_task(TASKS["qa"], train_rows=50)["train"][:]
+    for feature, answer in zip(encode(rows, TASKS["qa"], encoder, 96).features, rows["answers"], strict=True):
+        span = feature["input_ids"][feature["start_positions"] : feature["end_positions"] + 1]
+        assert encoder.decode(span) == answer["text"][0]
+
+
+def test_truncation_is_counted(encoder):
+    rows = load_task(TASKS["sentiment"], train_rows=20)["train"][:]
+    assert encode(rows, TASKS["sentiment"], encoder, 96).truncated == 0
+    cut = encode(rows, TASKS["sentiment"], encoder, 16)
+    assert cut.truncated == 20 and all(len(f["input_ids"]) == 16 for f in cut.features)
+
+
+def test_real_text_never_goes_through_the_word_level_tokenizer(encoder):
+    rows = {"sentence": ["a stirring, funny film"], "label": [1]}
+    with pytest.raises(ValueError, match="not for real text"):
+        encode(rows, TASKS["sst2"], encoder, 64)
+
+
+def test_a_shuffled_loader_repeats_by_seed(encoder):
+    features = [{"input_ids": [i], "attention_mask": [1], "labels": 0} for i in range(20)]
+    orders = [torch.cat([b["input_ids"] for b in batches(features, encoder, 4, seed)]).flatten().tolist() for seed in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2] and sorted(orders[2]) == list(range(20))
+
+
+def write(folder, train, **splits):
+    for name, columns in {"train": train, **splits}.items():
+        Dataset.from_dict(columns).to_parquet(folder / f"{name}.parquet")
+
+
+GOOD = {"sentence": ["a", "b"], "label": [0, 1]}
+
+
+def test_a_folder_of_parquet(tmp_path):
+    write(tmp_path, GOOD, validation=GOOD)
+    data = load_task(TASKS["sst2"], str(tmp_path))
+    assert len(data["train"]) == 2 and evaluation_split(data) == "validation"
+
+
+@pytest.mark.parametrize(
+    ("train", "found"),
+    [
+        ({"text": ["a"], "label": [0]}, r"\['sentence'\] are missing"),
+        ({"sentence": ["a"], "label": [2]}, "expected 0 to 1"),
+        ({"sentence": ["a"], "label": [-1]}, "expected 0 to 1"),
+    ],
+)
+def test_data_that_does_not_fit_raises(tmp_path, train, found):
+    write(tmp_path, train, validation=train)
+    with pytest.raises(ValueError, match=found):
+        load_task(TASKS["sst2"], str(tmp_path))
+
+
+def test_splits_with_different_columns_raise(tmp_path):
+    write(tmp_path, {"text": ["a"], "label": [0]}, validation=GOOD)
+    with pytest.raises(ValueError, match="same columns"):
+        load_task(TASKS["sst2"], str(tmp_path))
+
+
+def test_a_folder_without_data_and_an_unknown_task_raise(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"train\.parquet"):
+        load_task(TASKS["sst2"], str(tmp_path))
+    with pytest.raises(ValueError, match="unknown; there are topic"):
+        find_task("sst3")
+    with pytest.raises(ValueError, match="--data-dir"):
+        load_task(TASKS["sick"])
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("task", ["sst2", "cola", "mrpc", "rte", "qnli", "qqp", "stsb"])
+def test_real_glue_folders_load(task, shared):
+    data = load_task(TASKS[task], str(shared / "data" / "glue" / task), train_rows=32)
+    assert len(data["train"]) == 32 and evaluation_split(data) == "validation"
+
+
+@pytest.mark.real
+def test_real_e2e_and_sick_folders_load(shared):
+    assert evaluation_split(load_task(TASKS["e2e_nlg"], str(shared / "data" / "e2e_nlg"))) == "test"
+    assert evaluation_split(load_task(TASKS["sick"], str(shared / "data" / "sick"))) == "validation"

@@ -1,0 +1,130 @@
+"""Whole runs, cheap ones: LoRA learns, files come back, the same seed gives the same run, mistakes are told early."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import loralib as lora
+from training import TrainSettings, train_model
+from training.base_models import load_base
+from training.compare import draw_comparison, report
+from training.records import read_rows
+from training.tasks import TASKS
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_lora_learns_sentiment_far_beyond_chance_and_comes_back_from_disk(tmp_path):
+    result = train_model("sentiment", method="lora", steps=120, out=str(tmp_path))
+    assert 0.3 < result.start_metric < 0.7  # a random head: near chance
+    assert result.metric > 0.9  # 0.97 at 300 steps; random weights reach 0.86
+    base = load_base(TASKS["sentiment"], seed=99)  # another random head: the file must bring the trained one
+    lora.load_adapter(base.model, tmp_path / "adapter", trainable=False)
+    text = base.tokenizer("the day was lovely . the room was warm and bright .", return_tensors="pt")
+    with torch.no_grad():
+        assert torch.equal(base.model(**text).logits, result.model(**text).logits)
+    assert result.file_bytes < 100_000 and result.trainable == 19_586
+
+
+def test_a_run_folder_holds_what_a_reader_needs(tmp_path):
+    result = train_model("data2text", method="lora", steps=3, eval_rows=20, samples=2, out=str(tmp_path))
+    assert {p.name for p in tmp_path.iterdir()} == {"adapter", "config.json", "curves.png", "modules.txt", "report.md", "rows.jsonl"}
+    assert json.loads((tmp_path / "config.json").read_text())["task"] == "data2text"
+    rows = read_rows(tmp_path / "rows.jsonl")
+    assert [r["step"] for r in rows] == [0, 1, 2, 3] and rows[-1]["eval_loss"] == result.metric
+    assert len(result.samples) == 2 and result.samples[0].reference in (tmp_path / "report.md").read_text()
+    assert result.ceiling < result.metric
+    page = report([result], draw_comparison([result], tmp_path / "c.png"), "make demo", 1.0)
+    assert f"{result.metric:.3f}" in page
+
+
+def test_the_same_seed_is_the_same_run(tmp_path):
+    runs = [train_model("topic", steps=4, eval_rows=40, seed=s, out=str(tmp_path / f"{i}")) for i, s in enumerate((1, 1, 2))]
+    losses = [[r["loss"] for r in run.rows[1:]] for run in runs]
+    assert losses[0] == losses[1] != losses[2]
+    files = [load_file(tmp_path / f"{i}" / "adapter" / "adapter_model.safetensors") for i in range(2)]
+    assert all(torch.equal(files[0][k], files[1][k]) for k in files[0])
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "trainable"),
+    [("nli", "head", 195), ("qa", "head", 130), ("tagging", "head", 260), ("data2text", "head", 9280), ("tagging", "full", 115_908)],
+)
+def test_every_task_and_method_runs_and_trains_what_it_says(task, method, trainable, tmp_path):
+    result = train_model(task, method=method, steps=2, eval_rows=20, samples=0, out=str(tmp_path))
+    assert result.trainable == trainable
+    assert result.rows[-1]["loss"] > 0
+
+
+def test_head_only_on_a_decoder_leaves_the_tied_embedding_alone(tmp_path):
+    before = load_base(TASKS["data2text"]).model.transformer.wte.weight
+    model = train_model("data2text", method="head", steps=2, eval_rows=10, samples=0, out=str(tmp_path)).model
+    assert torch.equal(model.transformer.wte.weight, before) and not torch.equal(model.lm_head.weight, before)
+
+
+def test_random_weights_drop_the_pretraining():
+    kept, dropped = load_base(TASKS["topic"]), load_base(TASKS["topic"], random_weights=True)
+    name = "bert.embeddings.word_embeddings.weight"
+    assert not torch.equal(kept.model.state_dict()[name], dropped.model.state_dict()[name])
+    assert kept.new_modules == ("classifier",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [({"task": "sst3"}, "unknown"), ({"target_modules": "qury"}, "nearest"), ({"r": 0}, "rank")],
+)
+def test_mistakes_are_told_before_any_work(changes, found, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises((ValueError, RuntimeError, OSError), match=found):
+        train_model(changes.pop("task", "tagging"), out=str(out), **changes)
+    assert not out.exists()
+
+
+def command(*words):
+    return subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, timeout=250)
+
+
+def test_the_command_trains_and_merge_writes_a_plain_folder(tmp_path):
+    run, plain = tmp_path / "run", tmp_path / "plain"
+    done = command("training", "--task", "nli", "--steps", "3", "--eval-rows", "30", "--out", str(run))
+    assert done.returncode == 0 and "| nli | lora |" in done.stdout, done.stderr
+    done = command("loralib", "merge", str(ROOT / "training/base_models/encoder"), str(run / "adapter"), "--out", str(plain))
+    assert done.returncode == 0, done.stderr
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(plain), AutoTokenizer.from_pretrained(plain)
+    base = load_base(TASKS["nli"])
+    lora.load_adapter(base.model, run / "adapter", trainable=False)
+    text = tokenizer("anna is in oslo .", "anna was in lima .", return_tensors="pt")
+    torch.testing.assert_close(model(**text).logits, base.model(**text).logits, atol=1e-5, rtol=0)
+
+
+def test_the_command_says_what_is_wrong_in_one_line():
+    done = command("training", "--task", "sst3")
+    assert done.returncode != 0 and "error: task 'sst3' is unknown" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_settings_have_help_for_everyone():
+    done = command("training", "--help")
+    assert done.returncode == 0 and "--data-dir" in done.stdout and "micro-batches" in done.stdout
+    assert TrainSettings().method == "lora"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_rebuilding_a_base_reaches_the_committed_loss(kind):
+    from training.base_models import HERE
+    from training.pretrain import Recipe, pretrain
+
+    committed = json.loads((HERE / kind / "recipe.json").read_text())
+    recipe = Recipe(**committed["recipe"])
+    assert recipe == Recipe(kind), "the committed base was made by another recipe than the default"
+    _, result = pretrain(recipe)
+    name = "mlm" if kind == "encoder" else "lm"
+    assert result[name] == pytest.approx(committed["result"][name], abs=0.05)

@@ -1,0 +1,121 @@
+"""The lessons themselves: they run, their pages are fresh and clean, they keep to the rules, their exercises work."""
+
+import ast
+import inspect
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tutorials import lessons, pages, practice, render
+
+ALL = lessons.all_lessons()
+each_lesson = pytest.mark.parametrize("lesson", ALL, ids=lambda lesson: lesson.number)
+with_exercises = pytest.mark.parametrize("number", [lesson.number for lesson in ALL])
+
+
+@pytest.mark.tutorial
+@pytest.mark.timeout(240)
+@each_lesson
+def test_it_runs_in_a_fresh_process_within_its_memory(lesson, tmp_path):
+    output = tmp_path / "output.txt"
+    command = [sys.executable, "-W", "error::DeprecationWarning:__main__", str(lesson.path.relative_to(lessons.ROOT))]
+    with output.open("w") as file:
+        process = subprocess.Popen(command, cwd=lessons.ROOT, env=lessons.environment(), stdout=file, stderr=file)
+        _, status, used = os.wait4(process.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, output.read_text()[-3000:]
+    stated = float(lesson.facts["Memory"].split()[0])
+    peak = used.ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)  # bytes there, kilobytes on Linux
+    assert peak < stated, f"it used {peak:.2f} GB and its head says {lesson.facts['Memory']}"
+
+
+@each_lesson
+def test_its_page_is_fresh(lesson):
+    assert render.is_fresh(lesson), f"a source changed since the page was made: python -m tutorials render {lesson.number}"
+
+
+@each_lesson
+def test_its_page_is_clean(lesson):
+    page = lesson.page.read_text()
+    assert pages.noise_in(page) == []
+    shown = re.findall(r"!\[(.+?)\]\((\S+?\.png)\)", page)
+    assert shown, "a lesson has at least one picture"
+    assert {name for _, name in shown} == {p.name for p in lesson.page.parent.glob(f"{lesson.path.stem}_*.png")}
+    for title, name in shown:
+        assert " " in title and "Figure(" not in title  # the title states a finding
+        assert (lesson.page.parent / name).stat().st_size <= pages.PICTURE_LIMIT
+
+
+@each_lesson
+def test_links_lead_somewhere(lesson):
+    for target in re.findall(r"\]\((?!https?://|#)([^)\s#]+)", lesson.page.read_text()):
+        assert (lesson.page.parent / target).exists(), f"{lesson.page.name} links to {target}"
+
+
+@each_lesson
+def test_cells_and_functions_are_small(lesson):
+    for cell in lessons.cells(lesson.path.read_text()):
+        assert cell.kind == "markdown" or len(cell.lines) <= 25, f"{len(cell.lines)} lines: {cell.lines[0]}"
+    for node in ast.walk(ast.parse(lesson.path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno + 1 <= 15, f"{node.name} is too long for a lesson"
+
+
+@each_lesson
+def test_every_section_asks_and_checks(lesson):
+    sections = re.split(r"^# ## ", lesson.path.read_text(), flags=re.MULTILINE)[1:]
+    for section in (s for s in sections if re.match(r"\d+\. ", s)):
+        title = section.splitlines()[0]
+        assert "# **Predict:**" in section, f"{title!r} asks for no prediction"
+        checks = re.findall(r"^ *assert .+", section, re.MULTILINE)
+        assert checks and all('"' in check for check in checks), f"{title!r} has no assert, or one without a message"
+
+
+@each_lesson
+def test_it_ends_as_lessons_end(lesson):
+    text = lesson.path.read_text()
+    heads = ["## What could go wrong", "## Exercises", "## Summary", "## On the real thing"]
+    places = [text.find(f"# {head}\n") for head in heads]
+    assert -1 not in places and places == sorted(places)
+    assert "| symptom | likely cause | check |" in text and "Break it on purpose" in text and "**Next:**" in text
+    assert "python -m training --task" in text[places[-1] :]
+    assert re.search(r"seed", text), "draws need a seed"
+
+
+@with_exercises
+def test_solutions_pass_and_stubs_are_unwritten(number):
+    stub, solution = (practice.load(practice.exercise_file(number, kind)) for kind in (False, True))
+    checks = practice.checks(number)
+    assert 2 <= len(checks) <= 4
+    for name, check in checks.items():
+        assert practice.try_one(solution, check) == "right", name
+        with pytest.raises(NotImplementedError):
+            check(stub)
+        assert inspect.signature(getattr(stub, name)) == inspect.signature(getattr(solution, name))
+        assert getattr(stub, name).__doc__.startswith("★"), f"{name}: how hard is it?"
+
+
+@each_lesson
+def test_exercises_are_those_that_the_lesson_names(lesson):
+    named = re.findall(r"^# \d\. ★+ `(\w+)`", lesson.path.read_text(), re.MULTILINE)
+    assert named == list(practice.checks(lesson.number))
+
+
+def test_lessons_never_import_solutions():
+    for lesson in ALL:
+        assert not re.search(r"^\s*(from|import) .*(solutions|exercises)", lesson.path.read_text(), re.MULTILINE)
+
+
+def test_the_glossary_is_about_words_in_use():
+    glossary = (lessons.HERE / "GLOSSARY.md").read_text()
+    text = " ".join(lesson.path.read_text().lower() for lesson in ALL)
+    terms = re.findall(r"^\*\*(.+?)\*\* \((.+?)\)\. ", glossary, re.MULTILINE)
+    assert len(terms) == glossary.count("\n**") and len({term for term, _ in terms}) == len(terms)
+    assert [term for term, _ in terms if term.lower() not in text] == []
+
+
+def test_the_readme_is_up_to_date():
+    readme = (lessons.HERE / "README.md").read_text()
+    assert pages.with_table(readme, ALL) == readme, "python -m tutorials render"
