@@ -61,7 +61,7 @@ def test_pt26_gradient_checkpointing_changes_no_gradient():
 def test_pt32_no_gradient_no_parameter_and_no_number_raise():
     model = nn.ModuleDict({"used": nn.Linear(2, 2), "unused": nn.Linear(2, 2)})
     model["used"](torch.ones(1, 2)).sum().backward()
-    with pytest.raises(RuntimeError, match="unused.weight"):
+    with pytest.raises(RuntimeError, match=r"unused\.weight"):
         assert_all_got_gradients(model)
     with pytest.raises(ValueError, match="no trainable parameter"):
         trainable_parameters(model.requires_grad_(False))

@@ -33,7 +33,14 @@ def test_lora_learns_sentiment_far_beyond_chance_and_comes_back_from_disk(tmp_pa
 
 def test_a_run_folder_holds_what_a_reader_needs(tmp_path):
     result = train_model("data2text", method="lora", steps=3, eval_rows=20, samples=2, out=str(tmp_path))
-    assert {p.name for p in tmp_path.iterdir()} == {"adapter", "config.json", "curves.png", "modules.txt", "report.md", "rows.jsonl"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "adapter",
+        "config.json",
+        "curves.png",
+        "modules.txt",
+        "report.md",
+        "rows.jsonl",
+    }
     assert json.loads((tmp_path / "config.json").read_text())["task"] == "data2text"
     rows = read_rows(tmp_path / "rows.jsonl")
     assert [r["step"] for r in rows] == [0, 1, 2, 3] and rows[-1]["eval_loss"] == result.metric
@@ -53,7 +60,13 @@ def test_the_same_seed_is_the_same_run(tmp_path):
 
 @pytest.mark.parametrize(
     ("task", "method", "trainable"),
-    [("nli", "head", 195), ("qa", "head", 130), ("tagging", "head", 260), ("data2text", "head", 9280), ("tagging", "full", 115_908)],
+    [
+        ("nli", "head", 195),
+        ("qa", "head", 130),
+        ("tagging", "head", 260),
+        ("data2text", "head", 9280),
+        ("tagging", "full", 115_908),
+    ],
 )
 def test_every_task_and_method_runs_and_trains_what_it_says(task, method, trainable, tmp_path):
     result = train_model(task, method=method, steps=2, eval_rows=20, samples=0, out=str(tmp_path))

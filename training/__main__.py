@@ -1,4 +1,4 @@
-"""`python -m training --task ... --method ...`, `python -m training pretrain`, `python -m training demo`."""
+"""`python -m training --task ... --method ...`, and `python -m training demo | conditions | pretrain`."""
 
 import sys
 
@@ -7,6 +7,8 @@ import tyro
 from rich.console import Console
 
 from training.compare import HEADER, table_rows
+from training.conditions_command import ConditionsSettings
+from training.conditions_command import run as conditions
 from training.demo_command import demo
 from training.pretrain_command import PretrainSettings, run
 from training.records import markdown_table
@@ -20,6 +22,8 @@ def main() -> None:
     try:
         if command == "pretrain":
             run(tyro.cli(PretrainSettings, prog="python -m training pretrain", args=sys.argv[2:]))
+        elif command == "conditions":
+            conditions(tyro.cli(ConditionsSettings, prog="python -m training conditions", args=sys.argv[2:]))
         elif command == "demo":
             demo()
         else:

@@ -37,7 +37,7 @@ def find_task(name: str) -> TaskSpec:
 def load_task(spec: TaskSpec, data_dir: str | None = None, seed: int = 0, train_rows: int | None = None) -> Splits:
     """Train and evaluation splits. Small world: `seed` draws the training set; else `train_rows` cuts a shuffled one."""
     if is_world(spec.name) and data_dir is None:
-        return world_tasks.build(spec.name, seed, train_rows)
+        return _plain(world_tasks.build(spec.name, seed, train_rows))
     if data_dir is not None:
         files = {p.stem: str(p) for p in sorted(Path(data_dir).glob("*.parquet"))}
         if "train" not in files:
@@ -52,11 +52,15 @@ def load_task(spec: TaskSpec, data_dir: str | None = None, seed: int = 0, train_
         if not spec.hub:
             raise ValueError(f"task {spec.name!r} has no name on the Hub: give --data-dir FOLDER with parquet files")
         data = load_dataset(spec.hub[0], spec.hub[1] if len(spec.hub) > 1 else None)
-    assert isinstance(data, dict)
+    data = _plain(data)
     _check_columns(data, spec, data_dir or str(spec.hub))
     if train_rows is not None:
         data["train"] = data["train"].shuffle(seed=seed).select(range(min(train_rows, len(data["train"]))))
     return data
+
+
+def _plain(data) -> Splits:
+    return {str(name): rows for name, rows in data.items()}
 
 
 def evaluation_split(data: Splits) -> str:

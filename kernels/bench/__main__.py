@@ -19,6 +19,9 @@ from training.records import COLOURS, markdown_table, save_figure, use_style
 
 HEADER = ("shape", "r", "threads", "ours ms", "peft / ours", "ceiling (peft / bare)", "GFLOP/s", "saved ours", "saved peft")
 
+COLUMNS = ("device", "torch", "git", "dtype", "M", "K", "N", "r", "threads", "contender")
+COLUMNS += ("median_s", "low_s", "high_s", "flops", "saved_bytes")
+
 
 @dataclass(frozen=True)
 class BenchSettings:
@@ -81,7 +84,7 @@ def write_csv(results: list[tuple[int, Result]], device: str, path: Path) -> Non
     revision = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow("device torch git dtype M K N r threads contender median_s low_s high_s flops saved_bytes".split())
+        writer.writerow(COLUMNS)
         for threads, result in results:
             case = result.case
             for name, time in result.times.items():

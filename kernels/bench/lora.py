@@ -55,7 +55,7 @@ def measure(case: Case, rounds: int, device: str) -> Result:
     torch.manual_seed(0)
     dtype = DTYPES[case.dtype]
     base = nn.Sequential(nn.Linear(case.K, case.N))
-    layers = {name: nn.Sequential(nn.Linear(case.K, case.N)) for name in ("bare", "ours", "peft")}
+    layers: dict[str, nn.Module] = {name: nn.Sequential(nn.Linear(case.K, case.N)) for name in ("bare", "ours", "peft")}
     for layer in layers.values():
         layer.load_state_dict(base.state_dict())
         layer.to(device, dtype).requires_grad_(False)

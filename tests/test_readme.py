@@ -1,0 +1,38 @@
+"""The README's commands exist and its Python runs; its links lead somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+FENCED = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.DOTALL)
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z-]+)", TEXT)) - {"are"}
+    assert {"demo", "test", "help", "setup"} <= named and named <= targets, named - targets
+    wanted = "help setup demo test test-oldest lint tutorial tutorials bench book clean"
+    assert set(wanted.split()) <= targets
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("words", sorted(set(re.findall(r"python -m ([\w.]+(?: [a-z]+)?)", TEXT))))
+def test_commands_answer_to_help(words):
+    done = subprocess.run([sys.executable, "-m", *words.split(), "--help"], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert "usage" in (done.stdout + done.stderr).lower(), done.stderr
+
+
+def test_the_python_of_the_readme_runs(tmp_path):
+    code = next(body for language, body in FENCED if language == "python").replace("runs/", f"{tmp_path}/")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "bert.encoder.layer.0.attention.self.query" in done.stdout and "trainable params" in done.stdout
