@@ -39,17 +39,19 @@ class Projection(LoraLayer):
         names = self.running()
         if not names:
             return super().forward(x)
-        y, matrix = self._with(names[0], x, self.matrix(), self.bias), None
-        for name in names[1:]:  # each further adapter adds its branch to a frozen zero of the base
-            matrix = torch.zeros_like(self.matrix()) if matrix is None else matrix
-            y = y + self._with(name, x, matrix, None)
+        slot, matrix = self.slots[names[0]], self.matrix()
+        dropout, parts = slot.dropout if self.training else 0.0, slot.ranges(len(matrix))
+        A, B = self.lora_A[names[0]], self.lora_B[names[0]]
+        y = lora_linear(x, matrix, self.bias, A, B, slot.scaling, dropout, parts)
+        for name in names[1:]:
+            y = y + self._branch(name, x)
         return y
 
-    def _with(self, name: str, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    def _branch(self, name: str, x: Tensor) -> Tensor:
+        """A further active adapter alone, in plain autograd: rare, so simple."""
         slot = self.slots[name]
-        dropout = slot.dropout if self.training else 0.0
-        parts = slot.ranges(matrix.shape[0])
-        return lora_linear(x, matrix, bias, self.lora_A[name], self.lora_B[name], slot.scaling, dropout, parts)
+        A, B = (factor.to(x.dtype) for factor in self.dense_factors(name))
+        return F.linear(F.linear(F.dropout(x, slot.dropout, self.training), A), B) * slot.scaling
 
     def dense_factors(self, name: str) -> tuple[Tensor, Tensor]:
         """(A, B) of an equal plain adapter over the whole output: with parts, B becomes block-shaped (d_out, p·r)."""
