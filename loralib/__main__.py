@@ -38,14 +38,21 @@ def merge(settings: Merge) -> None:
     tensors = read_tensors(settings.adapter)
     if config.task_type not in AUTO:
         sys.exit(f"error: {settings.adapter} has task_type {config.task_type!r}, expected one of {sorted(AUTO)}")
-    labels = next((len(tensors[name]) for name in HEADS if name in tensors), None)
-    options = {} if labels is None else {"num_labels": labels}
-    model = AUTO[config.task_type].from_pretrained(settings.model, **options)
+    tokenizer = settings.adapter if (settings.adapter / "tokenizer_config.json").exists() else settings.model
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer)
+    if (settings.adapter / "config.json").exists():  # `training` keeps it beside the adapter: label names and all
+        options = {"config": transformers.AutoConfig.from_pretrained(settings.adapter)}
+    else:
+        labels = next((len(tensors[name]) for name in HEADS if name in tensors), None)
+        options = {} if labels is None else {"num_labels": labels}
+    model, info = AUTO[config.task_type].from_pretrained(settings.model, output_loading_info=True, **options)
+    random = sorted(set(info["missing_keys"]) - set(tensors))
+    if random:
+        sys.exit(f"error: neither {settings.model} nor {settings.adapter} holds {random[:3]}: the result would be random there")
     report = load_adapter(model, settings.adapter, trainable=False)
     merge_and_unload(model)
     model.save_pretrained(settings.out)
-    tokenizer = settings.adapter if (settings.adapter / "tokenizer_config.json").exists() else settings.model
-    transformers.AutoTokenizer.from_pretrained(tokenizer).save_pretrained(settings.out)
+    tokenizer.save_pretrained(settings.out)
     print(f"{report}; merged {type(model).__name__} written to {settings.out}")
 
 

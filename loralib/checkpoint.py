@@ -22,6 +22,7 @@ from loralib.heads import saved_modules
 from loralib.inject import adapter_configs, add_adapter, delete_adapter
 from loralib.layers import Conv2d, Embedding, Projection
 from loralib.lora_layer import LoraLayer, lora_layers
+from loralib.merge import merged_adapters
 from loralib.peft_config import config_from_peft, config_to_peft
 from loralib.switch import set_active, set_trainable
 
@@ -60,7 +61,7 @@ def save_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "defa
     _refuse_unsaved(model, configs)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = config_to_peft(configs[adapter_name], lora_layers(model), sorted(saved_modules(model)), adapter_name)
+    settings = config_to_peft(configs[adapter_name], lora_layers(model), _heads(model, adapter_name), adapter_name)
     write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     write_atomic(folder / CONFIG, (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode())
     return folder
@@ -75,8 +76,10 @@ def load_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "defa
     model is left without the adapter and AdapterFileError says what was found and expected.
     """
     folder = Path(folder)
+    if merged_adapters(model):
+        raise RuntimeError(f"adapters {merged_adapters(model)} are merged: unmerge(model) before loading another")
     config = read_config(folder)
-    tensors = read_tensors(folder)
+    tensors = _without_base_copies(model, read_tensors(folder), folder / WEIGHTS)
     if config.modules_to_save:  # peft lists names that a model may lack (`classifier`, `score`): the file decides
         there = [n for n in config.modules_to_save if any(f".{n}." in f".{key}" for key in tensors)]
         config = _replace(config, modules_to_save=there)
@@ -86,10 +89,10 @@ def load_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "defa
         raise AdapterFileError(f"{folder / CONFIG} does not fit this {type(model).__name__}: {error}") from error
     try:
         cast = _fill(model, adapter_name, tensors, folder / WEIGHTS)
+        set_active(model, adapter_name)
     except BaseException:
         delete_adapter(model, adapter_name)
         raise
-    set_active(model, adapter_name)
     if trainable or len(adapter_configs(model)) == 1:  # a first adapter freezes the base, as `inject` does
         set_trainable(model, adapter_name if trainable else [])
     return LoadReport(len(tensors), len(tensors), cast)
@@ -117,15 +120,15 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError, ValueError) as error:
         raise AdapterFileError(f"{path}: not a readable safetensors file ({error})") from error
-    if metadata != {"format": "pt"}:
+    if metadata not in (None, {"format": "pt"}):
         raise AdapterFileError(f"{path}: metadata {metadata}, expected {{'format': 'pt'}}: the header is damaged")
     strange = [key for key in tensors if not key.startswith(PREFIX)]
     if strange or not tensors:
         raise AdapterFileError(f"{path}: {len(tensors)} tensors, names without '{PREFIX}': {strange[:3]}")
     for key, tensor in tensors.items():
-        if not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
+        if "lora_" in key and (not tensor.is_floating_point() or tensor.dtype.itemsize < 2):
             raise AdapterFileError(f"{path}: {key} is {tensor.dtype}, expected float16, bfloat16, float32 or float64")
-        if not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise AdapterFileError(f"{path}: {key} has values that are not finite")
     return {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}
 
@@ -162,6 +165,24 @@ def _file_tensors(model: nn.Module, adapter_name: str) -> dict[str, Tensor]:
     return tensors
 
 
+def _heads(model: nn.Module, adapter_name: str) -> list[str]:
+    return sorted(path for path, head in saved_modules(model).items() if adapter_name in head.copies)
+
+
+def _without_base_copies(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """peft stores an adapted embedding's own weight too: it must be the weight that the model has, and adds nothing then."""
+    kept = {}
+    for key, tensor in tensors.items():
+        owner, found, parameter = key.partition(".base_layer.")
+        if not found:
+            kept[key] = tensor
+            continue
+        ours = dict(model.named_parameters(remove_duplicate=False)).get(f"{owner}.{parameter}")
+        if ours is None or ours.shape != tensor.shape or not torch.equal(ours.detach().cpu(), tensor.to(ours.dtype)):
+            raise AdapterFileError(f"{path}: {key} is not the base model's weight: the base was changed with this adapter")
+    return kept
+
+
 def _keys(path: str, layer: LoraLayer) -> tuple[str, str]:
     if isinstance(layer, Embedding):
         return f"{path}.lora_embedding_A", f"{path}.lora_embedding_B"
@@ -187,6 +208,9 @@ def _fill(model: nn.Module, adapter_name: str, tensors: dict[str, Tensor], path:
     ]
     if wrong:
         raise AdapterFileError(f"{path}: {len(wrong)} tensors of wrong shape (r or model differ): {'; '.join(wrong[:2])}")
+    wrong = [k for k, v in expected.items() if v.is_floating_point() != tensors[k].is_floating_point()]
+    if wrong:
+        raise AdapterFileError(f"{path}: {wrong[0]} is {tensors[wrong[0]].dtype}, expected {expected[wrong[0]].dtype}")
     kinds = {t.dtype for k, t in tensors.items() if "lora_" in k}
     if len(kinds) > 1:
         raise AdapterFileError(f"{path}: LoRA tensors of several dtypes {sorted(map(str, kinds))}; one file has one")

@@ -1,6 +1,8 @@
 """What a LoRA adapter is made of. Field names are peft's, so that its files and its users' habits carry over."""
 
+import math
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 
 ALL_LINEAR = "all-linear"
 
@@ -22,7 +24,7 @@ class LoraConfig:
     """list of names (whole, or the end after a dot), one regular expression (matched in full), or `all-linear`"""
     exclude_modules: list[str] | str | None = None
     """names or one regular expression to leave out"""
-    layers_to_transform: list[int] | int | None = None
+    layers_to_transform: list[int] | tuple[int, ...] | int | None = None
     """layer numbers to adapt; None is all"""
     layers_pattern: list[str] | str | None = None
     """name of the list of layers, where a path holds several numbers"""
@@ -38,10 +40,10 @@ class LoraConfig:
     """where the base came from, kept in the file"""
 
     def __post_init__(self):
-        if not isinstance(self.r, int) or isinstance(self.r, bool) or self.r < 1:
+        if not isinstance(self.r, Integral) or isinstance(self.r, bool) or self.r < 1:
             raise ValueError(f"r={self.r!r}: the rank must be a whole number of at least 1")
-        if isinstance(self.lora_alpha, bool) or not isinstance(self.lora_alpha, int | float):
-            raise ValueError(f"lora_alpha={self.lora_alpha!r}: expected a number")
+        if isinstance(self.lora_alpha, bool) or not isinstance(self.lora_alpha, Real) or not math.isfinite(self.lora_alpha):
+            raise ValueError(f"lora_alpha={self.lora_alpha!r}: expected a finite number")
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"lora_dropout={self.lora_dropout!r}: expected a rate in [0, 1)")
         if not self.target_modules:

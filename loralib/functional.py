@@ -28,7 +28,7 @@ def lora_linear(
     `parts` are the column ranges of y that the stacked (A_i, B_i) update; None is one part, all of y.
     The dropout mask is drawn from the global generator of x's device, as `F.dropout` does.
     """
-    keep = torch.empty_like(x, dtype=torch.bool).bernoulli_(1 - dropout) if dropout > 0 else None
+    keep = torch.empty(x.shape, dtype=torch.bool, device=x.device).bernoulli_(1 - dropout) if dropout > 0 else None
     return LoraLinearFunction.apply(x, weight, bias, lora_A, lora_B, scaling, keep, dropout, parts or ((0, weight.shape[0]),))
 
 

@@ -16,6 +16,7 @@ class SavedModule(nn.Module):
         self.original = original
         self.copies = nn.ModuleDict()
         self.active: str | None = None
+        self.active_before_merge: str | None = None
 
     def add(self, adapter_name: str) -> None:
         self.copies[adapter_name] = copy.deepcopy(self.original).requires_grad_(False)
@@ -44,11 +45,15 @@ def put_saved_module(model: nn.Module, path: str, adapter_name: str) -> SavedMod
     """Make the module at `path` a SavedModule (in its parent's place) and add a copy for the adapter."""
     module = model.get_submodule(path)
     if not isinstance(module, SavedModule):
-        parent_path, _, leaf = path.rpartition(".")
         module = SavedModule(module)
-        setattr(model.get_submodule(parent_path), leaf, module)
+        replace_module(model, path, module)
     module.add(adapter_name)
     return module
+
+
+def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, leaf = path.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
 
 
 def saved_modules(model: nn.Module) -> dict[str, SavedModule]:

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from loralib.config import LoraConfig
-from loralib.heads import SavedModule, put_saved_module
-from loralib.layers import to_lora
+from loralib.heads import put_saved_module, replace_module, saved_modules
+from loralib.layers import to_lora, to_plain
 from loralib.lora_layer import LoraLayer, check_adapter_name
 from loralib.matching import heads_to_save, match_targets, name_ends_with
 from loralib.switch import set_active, set_trainable
@@ -81,6 +81,9 @@ def add_adapter(
     parts = {name: _parts_of(name, config) for name in names}
     _check_parts(config, names)
     _check_shapes(model, parts)
+    for name in names:
+        module = model.get_submodule(name)
+        check_adapter_name(adapter_name, module.slots if isinstance(module, LoraLayer) else ())
     rows = []
     for index, name in enumerate(names):
         layer = to_lora(model.get_submodule(name))
@@ -113,7 +116,10 @@ def adapter_configs(model: nn.Module) -> dict[str, LoraConfig]:
 
 
 def delete_adapter(model: nn.Module, adapter_name: str) -> None:
-    """Remove an adapter from every layer and head. RuntimeError while it is merged, KeyError when there is none."""
+    """Remove an adapter from every layer and head; the last one leaves plain layers behind.
+
+    RuntimeError while it is merged, KeyError when there is none of the name.
+    """
     configs = adapter_configs(model)
     if adapter_name not in configs:
         raise KeyError(f"no adapter {adapter_name!r}; there are {sorted(configs)}")
@@ -122,8 +128,13 @@ def delete_adapter(model: nn.Module, adapter_name: str) -> None:
         raise RuntimeError(f"adapter {adapter_name!r} is merged into the weights: unmerge(model) first, then delete it")
     for layer in owners:
         layer.delete_adapter(adapter_name)
-    for module in [m for m in model.modules() if isinstance(m, SavedModule) and adapter_name in m.copies]:
-        module.delete(adapter_name)
+        if not layer.slots:
+            to_plain(layer)
+    for path, head in saved_modules(model).items():
+        if adapter_name in head.copies:
+            head.delete(adapter_name)
+        if not head.copies:
+            replace_module(model, path, head.original)
     del configs[adapter_name]
 
 

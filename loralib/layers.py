@@ -8,7 +8,6 @@ Conv2d: A (r, c_in, kh, kw), B (c_out, r, 1, 1). A starts as torch's Linear does
 embeddings A is zero and B normal, since A holds one row per word and most words are rare.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D as PlainConv1D
@@ -177,7 +176,7 @@ def to_lora(module: nn.Module) -> LoraLayer:
 
 def to_plain(layer: nn.Module) -> None:
     """Take LoRA out in place: the class and the attributes are what they were."""
-    for name in ("lora_A", "lora_B", "slots", "active", "merged", "_unmerged_weight"):
+    for name in ("lora_A", "lora_B", "slots", "active", "merged", "_before_merge"):
         delattr(layer, name)
     layer.__class__ = next(  # pyright: ignore[reportAttributeAccessIssue]
         plain for plain, lora in LORA_CLASSES.items() if isinstance(layer, lora)

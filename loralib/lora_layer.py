@@ -42,7 +42,7 @@ class LoraLayer(nn.Module):
         self.slots: dict[str, Slot] = {}
         self.active: tuple[str, ...] = ()
         self.merged: tuple[str, ...] = ()
-        self._unmerged_weight: Tensor | None = None
+        self._before_merge: tuple[Tensor | None, tuple[str, ...]] = (None, ())  # the weight and what was active
 
     def add_adapter(
         self,
@@ -131,9 +131,15 @@ def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
 
 
 def check_adapter_name(name: str, taken) -> None:
-    """Names become parts of parameter paths: letters, digits, `_` and `-`, not taken, not a dictionary's method."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or hasattr(nn.ParameterDict, name) or hasattr(nn.ModuleDict, name):
-        raise ValueError(f"adapter name {name!r}: use letters, digits, '_' or '-', and no method name such as 'keys'")
+    """Names become parts of parameter paths: letters, digits, `_` and `-`, not taken, not a dictionary's attribute."""
+    if (
+        not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name)
+        or hasattr(nn.ParameterDict(), name)
+        or hasattr(nn.ModuleDict(), name)
+    ):
+        raise ValueError(
+            f"adapter name {name!r}: use letters, digits, '_' or '-', and no attribute of a dictionary such as 'keys'"
+        )
     if name in taken:
         raise ValueError(f"adapter {name!r} exists already; there are {sorted(taken)}. Delete it first or take another name")
 

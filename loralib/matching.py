@@ -9,6 +9,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers.pytorch_utils import Conv1D
 
 from loralib.config import ALL_LINEAR, LoraConfig
+from loralib.heads import SavedModule
 from loralib.layers import LORA_CLASSES
 from loralib.lora_layer import LoraLayer
 
@@ -19,16 +20,17 @@ BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 def match_targets(model: nn.Module, config: LoraConfig) -> list[str]:
     """Paths of the modules to adapt, in model order. Raises ValueError for a name, pattern or layer that matches nothing."""
     heads = heads_to_save(model, config)
-    candidates = [n for n, _ in model.named_modules() if n and not _inside(n, heads) and not _is_lora_part(n)]
+    candidates = [n for n in _model_paths(model) if not _inside(n, heads)]
     targets = config.target_modules
     if targets == ALL_LINEAR:
         output = output_head(model)
         names = [n for n in candidates if isinstance(model.get_submodule(n), nn.Linear | Conv1D) and n != output]
+        names = [n for n in names if not _goes_past_forward(model, n)]
         if not names:
             raise ValueError(f'target_modules="all-linear" found no Linear or Conv1D in {type(model).__name__}')
     else:
         names = _matching(candidates, targets, "target_modules", model)
-        names = _of_layers(names, config)
+    names = _of_layers(names, config)
     if config.exclude_modules is not None:
         out = set(_matching(names, config.exclude_modules, "exclude_modules", model))
         names = [n for n in names if n not in out]
@@ -43,8 +45,13 @@ def heads_to_save(model: nn.Module, config: LoraConfig) -> list[str]:
     """Paths of the modules that are trained and saved whole: `modules_to_save`, or the new heads found by structure."""
     if config.modules_to_save is None:
         return new_heads(model)
-    names = [n for n, _ in model.named_modules() if n and not _is_lora_part(n)]
-    return _matching(names, config.modules_to_save, "modules_to_save", model) if config.modules_to_save else []
+    if not config.modules_to_save:
+        return []
+    found = _matching(_model_paths(model), config.modules_to_save, "modules_to_save", model)
+    heads = [n for n in found if not _inside(n, [other for other in found if other != n])]  # a part is saved with its whole
+    for head in heads:
+        _check_head(model, head)
+    return heads
 
 
 def new_heads(model: nn.Module) -> list[str]:
@@ -98,7 +105,10 @@ def _nothing(name: str, paths: list[str], model: nn.Module) -> str:
 def _of_layers(names: list[str], config: LoraConfig) -> list[str]:
     if config.layers_to_transform is None:
         return names
-    wanted = config.layers_to_transform if isinstance(config.layers_to_transform, list) else [config.layers_to_transform]
+    given = config.layers_to_transform
+    wanted = [given] if isinstance(given, int) else list(given)
+    if not wanted:
+        raise ValueError("layers_to_transform is empty, so nothing would be adapted; None means all layers")
     patterns = config.layers_pattern or r"[^.]*"
     patterns = [patterns] if isinstance(patterns, str) else patterns
     numbers = {n: _layer_number(n, patterns) for n in names}
@@ -119,19 +129,47 @@ def _layer_number(path: str, patterns: list[str]) -> int | None:
 
 def _check_kind(model: nn.Module, name: str) -> None:
     module = model.get_submodule(name)
-    parent = model.get_submodule(name.rpartition(".")[0])
-    if isinstance(parent, BYPASSING) or isinstance(module, NonDynamicallyQuantizableLinear):
-        raise ValueError(
-            f"{name} lies in {type(parent).__name__}, whose fast path reads weights past forward(): LoRA would be a no-op"
-        )
+    if _goes_past_forward(model, name):
+        parent = type(model.get_submodule(name.rpartition(".")[0])).__name__
+        raise ValueError(f"{name} lies in {parent}, whose fast path reads weights past forward(): LoRA would be a no-op")
     if not isinstance(module, LoraLayer) and type(module) not in LORA_CLASSES:
         kinds = ", ".join(c.__name__ for c in LORA_CLASSES)
         raise ValueError(f"{name} is a {type(module).__name__}; LoRA here adapts {kinds}. Name the layers inside it instead")
+    if "weight" not in module._parameters or getattr(module, "max_norm", None) is not None:
+        raise ValueError(
+            f"{name} recomputes its weight (weight_norm, spectral_norm, max_norm): an update to it could not be merged"
+        )
+
+
+def _goes_past_forward(model: nn.Module, name: str) -> bool:
+    module, parent = model.get_submodule(name), model.get_submodule(name.rpartition(".")[0])
+    mamba = "Mamba" in type(parent).__name__ and name.rpartition(".")[2] in ("dt_proj", "out_proj")
+    return mamba or isinstance(parent, BYPASSING) or isinstance(module, NonDynamicallyQuantizableLinear)
+
+
+def _check_head(model: nn.Module, path: str) -> None:
+    module = model.get_submodule(path)
+    if isinstance(module, nn.ModuleList | nn.ModuleDict):
+        raise ValueError(f"modules_to_save: {path} is a {type(module).__name__}, which has no forward: name the modules in it")
+    plain = module.original if isinstance(module, SavedModule) else module
+    if any(isinstance(m, LoraLayer) for m in plain.modules()):
+        raise ValueError(f"modules_to_save: {path} holds LoRA layers of another adapter; train it one way or the other")
+    others = [n for n, m in model.named_modules(remove_duplicate=False) if m is module and n != path]
+    if others:
+        raise ValueError(f"modules_to_save: {path} is also {others}: one copy could not stand in both places")
+
+
+def _model_paths(model: nn.Module) -> list[str]:
+    """Paths of the model's own modules: without the insides of saved heads and LoRA's containers."""
+    hidden = [n for n, m in model.named_modules() if isinstance(m, SavedModule)]
+    paths = []
+    for path, _ in model.named_modules():
+        owner = model.get_submodule(path.rpartition(".")[0])
+        container = isinstance(owner, LoraLayer) and path.rpartition(".")[2] in ("lora_A", "lora_B")
+        if path and not container and not any(path.startswith(h + ".") for h in hidden):
+            paths.append(path)
+    return paths
 
 
 def _inside(path: str, heads: list[str]) -> bool:
     return any(path == head or path.startswith(head + ".") for head in heads)
-
-
-def _is_lora_part(path: str) -> bool:
-    return bool(re.search(r"(^|\.)(lora_A|lora_B|original|copies)(\.|$)", path))

@@ -7,7 +7,7 @@ rounded once. The original weight is kept, so `unmerge` restores its exact bits,
 import torch
 from torch import nn
 
-from loralib.heads import saved_modules
+from loralib.heads import SavedModule, replace_module, saved_modules
 from loralib.layers import to_plain
 from loralib.lora_layer import LoraLayer, lora_layers
 
@@ -18,34 +18,40 @@ def merge(model: nn.Module, names: str | list[str] | None = None) -> list[str]:
     Costs a second copy of each merged weight until `unmerge`. Raises RuntimeError when something is merged already, and
     ValueError for tied weights (the update would change both places) or an update that is not finite.
     """
-    layers = lora_layers(model)
+    layers, heads = lora_layers(model), saved_modules(model)
     if merged_adapters(model):
         raise RuntimeError(f"adapters {merged_adapters(model)} are merged already: unmerge(model) first")
     wanted = [names] if isinstance(names, str) else names
+    known = sorted({n for layer in layers.values() for n in layer.slots})
+    if wanted is not None and (len(set(wanted)) < len(wanted) or not set(wanted) <= set(known)):
+        raise ValueError(f"cannot merge {wanted}: each name once, of {known}")
     plan = {path: [n for n in (layer.active if wanted is None else wanted) if n in layer.slots] for path, layer in layers.items()}
     chosen = list(dict.fromkeys(n for ns in plan.values() for n in ns))
-    if not chosen or set(wanted or []) - set(chosen):
-        known = sorted({n for layer in layers.values() for n in layer.slots})
-        raise ValueError(f"nothing to merge for {wanted if wanted is not None else 'the active adapters'}; there are {known}")
+    if not chosen:
+        raise ValueError(f"no adapter is active, so there is nothing to merge; there are {known}")
+    owners = {path: the_one_owner(path, head, chosen) for path, head in heads.items()}
     _refuse_tied(model, [layers[path] for path, ns in plan.items() if ns])
-    merged = {path: _merged_weight(path, layers[path], ns) for path, ns in plan.items() if ns}
-    for path, weight in merged.items():  # all updates are known to be good before the first weight changes
-        layer = layers[path]
-        layer._unmerged_weight = layer.weight.data
-        layer.weight.data = weight
-        layer.merged = tuple(plan[path])
+    weights = {path: _merged_weight(path, layers[path], ns) for path, ns in plan.items() if ns}
+    for path, layer in layers.items():  # from here on nothing can fail
+        layer._before_merge = (layer.weight.data if path in weights else None, layer.active)
+        layer.weight.data = weights.get(path, layer.weight.data)
+        layer.active = layer.merged = tuple(plan[path])
+    for path, head in heads.items():
+        head.active_before_merge, head.active = head.active, owners[path]
     return chosen
 
 
 def unmerge(model: nn.Module) -> None:
-    """Put the kept weights back, bit for bit. RuntimeError when nothing is merged."""
+    """Put the kept weights back, bit for bit, and make active what was before. RuntimeError when nothing is merged."""
     if not merged_adapters(model):
         raise RuntimeError("nothing is merged, so there is nothing to unmerge")
     for layer in lora_layers(model).values():
-        if layer.merged:
-            assert layer._unmerged_weight is not None
-            layer.weight.data = layer._unmerged_weight.to(layer.weight.device)
-            layer._unmerged_weight, layer.merged = None, ()
+        kept, active = layer._before_merge
+        if kept is not None:
+            layer.weight.data = kept.to(layer.weight.device, layer.weight.dtype)  # the model may have moved since
+        layer._before_merge, layer.merged, layer.active = (None, ()), (), active
+    for head in saved_modules(model).values():
+        head.active = head.active_before_merge
 
 
 def merged_adapters(model: nn.Module) -> list[str]:
@@ -58,40 +64,53 @@ def merge_and_unload(model: nn.Module, names: str | list[str] | None = None) -> 
     """Merge for good and take LoRA out: the same model object, with plain layers and the adapter's own head."""
     if not merged_adapters(model):
         merge(model, names)
-    merged = merged_adapters(model)
+    elif names is not None and set([names] if isinstance(names, str) else names) != set(merged_adapters(model)):
+        raise ValueError(f"{merged_adapters(model)} are merged, not {names}: unmerge(model) first")
+    shared = _shared_pointers(model)
     for layer in lora_layers(model).values():
         to_plain(layer)
     for path, head in saved_modules(model).items():
-        parent, _, leaf = path.rpartition(".")
-        owner = next((n for n in merged if n in head.copies), None)
-        setattr(model.get_submodule(parent), leaf, head.original if owner is None else head.copies[owner])
+        if any(p.data_ptr() in shared for p in head.original.parameters()) and hasattr(model, "config"):
+            setattr(model.config, "tie_word_embeddings", False)  # noqa: B010  # the trained copy is no longer the embedding
+        replace_module(model, path, head.current())
     model.__dict__.pop("peft_config", None)
     return model
+
+
+def the_one_owner(path: str, head: SavedModule, names: list[str]) -> str | None:
+    """Which of the adapters brings its own copy of a head; ValueError when several do."""
+    owners = [n for n in names if n in head.copies]
+    if len(owners) > 1:
+        raise ValueError(f"adapters {owners} each have their own {path}: only one of them can be active at a time")
+    return owners[0] if owners else None
 
 
 def _merged_weight(path: str, layer: LoraLayer, names: list[str]) -> torch.Tensor:
     wide = torch.promote_types(layer.weight.dtype, torch.float32)
     weight = layer.weight.detach().to(wide, copy=True)
     for name in names:
-        delta = layer.delta_weight(name).to(wide)
-        if not torch.isfinite(delta).all():
-            raise ValueError(f"adapter {name!r} at {path} has values that are not finite: nothing was merged")
-        weight += delta
-    return weight.to(layer.weight.dtype)
+        weight += layer.delta_weight(name).to(wide)
+    weight = weight.to(layer.weight.dtype)
+    if not torch.isfinite(weight).all():
+        raise ValueError(f"{names} merged into {path} would not be finite in {weight.dtype}: nothing was merged")
+    return weight
 
 
 def _refuse_tied(model: nn.Module, layers: list[LoraLayer]) -> None:
-    mine = {layer.weight.data_ptr(): layer for layer in layers if layer.weight.device.type != "meta"}
-    owners: dict[int, list[str]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.data_ptr() in mine:
-                owners.setdefault(parameter.data_ptr(), []).append(f"{path}.{name}")
-    for pointer, paths in owners.items():
-        modules = {id(model.get_submodule(p.rpartition(".")[0])) for p in paths}
-        if len(modules) > 1:
+    mine = {layer.weight.data_ptr() for layer in layers if layer.weight.device.type != "meta"}
+    for pointer, paths in _shared_pointers(model).items():
+        if pointer in mine:
             raise ValueError(
                 f"{' and '.join(paths)} share one weight (tied): merging would change them all. "
                 "Untie them first (give one its own copy of the weight), or keep the adapter unmerged"
             )
-        assert pointer in mine
+
+
+def _shared_pointers(model: nn.Module) -> dict[int, list[str]]:
+    """Address of each weight that lies in several modules, with the paths of its owners."""
+    owners: dict[int, dict[int, str]] = {}
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.device.type != "meta" and parameter.numel():
+                owners.setdefault(parameter.data_ptr(), {})[id(module)] = f"{path}.{name}"
+    return {pointer: list(paths.values()) for pointer, paths in owners.items() if len(paths) > 1}

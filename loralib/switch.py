@@ -11,7 +11,7 @@ from torch import nn
 
 from loralib.heads import saved_modules
 from loralib.lora_layer import lora_layers
-from loralib.merge import merge, merged_adapters, unmerge
+from loralib.merge import merge, merged_adapters, the_one_owner, unmerge
 
 
 def set_active(model: nn.Module, names: str | list[str]) -> None:
@@ -21,14 +21,11 @@ def set_active(model: nn.Module, names: str | list[str]) -> None:
     _check_known(model, names)
     if merged_adapters(model):
         raise RuntimeError(f"adapters {merged_adapters(model)} are merged: unmerge(model) before choosing others")
-    for path, head in heads.items():
-        owners = [n for n in names if n in head.copies]
-        if len(owners) > 1:
-            raise ValueError(f"adapters {owners} each have their own {path}: only one of them can be active at a time")
+    owners = {path: the_one_owner(path, head, names) for path, head in heads.items()}
     for layer in layers.values():
         layer.active = tuple(n for n in names if n in layer.slots)
-    for head in heads.values():
-        head.active = next((n for n in names if n in head.copies), None)
+    for path, head in heads.items():
+        head.active = owners[path]
 
 
 def set_trainable(model: nn.Module, names: str | list[str]) -> None:
@@ -48,7 +45,7 @@ def set_trainable(model: nn.Module, names: str | list[str]) -> None:
 
 @contextmanager
 def disable_adapters(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is the base model (`torch.equal`); afterwards everything is as it was."""
+    """Inside, the model is the base model (`torch.equal`); afterwards everything is active that was and still exists."""
     layers, heads = lora_layers(model), saved_modules(model)
     merged = merged_adapters(model)
     if merged:
@@ -63,15 +60,18 @@ def disable_adapters(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for path, layer in layers.items():
-            layer.active = layers_before[path]
+            layer.active = tuple(n for n in layers_before[path] if n in layer.slots)
         for path, head in heads.items():
-            head.active = heads_before[path]
-        if merged:
-            merge(model, merged)
+            head.active = next((n for n in head.copies if n == heads_before[path]), None)
+        left = [n for n in merged if any(n in layer.slots for layer in layers.values())]
+        if left:
+            merge(model, left)
 
 
 def _check_known(model: nn.Module, names: list[str]) -> None:
     known = {n for layer in lora_layers(model).values() for n in layer.slots}
+    if len(set(names)) < len(names):
+        raise ValueError(f"{names}: an adapter is named twice, so its update would count twice")
     unknown = sorted(set(names) - known)
     if unknown:
         raise KeyError(f"no adapter {unknown}; there are {sorted(known)}")

@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import loralib as lora
 from loralib.checkpoint import CONFIG, WEIGHTS, AdapterFileError
@@ -137,6 +138,49 @@ def test_an_adapter_of_another_model_is_refused_and_leaves_no_trace(tmp_path):
     with pytest.raises(AdapterFileError, match="GPT2LMHeadModel"):
         lora.load_adapter(model, folder, trainable=False)
     assert torch.equal(model(tiny.ids()).logits, out) and not any("lora" in n for n, _ in model.named_parameters())
+
+
+def test_a_head_with_whole_number_buffers_comes_back(tmp_path):
+    make = lambda: nn.ModuleDict({"body": nn.Linear(4, 4), "head": nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2))})  # noqa: E731
+    model = make()
+    lora.inject(model, lora.LoraConfig(r=2, target_modules=["body"], modules_to_save=["head"]))
+    model["head"].copies["default"][0].num_batches_tracked += 3
+    lora.save_adapter(model, tmp_path)
+    again = make()
+    lora.load_adapter(again, tmp_path, trainable=False)
+    assert again["head"].copies["default"][0].num_batches_tracked == 3
+
+
+def test_a_file_names_its_own_heads_only(tmp_path):
+    model = tiny.bert()
+    lora.inject(model, lora.LoraConfig(r=2, target_modules=["query"]), "a")
+    lora.add_adapter(model, lora.LoraConfig(r=2, target_modules=["query"], modules_to_save=[]), "b")
+    lora.save_adapter(model, tmp_path, "b")
+    assert json.loads((tmp_path / CONFIG).read_text())["modules_to_save"] is None
+
+
+def test_pefts_copy_of_an_embedding_must_be_the_bases_own(tmp_path):
+    _, folder = saved(tmp_path, tiny.llama, target_modules=["embed_tokens"])
+    weight = tiny.llama().model.embed_tokens.weight.detach()
+    key = "base_model.model.model.embed_tokens.base_layer.weight"
+    for extra, fits in ((weight, True), (weight + 1, False)):
+        save_file(load_file(folder / WEIGHTS) | {key: extra.clone()}, folder / WEIGHTS, metadata={"format": "pt"})
+        if fits:
+            lora.load_adapter(tiny.llama(), folder, trainable=False)
+        else:
+            with pytest.raises(AdapterFileError, match="base was changed"):
+                lora.load_adapter(tiny.llama(), folder, trainable=False)
+
+
+def test_a_failed_load_leaves_the_model_as_it_was(tmp_path):
+    _, folder = saved(tmp_path, tiny.bert)
+    tensors = load_file(folder / WEIGHTS)
+    tensors.popitem()
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    model = tiny.bert()
+    with pytest.raises(AdapterFileError, match="missing"):
+        lora.load_adapter(model, folder, trainable=False)
+    assert set(model.state_dict()) == set(tiny.bert().state_dict())
 
 
 # ---------------------------------------------------------------- 200 damaged files

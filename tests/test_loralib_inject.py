@@ -58,6 +58,9 @@ def test_all_linear_leaves_a_new_task_head_alone_and_trains_it_whole():
         ({"target_modules": ["q_proj"], "enable_lora": {"c_attn": [True]}}, "enable_lora"),
         ({"target_modules": ["self_attn"]}, "Name the layers inside"),
         ({"target_modules": ["norm"]}, "Name the layers inside"),
+        ({"layers_to_transform": []}, "empty"),
+        ({"layers_to_transform": [7]}, r"layers \[7\]"),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["layers"]}, "no forward"),
     ],
 )
 def test_pt32_a_name_that_matches_nothing_raises_and_changes_nothing(setting, found):
@@ -126,7 +129,7 @@ def test_awkward_adapter_names_work(name):
     assert model(tiny.ids()).logits.shape == (3, 3)
 
 
-@pytest.mark.parametrize("name", ["a.b", "", "keys", "pop", "default", "ä"])
+@pytest.mark.parametrize("name", ["a.b", "", "keys", "pop", "default", "ä", "training", "_modules"])
 def test_impossible_adapter_names_raise(name):
     model = tiny.bert()
     lora.inject(model, lora.LoraConfig(r=2))
@@ -145,6 +148,42 @@ def test_deleting_an_adapter_leaves_the_other_and_the_base():
     assert torch.equal(model(tiny.ids()).logits, a)
     lora.delete_adapter(model, "a")
     assert torch.equal(model(tiny.ids()).logits, base)
+    assert set(model.state_dict()) == set(tiny.bert().state_dict())  # the last one leaves plain layers and heads
+
+
+def test_layer_numbers_hold_for_all_linear_too():
+    rows = lora.inject(tiny.llama(), lora.LoraConfig(layers_to_transform=(1,))).rows
+    assert len(rows) == 7 and all("layers.1." in row[0] for row in rows)
+
+
+def test_a_module_may_be_called_original_or_copies():
+    model = nn.ModuleDict({"original": nn.Linear(4, 4), "copies": nn.Linear(4, 4)})
+    assert len(lora.inject(model, lora.LoraConfig(r=2)).rows) == 2
+
+
+def test_weights_that_are_recomputed_are_refused():
+    for layer in (nn.utils.spectral_norm(nn.Linear(4, 4)), nn.Embedding(4, 4, max_norm=1.0)):
+        with pytest.raises(ValueError, match="recomputes"):
+            lora.inject(nn.Sequential(layer), lora.LoraConfig(r=2, target_modules=["0"]))
+
+
+def test_a_head_in_two_places_or_with_lora_inside_is_refused():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model.again = model[1]
+    with pytest.raises(ValueError, match="also"):
+        lora.inject(model, lora.LoraConfig(r=2, target_modules=["0"], modules_to_save=["1"]))
+    bert = tiny.bert()
+    lora.inject(bert, lora.LoraConfig(r=2, target_modules=["classifier"], modules_to_save=[]), "a")
+    with pytest.raises(ValueError, match="holds LoRA"):
+        lora.add_adapter(bert, lora.LoraConfig(r=2, target_modules=["query"], modules_to_save=["classifier"]), "b")
+
+
+def test_a_model_built_by_hand_takes_a_second_adapter_and_refuses_the_same_name():
+    model = nn.Sequential(nn.Linear(4, 4), lora.Linear(4, 4, r=2))
+    with pytest.raises(ValueError, match="exists already"):
+        lora.inject(model, lora.LoraConfig(r=2))
+    assert type(model[0]) is nn.Linear
+    lora.inject(model, lora.LoraConfig(r=2), "second")
 
 
 def test_heads_belong_to_adapters():

@@ -192,6 +192,13 @@ def test_two_active_adapters_add_up():
     torch.testing.assert_close(model(x), base + alone["a"] + alone["b"], atol=1e-5, rtol=1e-5)
 
 
+def test_dropout_on_an_input_that_is_not_contiguous():
+    model = One(nn.Linear(6, 5))
+    lora.inject(model, lora.LoraConfig(r=2, lora_dropout=0.5, target_modules=["layer"], init_lora_weights=False))
+    model(torch.randn(3, 4, 6).transpose(0, 1)).sum().backward()
+    assert model.layer.lora_A["default"].grad.any()
+
+
 def test_pickle_and_deepcopy_keep_the_layer(tmp_path):
     import copy
 

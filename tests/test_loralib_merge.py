@@ -138,7 +138,7 @@ def test_an_update_that_is_not_finite_merges_nothing():
     layers = list(lora.lora_layers(model).values())
     layers[-1].lora_A["default"].data[0, 0] = float("nan")
     before = layers[0].weight.clone()
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="not be finite"):
         lora.merge(model)
     assert torch.equal(layers[0].weight, before)
 
@@ -150,3 +150,78 @@ def test_merging_an_unknown_or_no_adapter_raises():
     lora.set_active(model, [])
     with pytest.raises(ValueError, match="nothing to merge"):
         lora.merge(model)
+    with pytest.raises(ValueError, match="once"):
+        lora.merge(model, ["default", "default"])
+
+
+def two_adapters():
+    model = tiny.bert()
+    for name in "ab":
+        lora.add_adapter(model, lora.LoraConfig(r=2, target_modules=["query"]), name)
+    tiny.randomise_lora(model)
+    return model
+
+
+def test_merging_an_adapter_that_is_not_active_brings_its_own_head_and_goes_back():
+    model = two_adapters()
+    lora.set_active(model, "b")
+    wanted = model(tiny.ids()).logits
+    lora.set_active(model, "a")
+    before = model(tiny.ids()).logits
+    lora.merge(model, "b")
+    torch.testing.assert_close(model(tiny.ids()).logits, wanted, atol=1e-5, rtol=0)
+    lora.unmerge(model)
+    assert torch.equal(model(tiny.ids()).logits, before)
+    with pytest.raises(ValueError, match="only one"):
+        lora.merge(model, ["a", "b"])
+    lora.merge(model, "a")
+    with pytest.raises(ValueError, match="unmerge"):
+        lora.merge_and_unload(model, "b")
+
+
+def test_merging_one_of_two_active_adapters_merges_that_one_alone():
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    lora.add_adapter(model, lora.LoraConfig(r=2, target_modules=["0"], init_lora_weights=False), "a")
+    lora.add_adapter(model, lora.LoraConfig(r=2, target_modules=["0", "2"], init_lora_weights=False), "b")
+    x = torch.randn(3, 8)
+    lora.set_active(model, "a")
+    wanted = model(x)
+    lora.set_active(model, ["a", "b"])
+    lora.merge(model, "a")
+    torch.testing.assert_close(model.eval()(x), wanted, atol=1e-5, rtol=0)
+
+
+def test_a_sum_that_overflows_the_bases_dtype_merges_nothing():
+    model = nn.Sequential(nn.Linear(8, 8)).half()
+    lora.inject(model, lora.LoraConfig(r=2, target_modules=["0"]))
+    model[0].lora_B["default"].data.fill_(1e7)
+    with pytest.raises(ValueError, match="not be finite"):
+        lora.merge(model)
+
+
+def test_unmerge_follows_a_model_that_changed_its_dtype():
+    model = adapted()
+    lora.merge(model)
+    model.double()
+    lora.unmerge(model)
+    assert model(tiny.ids()).logits.dtype == torch.float64
+
+
+def test_an_adapter_named_twice_or_deleted_while_off():
+    model = adapted()
+    with pytest.raises(ValueError, match="twice"):
+        lora.set_active(model, ["default", "default"])
+    lora.add_adapter(model, lora.LoraConfig(r=2), "other")
+    with lora.disable_adapters(model):
+        lora.delete_adapter(model, "default")
+    assert model(tiny.ids()).logits.isfinite().all()
+
+
+def test_an_untied_trained_word_head_stays_untied_after_unloading():
+    model = tiny.gpt2()
+    lora.inject(model, lora.LoraConfig(r=2, target_modules=["c_attn"], modules_to_save=["lm_head"]))
+    tiny.randomise_lora(model)
+    before = model(tiny.ids()).logits
+    lora.merge_and_unload(model)
+    model.tie_weights()
+    torch.testing.assert_close(model(tiny.ids()).logits, before, atol=1e-5, rtol=0)

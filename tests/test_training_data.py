@@ -1,10 +1,13 @@
 """From task names to batches: labels where they belong, clear errors for data that does not fit."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
+from training import metrics
 from training.base_models import SMALL
 from training.data import IGNORE, batches, encode, evaluation_split, find_task, load_task
 from training.tasks import TASKS
@@ -53,6 +56,27 @@ def test_answers_point_at_their_tokens(encoder):
         assert encoder.decode(span) == answer["text"][0]
 
 
+def test_answers_that_are_cut_off_are_never_right(encoder):
+    """Else a model that always points at token 0 would score better, the more text is cut."""
+    rows = load_task(TASKS["qa"], train_rows=30)["train"][:]
+    batch = next(iter(batches(encode(rows, TASKS["qa"], encoder, 8).features, encoder, 30, None)))
+    lost = int((batch["start_positions"] == IGNORE).sum())
+    logits = torch.zeros(batch["input_ids"].shape)
+    perfect = SimpleNamespace(
+        start_logits=logits.scatter(1, batch["start_positions"].clamp_min(0)[:, None], 9.0),
+        end_logits=logits.scatter(1, batch["end_positions"].clamp_min(0)[:, None], 9.0),
+    )
+    assert lost > 10 and metrics.exact_match([perfect], [batch]) == pytest.approx((30 - lost) / 30)
+    assert metrics.answer_count("qa", batch) == 30 - lost
+
+
+def test_entities_that_are_cut_off_count_as_not_found(encoder):
+    rows = {"tokens": [["anna", "is", "in", "da", "nang", "."]], "tags": [[1, 0, 0, 2, 3, 0]]}
+    batch = next(iter(batches(encode(rows, TASKS["tagging"], encoder, 4).features, encoder, 1, None)))
+    perfect = SimpleNamespace(logits=torch.nn.functional.one_hot(batch["labels"].clamp_min(0), 4).float())
+    assert metrics.score(TASKS["tagging"], [perfect], [batch]) == pytest.approx(2 / 3)  # one of two found
+
+
 def test_truncation_is_counted(encoder):
     rows = load_task(TASKS["sentiment"], train_rows=20)["train"][:]
     assert encode(rows, TASKS["sentiment"], encoder, 96).truncated == 0
@@ -92,6 +116,7 @@ def test_a_folder_of_parquet(tmp_path):
         ({"text": ["a"], "label": [0]}, r"\['sentence'\] are missing"),
         ({"sentence": ["a"], "label": [2]}, "expected 0 to 1"),
         ({"sentence": ["a"], "label": [-1]}, "expected 0 to 1"),
+        ({"sentence": [None, "a"], "label": [0, 1]}, "1 of 2 rows have no sentence"),
     ],
 )
 def test_data_that_does_not_fit_raises(tmp_path, train, found):
@@ -103,6 +128,12 @@ def test_data_that_does_not_fit_raises(tmp_path, train, found):
 def test_splits_with_different_columns_raise(tmp_path):
     write(tmp_path, {"text": ["a"], "label": [0]}, validation=GOOD)
     with pytest.raises(ValueError, match="same columns"):
+        load_task(TASKS["sst2"], str(tmp_path))
+
+
+def test_a_folder_without_an_evaluation_split_raises(tmp_path):
+    write(tmp_path, GOOD)
+    with pytest.raises(ValueError, match="to evaluate on"):
         load_task(TASKS["sst2"], str(tmp_path))
 
 

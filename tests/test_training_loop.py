@@ -156,6 +156,7 @@ def test_span_f1():
 
 
 def test_qa_loss_counts_rows_and_tagging_counts_tags():
-    batch = {"input_ids": torch.zeros(3, 5), "labels": torch.tensor([[1, -100], [1, 1], [-100, -100]])}
-    assert metrics.answer_count("qa", batch) == 3 and metrics.answer_count("tagging", batch) == 3
+    labels, starts = torch.tensor([[1, -100], [1, 1], [-100, -100]]), torch.tensor([4, 0, -100])
+    batch = {"input_ids": torch.zeros(3, 5), "labels": labels, "start_positions": starts}
+    assert metrics.answer_count("qa", batch) == 2 and metrics.answer_count("tagging", batch) == 3
     assert metrics.answer_count("generation", batch) == 1

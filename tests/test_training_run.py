@@ -1,6 +1,7 @@
 """Whole runs, cheap ones: LoRA learns, files come back, the same seed gives the same run, mistakes are told early."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import loralib as lora
 from training import TrainSettings, train_model
 from training.base_models import load_base
 from training.compare import draw_comparison, report
+from training.data import batches, encode, load_task
 from training.records import read_rows
 from training.tasks import TASKS
 
@@ -80,6 +82,39 @@ def test_head_only_on_a_decoder_leaves_the_tied_embedding_alone(tmp_path):
     assert torch.equal(model.transformer.wte.weight, before) and not torch.equal(model.lm_head.weight, before)
 
 
+def test_two_precisions_in_one_process_and_the_model_comes_back_plain(tmp_path):
+    for precision in ("no", "bf16"):
+        result = train_model("sentiment", steps=2, eval_rows=20, mixed_precision=precision, out=str(tmp_path))
+        base = load_base(TASKS["sentiment"])
+        lora.load_adapter(base.model, tmp_path / "adapter", trainable=False)
+        text = base.tokenizer("the day was lovely .", return_tensors="pt")
+        with torch.no_grad():
+            assert torch.equal(base.model(**text).logits, result.model(**text).logits)
+
+
+def test_a_tokenizer_without_a_pad_token_pads_with_what_the_model_knows(tmp_path):
+    """Pooling finds the last real token by the pad id: accuracy must not depend on how rows are batched."""
+    shutil.copytree(ROOT / "training/base_models/decoder", tmp_path / "decoder")
+    settings = tmp_path / "decoder" / "tokenizer_config.json"
+    settings.write_text(json.dumps({k: v for k, v in json.loads(settings.read_text()).items() if k != "pad_token"}))
+    config = tmp_path / "decoder" / "config.json"
+    config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "pad_token_id"}))
+    base = load_base(TASKS["sentiment"], str(tmp_path / "decoder"))
+    rows = load_task(TASKS["sentiment"])["test"].select(range(12))
+    features = encode(rows[:], TASKS["sentiment"], base.tokenizer, 96).features
+    with torch.no_grad():
+        logits = [
+            torch.cat(
+                [
+                    base.model(b["input_ids"], attention_mask=b["attention_mask"]).logits
+                    for b in batches(features, base.tokenizer, n, None)
+                ]
+            )
+            for n in (1, 12)
+        ]
+    torch.testing.assert_close(logits[0], logits[1], atol=1e-4, rtol=0)
+
+
 def test_random_weights_drop_the_pretraining():
     kept, dropped = load_base(TASKS["topic"]), load_base(TASKS["topic"], random_weights=True)
     name = "bert.embeddings.word_embeddings.weight"
@@ -89,7 +124,13 @@ def test_random_weights_drop_the_pretraining():
 
 @pytest.mark.parametrize(
     ("changes", "found"),
-    [({"task": "sst3"}, "unknown"), ({"target_modules": "qury"}, "nearest"), ({"r": 0}, "rank")],
+    [
+        ({"task": "sst3"}, "unknown"),
+        ({"target_modules": "qury"}, "nearest"),
+        ({"r": 0}, "rank"),
+        ({"steps": 0}, "at least 1"),
+        ({"learning_rate": 0.0}, "more than 0"),
+    ],
 )
 def test_mistakes_are_told_before_any_work(changes, found, tmp_path):
     out = tmp_path / "run"

@@ -1,5 +1,6 @@
 """RUNS: data, base models, the one loop, metrics and records."""
 
-from training.run import TrainResult, TrainSettings, train_model
+from training.run import TrainResult, train_model
+from training.settings import TrainSettings
 
 __all__ = ["TrainResult", "TrainSettings", "train_model"]

@@ -12,7 +12,8 @@ from training.conditions_command import run as conditions
 from training.demo_command import demo
 from training.pretrain_command import PretrainSettings, run
 from training.records import markdown_table
-from training.run import TrainSettings, train_model
+from training.run import train_model
+from training.settings import TrainSettings
 
 
 def main() -> None:

@@ -59,8 +59,10 @@ def load_base(spec: TaskSpec, name: str | None = None, seed: int = 0, random_wei
     if spec.kind == "regression":
         settings["problem_type"] = "regression"
     config = AutoConfig.from_pretrained(source, **settings)
-    if config.pad_token_id is None and tokenizer.pad_token_id is None:
-        config.pad_token_id = config.eos_token_id
+    if tokenizer.pad_token is None:  # Llama, GPT-2: pad with the end of text, and let the model know
+        tokenizer.pad_token = tokenizer.eos_token
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id
     auto = AUTO[spec.kind]
     with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
         torch.manual_seed(seed)

@@ -13,10 +13,12 @@ from datasets.exceptions import DatasetGenerationError
 from torch.utils.data import DataLoader
 
 from training import world_tasks
+from training.metrics import spans
 from training.tasks import TASKS, TaskSpec, is_world
 
 Splits = dict[str, Dataset]
 IGNORE = -100
+EVALUATED = ("validation", "validation_matched", "test")
 PROMPT_END = " =>"
 
 
@@ -67,22 +69,27 @@ def evaluation_split(data: Splits) -> str:
     """The split that a result is reported on: the small world's test set, else validation, else test."""
     if "bayes" in data["train"].column_names or "log_p" in data["train"].column_names:
         return "test"
-    return next(name for name in ("validation", "validation_matched", "test") if name in data)
+    return next(name for name in EVALUATED if name in data)
 
 
 def _check_columns(data: Splits, spec: TaskSpec, where: str) -> None:
+    if not any(name in data for name in EVALUATED):
+        raise ValueError(f"{where}: only {sorted(data)}; there must be a split to evaluate on, one of {', '.join(EVALUATED)}")
     for split, rows in data.items():
         absent = [c for c in (*spec.inputs, spec.target) if c not in rows.column_names]
         if absent:
             raise ValueError(f"{where} {split}: columns {absent} are missing, found {rows.column_names} (task {spec.name})")
         if len(rows) == 0:
             raise ValueError(f"{where} {split}: no rows")
-    if spec.kind == "classification":
-        found = set(data["train"][spec.target])
+        for column in (*spec.inputs, spec.target):
+            empty = sum(value is None or value != value for value in rows[column])
+            if empty:
+                raise ValueError(f"{where} {split}: {empty} of {len(rows)} rows have no {column}")
+    for split in ("train", evaluation_split(data)):  # the Hub's GLUE test splits have labels of -1 and are not used
+        found = set(data[split][spec.target]) if spec.kind == "classification" else set()
         if not found <= set(range(len(spec.labels))):
-            raise ValueError(
-                f"{where}: labels {sorted(found)[:5]}, expected 0 to {len(spec.labels) - 1} ({', '.join(spec.labels)})"
-            )
+            expected = f"0 to {len(spec.labels) - 1} ({', '.join(spec.labels)})"
+            raise ValueError(f"{where} {split}: labels {sorted(found)[:5]}, expected {expected}")
 
 
 def encode(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
@@ -96,13 +103,16 @@ def encode(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
 def batches(features: list[dict], tokenizer, batch_size: int, seed: int | None) -> DataLoader:
     """A loader of padded batches; `seed` shuffles (a new order each epoch), None keeps the order."""
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            "the tokenizer has no pad token: set tokenizer.pad_token, as load_base does, and tell the model's config"
+        )
     return DataLoader(
         features,  # pyright: ignore[reportArgumentType]
         batch_size,
         shuffle=seed is not None,
         generator=generator,
-        collate_fn=lambda rows: _pad(rows, pad),
+        collate_fn=lambda rows: _pad(rows, tokenizer.pad_token_id),
     )
 
 
@@ -133,9 +143,10 @@ def _texts(rows, spec: TaskSpec) -> list[list[str]]:
 def _encode_labels(rows, spec, tokenizer, max_length):
     columns = _texts(rows, spec)
     encoded = tokenizer(*columns, truncation=True, max_length=max_length)
+    whole = tokenizer(*columns, verbose=False)["input_ids"]
     wanted = [float(y) if spec.kind == "regression" else int(y) for y in rows[spec.target]]
     features = [{**_row(encoded, i), "labels": label} for i, label in enumerate(wanted)]
-    return features, sum(len(f["input_ids"]) == max_length for f in features)
+    return features, sum(len(ids) > max_length for ids in whole)
 
 
 def _encode_tags(rows, spec, tokenizer, max_length):
@@ -145,13 +156,18 @@ def _encode_tags(rows, spec, tokenizer, max_length):
         words = encoded.word_ids(i)
         first = [w is not None and w != before for before, w in zip([None, *words], words, strict=False)]
         labels = [tags[w] if new else IGNORE for w, new in zip(words, first, strict=True)]
-        truncated += max((w for w in words if w is not None), default=-1) + 1 < len(tags)
-        features.append({**_row(encoded, i), "labels": labels})
+        kept = max((w for w in words if w is not None), default=-1) + 1
+        truncated += kept < len(tags)
+        all_spans, seen = (spans([spec.labels[t] for t in part]) for part in (tags, tags[:kept]))
+        features.append({**_row(encoded, i), "labels": labels, "lost_spans": len(all_spans - seen)})
     return features, truncated
 
 
 def _encode_answers(rows, spec, tokenizer, max_length):
-    """Context first, question second, as the small world's remarks follow their passage. Answers that were cut off point at 0."""
+    """Context first, question second, as the small world's remarks follow their passage.
+
+    An answer that was cut off gets the label -100: nothing to learn from, and wrong whatever the model says.
+    """
     encoded = tokenizer(*_texts(rows, spec), truncation="only_first", max_length=max_length, return_offsets_mapping=True)
     features, truncated = [], 0
     for i, answer in enumerate(rows[spec.target]):
@@ -162,7 +178,7 @@ def _encode_answers(rows, spec, tokenizer, max_length):
             if part == 0 and a < end and b > begin
         ]
         truncated += not inside
-        start, stop = (inside[0], inside[-1]) if inside else (0, 0)
+        start, stop = (inside[0], inside[-1]) if inside else (IGNORE, IGNORE)
         features.append({**_row(encoded, i), "start_positions": start, "end_positions": stop})
     return features, truncated
 

@@ -26,9 +26,9 @@ def generate_samples(model, tokenizer, rows, spec: TaskSpec, count: int, max_new
     for prompt, reference in list(first.items())[:count]:
         ids = tokenizer(prompt + PROMPT_END, return_tensors="pt")["input_ids"].to(model.device)
         room = min(max_new_tokens, tokenizer.model_max_length - ids.shape[1])
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        mask = torch.ones_like(ids)
-        out = model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=room, pad_token_id=pad)
+        out = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=room, pad_token_id=tokenizer.pad_token_id
+        )
         text = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
         samples.append(Sample(prompt, text.strip(), reference))
     return samples

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import get_scheduler
@@ -58,7 +59,9 @@ def train(
     Returns the last row. Raises when nothing is trainable, when a trainable parameter gets no gradient, or when the loss
     is not finite.
     """
-    accelerator = accelerator or Accelerator(mixed_precision=settings.mixed_precision)
+    if accelerator is None:
+        AcceleratorState._reset_state()  # a process may train several times, with different precisions
+        accelerator = Accelerator(mixed_precision=settings.mixed_precision)
     parameters = trainable_parameters(model)
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     warmup = round(settings.warmup_share * settings.steps)
@@ -86,7 +89,7 @@ def train(
             row |= evaluate()
             model.train()
         on_row(row)
-    model.eval()
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
     return row
 
 

@@ -1,5 +1,6 @@
 """Three ways to adapt a base: all weights, the head alone, or LoRA. Each says what it trains and writes just that."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,8 +54,9 @@ def apply_method(name: str, base: Base, spec: TaskSpec, config: loralib.LoraConf
 
 
 def save_method(name: str, model: nn.Module, folder: Path) -> int:
-    """Write what the method trained; returns the bytes of the weights file."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write what the method trained, in place of what an earlier run left there; returns the bytes of the weights file."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     if name == "lora":
         loralib.save_adapter(model, folder)
         return (folder / WEIGHTS).stat().st_size

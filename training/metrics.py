@@ -15,8 +15,8 @@ from training.tasks import TaskSpec
 def loss_sum(kind: str, outputs, batch: dict[str, Tensor]) -> Tensor:
     """The summed loss of one batch; divided by `answer_count` it is the mean. Token losses skip the label -100."""
     if kind == "qa":
-        starts = F.cross_entropy(outputs.start_logits, batch["start_positions"], reduction="sum")
-        ends = F.cross_entropy(outputs.end_logits, batch["end_positions"], reduction="sum")
+        starts = F.cross_entropy(_wide(outputs.start_logits), batch["start_positions"], reduction="sum")
+        ends = F.cross_entropy(_wide(outputs.end_logits), batch["end_positions"], reduction="sum")
         return (starts + ends) / 2
     logits, labels = outputs.logits, batch["labels"]
     if kind == "regression":
@@ -32,6 +32,8 @@ def answer_count(kind: str, batch: dict[str, Tensor]) -> int:
         return int((batch["labels"][:, 1:] != -100).sum())
     if kind == "tagging":
         return int((batch["labels"] != -100).sum())
+    if kind == "qa":
+        return int((batch["start_positions"] != -100).sum())
     return len(batch["input_ids"])
 
 
@@ -42,7 +44,7 @@ def score(spec: TaskSpec, outputs: list, batches: list[dict[str, Tensor]]) -> fl
     if spec.kind == "tagging":
         rows = [(row, b["labels"][i]) for o, b in zip(outputs, batches, strict=True) for i, row in enumerate(o.logits.argmax(-1))]
         pairs = [(_tags(p, y, spec.labels), _tags(y, y, spec.labels)) for p, y in rows]
-        return span_f1([p for p, _ in pairs], [y for _, y in pairs])
+        return span_f1([p for p, _ in pairs], [y for _, y in pairs], lost=int(sum(b["lost_spans"].sum() for b in batches)))
     truth = torch.cat([b["labels"] for b in batches]).numpy()
     if spec.kind == "regression":
         guess = torch.cat([o.logits.squeeze(-1) for o in outputs]).float().numpy()
@@ -57,7 +59,7 @@ def score(spec: TaskSpec, outputs: list, batches: list[dict[str, Tensor]]) -> fl
 
 
 def exact_match(outputs: list, batches: list[dict[str, Tensor]]) -> float:
-    """Share of the answers whose first and last token are both right."""
+    """Share of the answers whose first and last token are both right. An answer that was cut off (-100) is never right."""
     right = [
         (o.start_logits.argmax(-1) == b["start_positions"]) & (o.end_logits.argmax(-1) == b["end_positions"])
         for o, b in zip(outputs, batches, strict=True)
@@ -65,9 +67,13 @@ def exact_match(outputs: list, batches: list[dict[str, Tensor]]) -> float:
     return torch.cat(right).float().mean().item()
 
 
-def span_f1(guesses: list[list[str]], truths: list[list[str]]) -> float:
-    """Micro F1 over whole entities (CoNLL-2003): a span counts when its type and both ends are right. 0.0 without a hit."""
-    hits = found = wanted = 0
+def span_f1(guesses: list[list[str]], truths: list[list[str]], lost: int = 0) -> float:
+    """Micro F1 over whole entities (CoNLL-2003): a span counts when its type and both ends are right. 0.0 without a hit.
+
+    `lost` spans stood in text that was cut off: they were to be found and were not.
+    """
+    hits = found = 0
+    wanted = lost
     for guess, truth in zip(guesses, truths, strict=True):
         a, b = spans(guess), spans(truth)
         hits, found, wanted = hits + len(a & b), found + len(a), wanted + len(b)

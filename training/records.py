@@ -57,6 +57,7 @@ class Recorder:
     """Starts a run folder with its settings and the table of what trains, and keeps every row in memory and on disk."""
 
     def __init__(self, folder: Path, settings: dict, modules: str):
+        self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "config.json", settings)
         (folder / "modules.txt").write_text(modules + "\n")

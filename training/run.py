@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -19,55 +19,9 @@ from training.data import batches, encode, evaluation_split, find_task, forever,
 from training.generation import Sample, generate_samples
 from training.methods import SMALL_MODEL, apply_method, default_learning_rate, save_method
 from training.records import Recorder, draw_curves, file_size, markdown_table
+from training.settings import TrainSettings
 from training.tasks import TaskSpec
 from training.world_tasks import ceiling
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """Fine-tune a base model on one task."""
-
-    task: str = "sentiment"
-    """small world: topic, sentiment, nli, tagging, qa, data2text; real: sst2, cola, mrpc, rte, qnli, qqp, mnli, stsb, sick,
-    e2e_nlg"""
-    model: str | None = None
-    """encoder or decoder (the committed small bases; None picks by task), a folder, or a Hub name"""
-    method: Literal["full", "head", "lora"] = "lora"
-    """what trains: all weights, the head alone, or LoRA and the head"""
-    data_dir: str | None = None
-    """folder with train.parquet and validation.parquet (or test.parquet), columns as on the Hub"""
-    steps: int = 300
-    batch_size: int = 16
-    learning_rate: float | None = None
-    """None: the method's default for the model's size (small / large): full 1e-3 / 5e-5, head 1e-2 / 1e-3, lora 5e-3 / 5e-4"""
-    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
-    warmup_share: float = 0.06
-    weight_decay: float = 0.0
-    accumulation: int = 1
-    """micro-batches of batch_size per step"""
-    max_grad_norm: float = 1.0
-    max_length: int = 128
-    """longer texts are cut, and the run says how many"""
-    eval_every: int = 100
-    eval_rows: int | None = None
-    """evaluate on the first so many rows only; None is all"""
-    train_rows: int | None = None
-    seed: int = 0
-    """draws the training set (small world), the new head, LoRA's start and the order of the batches"""
-    random_weights: bool = False
-    """drop the pretraining and keep the shape: the control that shows what pretraining is worth"""
-    r: int = 8
-    lora_alpha: float = 16
-    lora_dropout: float = 0.0
-    target_modules: str = "all-linear"
-    """`all-linear`, or names joined by commas"""
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    threads: int | None = None
-    """torch threads; None is 1 for models under 5 M parameters (two were slower) and torch's own choice above"""
-    samples: int = 3
-    """generation tasks: how many prompts to continue at the end"""
-    out: str | None = None
-    """run folder; None is runs/TASK-METHOD"""
 
 
 @dataclass(frozen=True)
@@ -122,7 +76,14 @@ def _train(settings: TrainSettings, spec: TaskSpec, data, base: Base) -> TrainRe
     test_loader = batches(test_set.features, base.tokenizer, 64, None)
     loader = batches(train_set.features, base.tokenizer, settings.batch_size, settings.seed)
     objective = objective_of(spec.kind)
-    start = evaluate(base.model, test_loader, spec)
+
+    def measure() -> dict[str, float]:
+        device = next(base.model.parameters()).device.type
+        precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.mixed_precision)
+        with torch.autocast(device, dtype=precision, enabled=precision is not None):
+            return evaluate(base.model, test_loader, spec)
+
+    start = measure()
     recorder.keep({"step": 0, **start})
     with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
         kept = _saved_bytes(base.model, next(iter(loader)), objective)
@@ -132,13 +93,24 @@ def _train(settings: TrainSettings, spec: TaskSpec, data, base: Base) -> TrainRe
             forever(loader),
             objective,
             _loop_settings(settings, base),
-            lambda: evaluate(base.model, test_loader, spec),
+            measure,
             recorder.keep,
         )
     file_bytes = save_method(settings.method, base.model, folder / "adapter")
     base.tokenizer.save_pretrained(folder / "adapter")
+    base.model.config.save_pretrained(folder / "adapter")
+    samples = generate_samples(base.model, base.tokenizer, held_out, spec, settings.samples) if spec.kind == "generation" else []
+    result = _result(settings, spec, held_out, base, recorder, (start, end), (file_bytes, kept), samples)
+    title = f"{spec.name}, {settings.method}: {spec.metric} {result.start_metric:.3f} → {result.metric:.3f}"
+    draw_curves(recorder.rows, _metric_key(spec), title, folder / "curves.png", result.ceiling)
+    (folder / "report.md").write_text(report_of(result, settings, split))
+    return result
+
+
+def _result(settings, spec: TaskSpec, held_out, base: Base, recorder: Recorder, scores, sizes, samples) -> TrainResult:
+    (start, end), (file_bytes, kept) = scores, sizes
     count, key = count_parameters(base.model), _metric_key(spec)
-    result = TrainResult(
+    return TrainResult(
         task=spec.name,
         method=settings.method,
         metric_name=spec.metric,
@@ -152,21 +124,11 @@ def _train(settings: TrainSettings, spec: TaskSpec, data, base: Base) -> TrainRe
         saved_bytes=kept,
         seconds_per_step=statistics.median(r["seconds"] for r in recorder.rows if "seconds" in r),
         rows=recorder.rows,
-        samples=_samples(base, held_out, spec, settings.samples),
+        samples=samples,
         model=base.model,
         tokenizer=base.tokenizer,
-        folder=folder,
+        folder=recorder.folder,
     )
-    title = f"{spec.name}, {settings.method}: {spec.metric} {result.start_metric:.3f} → {result.metric:.3f}"
-    draw_curves(recorder.rows, key, title, folder / "curves.png", result.ceiling)
-    (folder / "report.md").write_text(report_of(result, settings, split))
-    return result
-
-
-def _samples(base: Base, rows, spec: TaskSpec, count: int) -> list[Sample]:
-    if spec.kind != "generation" or not count:
-        return []
-    return generate_samples(base.model, base.tokenizer, rows, spec, count)
 
 
 def _saved_bytes(model, batch, objective: loop.Objective) -> int:
@@ -210,6 +172,8 @@ def evaluate(model, loader, spec: TaskSpec) -> dict[str, float]:
         if spec.kind != "generation":  # its logits are large and its metric is the loss
             outputs.append(type(out)(**{k: v.cpu() for k, v in out.items() if "logits" in k}))
             seen.append(batch)
+    if not count:
+        raise ValueError(f"no answer of the evaluation rows is left after cutting texts (task {spec.name}): raise max_length")
     row = {"eval_loss": total / count}
     return row if spec.kind == "generation" else {**row, spec.metric: metrics.score(spec, outputs, seen)}
 

@@ -1,0 +1,70 @@
+"""The settings of a training run: its command's options, with their help, and the ranges that make sense."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Fine-tune a base model on one task."""
+
+    task: str = "sentiment"
+    """small world: topic, sentiment, nli, tagging, qa, data2text; real: sst2, cola, mrpc, rte, qnli, qqp, mnli, stsb, sick,
+    e2e_nlg"""
+    model: str | None = None
+    """encoder or decoder (the committed small bases; None picks by task), a folder, or a Hub name"""
+    method: Literal["full", "head", "lora"] = "lora"
+    """what trains: all weights, the head alone, or LoRA and the head"""
+    data_dir: str | None = None
+    """folder with train.parquet and validation.parquet (or test.parquet), columns as on the Hub"""
+    steps: int = 300
+    batch_size: int = 16
+    learning_rate: float | None = None
+    """None: the method's default for the model's size (small / large): full 1e-3 / 5e-5, head 1e-2 / 1e-3, lora 5e-3 / 5e-4"""
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    warmup_share: float = 0.06
+    weight_decay: float = 0.0
+    accumulation: int = 1
+    """micro-batches of batch_size per step"""
+    max_grad_norm: float = 1.0
+    max_length: int = 128
+    """longer texts are cut, and the run says how many"""
+    eval_every: int = 100
+    eval_rows: int | None = None
+    """evaluate on the first so many rows only; None is all"""
+    train_rows: int | None = None
+    seed: int = 0
+    """draws the training set (small world), the new head, LoRA's start and the order of the batches"""
+    random_weights: bool = False
+    """drop the pretraining and keep the shape: the control that shows what pretraining is worth"""
+    r: int = 8
+    lora_alpha: float = 16
+    lora_dropout: float = 0.0
+    target_modules: str = "all-linear"
+    """`all-linear`, or names joined by commas"""
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    threads: int | None = None
+    """torch threads; None is 1 for models under 5 M parameters (two were slower) and torch's own choice above"""
+    samples: int = 3
+    """generation tasks: how many prompts to continue at the end"""
+    out: str | None = None
+    """run folder; None is runs/TASK-METHOD"""
+
+    def __post_init__(self):
+        least = {
+            "steps": 1,
+            "batch_size": 1,
+            "accumulation": 1,
+            "max_length": 2,
+            "eval_every": 1,
+            "eval_rows": 1,
+            "train_rows": 1,
+        }
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ValueError(f"{name}={value}: expected at least {low}")
+        for name in ("learning_rate", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}={value}: expected more than 0")
