@@ -46,17 +46,12 @@ class LoraLinearFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, lora_A, lora_B, scaling, keep, p, parts):
         dtype = compute_dtype(x)
-        rows = x.reshape(-1, x.shape[-1]).to(dtype)  # (M, K)
+        rows = _cast(x.reshape(-1, x.shape[-1]), dtype)  # (M, K)
         mask = None if keep is None else keep.view(rows.shape)
+        dropped = None if mask is None else drop(rows, mask, p)
+        bias_ = None if bias is None else _cast(bias, dtype)
         y, S = lora_forward(
-            rows,
-            weight.to(dtype),
-            None if bias is None else bias.to(dtype),
-            lora_A.to(dtype),
-            lora_B.to(dtype),
-            scaling,
-            parts,
-            None if mask is None else drop(rows, mask, p),
+            rows, _cast(weight, dtype), bias_, _cast(lora_A, dtype), _cast(lora_B, dtype), scaling, parts, dropped
         )
         ctx.save_for_backward(x, weight, bias, lora_A, lora_B, S, mask)
         ctx.settings = scaling, p, parts
@@ -65,29 +60,33 @@ class LoraLinearFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, weight, bias, lora_A, lora_B, S, mask = ctx.saved_tensors
-        scaling, p, parts = ctx.settings
-        need_x, need_weight, need_bias, need_A, need_B, *_ = ctx.needs_input_grad
-        dtype = S.dtype
-        rows = x.reshape(-1, x.shape[-1]).to(dtype)
-        grads = dy.reshape(-1, dy.shape[-1])
-        with torch.autocast(x.device.type, enabled=False):  # every operand already has the forward's dtype
-            dx, dA, dB = lora_backward(
-                grads,
-                rows,
-                weight.to(dtype),
-                lora_A.to(dtype),
-                lora_B.to(dtype),
-                S,
-                scaling,
-                parts,
-                mask,
-                p,
-                (need_x, need_A, need_B),
-            )
-            dW = (grads.T @ rows).to(weight.dtype) if need_weight else None  # a trainable base stays trainable
-            db = grads.sum(0).to(bias.dtype) if need_bias else None
-        dx = None if dx is None else dx.view_as(x).to(x.dtype)
-        dA = None if dA is None else dA.to(lora_A.dtype)
-        dB = None if dB is None else dB.to(lora_B.dtype)
-        return dx, dW, db, dA, dB, None, None, None, None
+        device = dy.device.type
+        if not torch.is_autocast_enabled(device):
+            return _backward(ctx, dy)
+        with torch.autocast(device, enabled=False):  # every operand is given the forward's dtype by hand
+            return _backward(ctx, dy)
+
+
+def _backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, bias, lora_A, lora_B, S, mask = ctx.saved_tensors
+    scaling, p, parts = ctx.settings
+    need_x, need_weight, need_bias, need_A, need_B, *_ = ctx.needs_input_grad
+    dtype = S.dtype
+    rows, grads = _cast(x.reshape(-1, x.shape[-1]), dtype), dy.reshape(-1, dy.shape[-1])
+    factors = _cast(weight, dtype), _cast(lora_A, dtype), _cast(lora_B, dtype)
+    dx, dA, dB = lora_backward(grads, rows, *factors, S, scaling, parts, mask, p, (need_x, need_A, need_B))
+    return (
+        None if dx is None else _cast(dx.view(x.shape), x.dtype),
+        _cast(grads.T @ rows, weight.dtype) if need_weight else None,  # a trainable base stays trainable
+        _cast(grads.sum(0), bias.dtype) if need_bias else None,
+        None if dA is None else _cast(dA, lora_A.dtype),
+        None if dB is None else _cast(dB, lora_B.dtype),
+        None,
+        None,
+        None,
+        None,
+    )
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)

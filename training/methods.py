@@ -15,10 +15,10 @@ from training.tasks import TaskSpec
 
 METHODS = ("full", "head", "lora")
 SMALL_MODEL = 5_000_000
-# measured on validation sets of the small world (small) and on SST-2 and E2E (large); see `python -m training --help`
+# full and lora: the usual values of the papers for large models. head: on SST-2 (22 M) 1e-3 reached 0.54, 1e-2 0.69
 LEARNING_RATE = {
     "small": {"full": 1e-3, "head": 1e-2, "lora": 5e-3},
-    "large": {"full": 5e-5, "head": 1e-3, "lora": 5e-4},
+    "large": {"full": 5e-5, "head": 1e-2, "lora": 5e-4},
 }
 
 

@@ -20,7 +20,7 @@ class TrainSettings:
     steps: int = 300
     batch_size: int = 16
     learning_rate: float | None = None
-    """None: the method's default for the model's size (small / large): full 1e-3 / 5e-5, head 1e-2 / 1e-3, lora 5e-3 / 5e-4"""
+    """None: the method's default for the model's size (small / large): full 1e-3 / 5e-5, head 1e-2 / 1e-2, lora 5e-3 / 5e-4"""
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     warmup_share: float = 0.06
     weight_decay: float = 0.0
