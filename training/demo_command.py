@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -14,7 +15,7 @@ PLAN = {"sentiment": 200, "nli": 600, "data2text": 400}
 
 def demo(out: Path = Path("runs/demo")) -> list[TrainResult]:
     """Run all nine trainings, print the table, write the report and the chart, and say where they are."""
-    console, started = Console(), time.perf_counter()
+    console, started = Console(soft_wrap=True), time.perf_counter()
     results = []
     for task, steps in PLAN.items():
         for method in ("full", "head", "lora"):
@@ -30,9 +31,10 @@ def demo(out: Path = Path("runs/demo")) -> list[TrainResult]:
 
 
 def _table(results: list[TrainResult]) -> Table:
-    table = Table(title="full, head and LoRA side by side (quality: before → after)", title_justify="left")
+    title = "full, head and LoRA side by side (for a loss, lower is better)"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 0), pad_edge=False)
     for i, name in enumerate(HEADER):
-        table.add_column(name, justify="left" if i < 2 else "right", no_wrap=i < 2)
+        table.add_column(name, justify="left" if i < 3 else "right", no_wrap=True)
     last = results[0].task
     for result, row in zip(results, table_rows(results), strict=True):
         if result.task != last:
