@@ -25,7 +25,7 @@ demo: setup  ## LoRA, full fine-tuning and head-only side by side (under 5 minut
 test: setup  ## every test that a laptop can run
 	$(RUN) -m pytest -q -n 2 -m 'not slow'
 
-test-slow: setup  ## the long tests: pretraining rebuilt, a thousand merge cycles
+test-slow: setup  ## the long tests: both bases pretrained again (20 minutes)
 	$(RUN) -m pytest -q -m slow --timeout 3600
 
 test-oldest:  ## the suite on the oldest supported versions, in an environment of its own
