@@ -3,6 +3,7 @@
 Counts repeat exactly on any machine, so tests assert them; times are for benchmarks.
 """
 
+import resource
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -48,3 +49,13 @@ def count_operations(forward: Callable[[], Any]) -> Counter[str]:
     with _Counting() as mode:
         forward()
     return mode.counts
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory this process has held so far: on a GPU what torch allocated there, else what the process had in RAM.
+
+    A peak never falls, so two runs in one process cannot be compared by it: give each a process of its own.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB

@@ -1,16 +1,17 @@
 """From task names to batches: labels where they belong, clear errors for data that does not fit."""
 
-from types import SimpleNamespace
-
 import pytest
-import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
 from training import metrics
 from training.base_models import SMALL
-from training.data import IGNORE, batches, encode, evaluation_split, find_task, load_task
-from training.tasks import TASKS
+from training.batching import batches
+from training.data import evaluation_split, load_task
+from training.encoding import encode
+from training.evaluation import HeldOut, score
+from training.metrics import IGNORE
+from training.tasks import TASKS, find_task
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def test_padding_is_ignored_by_every_kind(decoder, encoder):
         spec = TASKS[task]
         rows = load_task(spec, train_rows=8)["train"][:]
         features = encode(rows, spec, tokenizer, 96).features
-        batch = next(iter(batches(features, tokenizer, 8, None)))
+        batch = next(iter(batches(features, tokenizer, 8)))
         pad = batch["attention_mask"] == 0
         assert (batch["input_ids"][pad] == tokenizer.pad_token_id).all()
         if batch["labels"].ndim == 2:
@@ -57,24 +58,27 @@ def test_answers_point_at_their_tokens(encoder):
 
 
 def test_answers_that_are_cut_off_are_never_right(encoder):
-    """Else a model that always points at token 0 would score better, the more text is cut."""
-    rows = load_task(TASKS["qa"], train_rows=30)["train"][:]
-    batch = next(iter(batches(encode(rows, TASKS["qa"], encoder, 8).features, encoder, 30, None)))
+    """Else a model that always points at token 0 would score better, the more text is cut. Their rows teach nothing."""
+    data = load_task(TASKS["qa"], train_rows=30)["train"]
+    encoded = encode(data[:], TASKS["qa"], encoder, 30)
+    batch = next(batches(encoded.features, encoder, 30))
     lost = int((batch["start_positions"] == IGNORE).sum())
-    logits = torch.zeros(batch["input_ids"].shape)
-    perfect = SimpleNamespace(
-        start_logits=logits.scatter(1, batch["start_positions"].clamp_min(0)[:, None], 9.0),
-        end_logits=logits.scatter(1, batch["end_positions"].clamp_min(0)[:, None], 9.0),
-    )
-    assert lost > 10 and metrics.exact_match([perfect], [batch]) == pytest.approx((30 - lost) / 30)
-    assert metrics.answer_count("qa", batch) == 30 - lost
+    assert 5 < lost < 25 and metrics.answer_count("qa", batch) == 30 - lost == len(encoded.answerable().features)
+    perfect = [
+        (offsets[f["start_positions"]][0], offsets[f["end_positions"]][1]) if f["start_positions"] != IGNORE else (0, 0)
+        for f, offsets in zip(encoded.features, encoded.offsets, strict=True)
+    ]
+    assert score(HeldOut(TASKS["qa"], data, encoded), perfect)["exact_match"] == pytest.approx((30 - lost) / 30)
 
 
-def test_entities_that_are_cut_off_count_as_not_found(encoder):
-    rows = {"tokens": [["anna", "is", "in", "da", "nang", "."]], "tags": [[1, 0, 0, 2, 3, 0]]}
-    batch = next(iter(batches(encode(rows, TASKS["tagging"], encoder, 4).features, encoder, 1, None)))
-    perfect = SimpleNamespace(logits=torch.nn.functional.one_hot(batch["labels"].clamp_min(0), 4).float())
-    assert metrics.score(TASKS["tagging"], [perfect], [batch]) == pytest.approx(2 / 3)  # one of two found
+@pytest.mark.parametrize(("task", "expected"), [("tagging", 2 / 3), ("ud_pos", 3 / 6)])
+def test_words_that_are_cut_off_count_as_not_found(task, expected, encoder):
+    spec = TASKS[task]
+    rows = {"tokens": [["anna", "is", "in", "da", "nang", "."]], spec.target: [[1, 0, 0, 2, 3, 0]]}
+    encoded = encode(rows, spec, encoder, 5)  # [CLS] anna is in [SEP]
+    perfect = [[label for label in encoded.features[0]["labels"] if label != IGNORE]]
+    assert len(perfect[0]) == 3
+    assert score(HeldOut(spec, Dataset.from_dict(rows), encoded), perfect)[spec.metric] == pytest.approx(expected)
 
 
 def test_truncation_is_counted(encoder):
@@ -88,12 +92,6 @@ def test_real_text_never_goes_through_the_word_level_tokenizer(encoder):
     rows = {"sentence": ["a stirring, funny film"], "label": [1]}
     with pytest.raises(ValueError, match="not for real text"):
         encode(rows, TASKS["sst2"], encoder, 64)
-
-
-def test_a_shuffled_loader_repeats_by_seed(encoder):
-    features = [{"input_ids": [i], "attention_mask": [1], "labels": 0} for i in range(20)]
-    orders = [torch.cat([b["input_ids"] for b in batches(features, encoder, 4, seed)]).flatten().tolist() for seed in (1, 1, 2)]
-    assert orders[0] == orders[1] != orders[2] and sorted(orders[2]) == list(range(20))
 
 
 def write(folder, train, **splits):

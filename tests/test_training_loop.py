@@ -1,5 +1,8 @@
 """The loop: exact accumulation, its checks, its metrics. Oracle: one large batch, scikit-learn, peft."""
 
+from itertools import islice
+from types import SimpleNamespace
+
 import pytest
 import tiny
 import torch
@@ -10,16 +13,21 @@ from transformers import AutoModelForCausalLM
 import loralib as lora
 from training import loop, metrics
 from training.base_models import SMALL, load_base
+from training.batching import Steps
 from training.checks import assert_all_got_gradients, assert_finite, trainable_parameters
-from training.data import batches, encode, forever, load_task
-from training.run import objective_of
+from training.data import load_task
+from training.encoding import encode
+from training.evaluation import objective_of
 from training.tasks import TASKS
 
+PADS = SimpleNamespace(pad_token_id=0)
 
-def run(model, data, **settings):
+
+def run(model, windows, **settings):
+    """Train on these steps; a step is a list of micro-batches."""
     rows = []
-    settings = {"steps": 3, "learning_rate": 1e-2, "eval_every": 100, **settings}
-    loop.train(model, iter(data), objective_of("generation"), loop.LoopSettings(**settings), dict, rows.append)
+    settings = {"steps": len(windows), "learning_rate": 1e-2, "eval_every": 100, **settings}
+    loop.train(model, iter(windows), objective_of("generation"), loop.LoopSettings(**settings), dict, rows.append)
     return rows
 
 
@@ -31,14 +39,31 @@ def lm_batch(seed, rows, length=12):
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
 
-def test_accumulation_equals_one_large_batch():
-    parts = [lm_batch(i, 2) for i in range(12)]
-    wholes = [{k: torch.cat([p[k] for p in parts[i : i + 4]]) for k in parts[0]} for i in (0, 4, 8)]
-    one, many = tiny.gpt2().double(), tiny.gpt2().double()
-    a, b = run(one, wholes), run(many, parts, accumulation=4)
-    assert [r["loss"] for r in a] == pytest.approx([r["loss"] for r in b], abs=1e-12)
-    for p, q in zip(one.parameters(), many.parameters(), strict=True):
-        torch.testing.assert_close(p, q, atol=1e-9, rtol=0)
+def gradients(model, window):
+    """The loss and the gradients of one step, as the loop makes them."""
+    settings = loop.LoopSettings(steps=1, max_grad_norm=1e9)
+    row = loop.Trainer(model, iter([]), objective_of("generation"), settings).backward(1, window)
+    return row["loss"], {n: p.grad for n, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_accumulation_equals_one_large_batch(dtype, tolerance):
+    """Texts of different lengths, the last micro-batch smaller than the others: the gradients of the whole."""
+    rng = torch.Generator().manual_seed(0)
+    lengths = torch.randint(3, 14, (11,), generator=rng).tolist()
+    features = []
+    for i, n in enumerate(lengths):
+        ids = tiny.ids(i, 1, n)[0].tolist()
+        features.append({"input_ids": ids, "attention_mask": [1] * n, "labels": [-100] * (i % (n - 1)) + ids[i % (n - 1) :]})
+    whole = next(Steps(features, PADS, 11, seed=0))
+    parts = next(Steps(features, PADS, 4, seed=0, accumulation=3))
+    assert len(whole) == 1 and [len(b["input_ids"]) for b in parts] == [4, 4, 3]
+    (loss, one), (other, many) = gradients(tiny.gpt2(dtype=dtype), whole), gradients(tiny.gpt2(dtype=dtype), parts)
+    assert loss == pytest.approx(other, rel=tolerance)
+    for name in one:
+        assert (one[name] - many[name]).norm() <= tolerance * one[name].norm(), name
+    means = [gradients(tiny.gpt2(dtype=dtype), [b])[0] for b in parts]
+    assert abs(sum(means) / 3 - loss) > 10 * tolerance * loss, "a mean of means must differ here, or the test could not fail"
 
 
 def test_pt26_gradient_checkpointing_changes_no_gradient():
@@ -66,16 +91,16 @@ def test_pt32_no_gradient_no_parameter_and_no_number_raise():
     with pytest.raises(ValueError, match="no trainable parameter"):
         trainable_parameters(model.requires_grad_(False))
     with pytest.raises(FloatingPointError, match="step 7"):
-        assert_finite(torch.tensor(float("nan")), 7)
+        assert_finite(float("nan"), 7)
 
 
 def test_the_loop_stops_at_a_parameter_without_gradient_and_at_nan():
     model = tiny.gpt2()
     model.extra = nn.Linear(2, 2)
     with pytest.raises(RuntimeError, match="extra"):
-        run(model, [lm_batch(0, 2)] * 3)
+        run(model, [[lm_batch(0, 2)]] * 3)
     with pytest.raises(FloatingPointError):
-        run(tiny.gpt2(), [lm_batch(0, 2)] * 9, steps=9, learning_rate=float("inf"))
+        run(tiny.gpt2(), [[lm_batch(0, 2)]] * 9, learning_rate=float("inf"))
 
 
 def test_reentrant_checkpointing_with_a_trainable_head_is_caught():
@@ -96,12 +121,12 @@ def test_training_touches_only_what_trains():
     model = tiny.gpt2()
     lora.inject(model, lora.LoraConfig(r=2))
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    run(model, [lm_batch(i, 4) for i in range(3)])
+    run(model, [[lm_batch(i, 4)] for i in range(3)])
     for name, p in model.named_parameters():
         assert torch.equal(p, before[name]) != p.requires_grad, name
 
 
-def losses_beside_peft(folder, batches_, targets, steps, rate, r=8):
+def losses_beside_peft(folder, windows, targets, steps, rate, r=8):
     """The same batches and the same start through ours and through peft; returns both loss curves."""
     peft = pytest.importorskip("peft")
     models = [AutoModelForCausalLM.from_pretrained(folder) for _ in range(2)]
@@ -115,15 +140,14 @@ def losses_beside_peft(folder, batches_, targets, steps, rate, r=8):
     for model in (models[0], theirs):
         settings = loop.LoopSettings(steps=steps, learning_rate=rate, eval_every=10**6)
         rows = []
-        loop.train(model, iter(batches_), objective_of("generation"), settings, dict, rows.append)
+        loop.train(model, iter(windows), objective_of("generation"), settings, dict, rows.append)
         curves.append([r["loss"] for r in rows])
     return curves
 
 
 def task_batches(task, tokenizer, steps, data_dir=None, size=16):
     rows = load_task(TASKS[task], data_dir, train_rows=400)["train"][:]
-    loader = forever(batches(encode(rows, TASKS[task], tokenizer, 128).features, tokenizer, size, seed=0))
-    return [next(loader) for _ in range(steps)]
+    return list(islice(Steps(encode(rows, TASKS[task], tokenizer, 128).features, tokenizer, size, seed=0), steps))
 
 
 def test_fifty_steps_equal_pefts_on_the_small_decoder():

@@ -13,9 +13,11 @@ from safetensors.torch import load_file
 import loralib as lora
 from training import TrainSettings, train_model
 from training.base_models import load_base
+from training.batching import batches
 from training.compare import draw_comparison, report
-from training.data import batches, encode, load_task
-from training.records import read_rows
+from training.data import load_task
+from training.encoding import encode
+from training.run_folder import read_rows
 from training.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
@@ -36,12 +38,15 @@ def test_lora_learns_sentiment_far_beyond_chance_and_comes_back_from_disk(tmp_pa
 def test_a_run_folder_holds_what_a_reader_needs(tmp_path):
     result = train_model("data2text", method="lora", steps=3, eval_rows=20, samples=2, out=str(tmp_path))
     assert {p.name for p in tmp_path.iterdir()} == {
+        ".lock",
         "adapter",
         "config.json",
         "curves.png",
         "modules.txt",
         "report.md",
+        "result.json",
         "rows.jsonl",
+        "tensorboard",
     }
     assert json.loads((tmp_path / "config.json").read_text())["task"] == "data2text"
     rows = read_rows(tmp_path / "rows.jsonl")
@@ -84,9 +89,9 @@ def test_head_only_on_a_decoder_leaves_the_tied_embedding_alone(tmp_path):
 
 def test_two_precisions_in_one_process_and_the_model_comes_back_plain(tmp_path):
     for precision in ("no", "bf16"):
-        result = train_model("sentiment", steps=2, eval_rows=20, mixed_precision=precision, out=str(tmp_path))
+        result = train_model("sentiment", steps=2, eval_rows=20, mixed_precision=precision, out=str(tmp_path / precision))
         base = load_base(TASKS["sentiment"])
-        lora.load_adapter(base.model, tmp_path / "adapter", trainable=False)
+        lora.load_adapter(base.model, tmp_path / precision / "adapter", trainable=False)
         text = base.tokenizer("the day was lovely .", return_tensors="pt")
         with torch.no_grad():
             assert torch.equal(base.model(**text).logits, result.model(**text).logits)
@@ -107,7 +112,7 @@ def test_a_tokenizer_without_a_pad_token_pads_with_what_the_model_knows(tmp_path
             torch.cat(
                 [
                     base.model(b["input_ids"], attention_mask=b["attention_mask"]).logits
-                    for b in batches(features, base.tokenizer, n, None)
+                    for b in batches(features, base.tokenizer, n)
                 ]
             )
             for n in (1, 12)

@@ -1,38 +1,70 @@
-"""`python -m training --task ... --method ...`, and `python -m training demo | conditions | pretrain`."""
+"""Commands: train (the default), generate, evaluate, report, demo, conditions, pretrain.
+
+python -m training --task sst2 --model roberta-base --method lora      train; --help lists every setting
+python -m training generate --adapter runs/NAME/adapter                texts from a trained model
+python -m training evaluate --adapter runs/NAME/adapter                its scores on a split
+python -m training report runs/*                                       several runs in one table and chart
+python -m training demo | conditions | pretrain                        what the README shows
+"""
 
 import sys
 
 import transformers
 import tyro
+from accelerate import PartialState
 from rich.console import Console
 
 from training.compare import HEADER, table_rows
 from training.conditions_command import ConditionsSettings
 from training.conditions_command import run as conditions
-from training.demo_command import demo
+from training.demo_command import DemoSettings, demo
+from training.evaluate_command import EvaluateSettings, evaluate_trained
+from training.generate_command import GenerateSettings, generate
+from training.interrupt import Interrupted
 from training.pretrain_command import PretrainSettings, run
 from training.records import markdown_table
+from training.report_command import ReportSettings, report
 from training.run import train_model
 from training.settings import TrainSettings
+
+
+def train(settings: TrainSettings) -> None:
+    result = train_model(settings.task, settings)
+    if PartialState().is_main_process:
+        Console(soft_wrap=True).print(markdown_table(HEADER, table_rows([result])), markup=False)
+        print(f"run folder: {result.folder}")
+
+
+COMMANDS = {
+    "generate": (GenerateSettings, generate),
+    "evaluate": (EvaluateSettings, evaluate_trained),
+    "report": (ReportSettings, report),
+    "demo": (DemoSettings, demo),
+    "conditions": (ConditionsSettings, conditions),
+    "pretrain": (PretrainSettings, run),
+}
 
 
 def main() -> None:
     transformers.utils.logging.set_verbosity_error()  # its notices about new heads are told by our own tables
     transformers.utils.logging.disable_progress_bar()
-    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
     try:
-        if command == "pretrain":
-            run(tyro.cli(PretrainSettings, prog="python -m training pretrain", args=sys.argv[2:]))
-        elif command == "conditions":
-            conditions(tyro.cli(ConditionsSettings, prog="python -m training conditions", args=sys.argv[2:]))
-        elif command == "demo":
-            demo()
+        if name in COMMANDS:
+            settings, command = COMMANDS[name]
+            command(tyro.cli(settings, prog=f"python -m training {name}", args=sys.argv[2:]))
+        elif name and not name.startswith("-"):
+            sys.exit(f"error: no command {name!r}; there are {', '.join(COMMANDS)}, and without a command: train (--task ...)")
         else:
-            settings = tyro.cli(TrainSettings, prog="python -m training", description=f"{__doc__}\n\n{TrainSettings.__doc__}")
-            result = train_model(settings.task, settings)
-            Console(soft_wrap=True).print(markdown_table(HEADER, table_rows([result])), markup=False)
-            print(f"run folder: {result.folder}")
-    except (ValueError, FileNotFoundError) as error:
+            description = f"{__doc__}\n\n{TrainSettings.__doc__}"
+            train(tyro.cli(TrainSettings, prog="python -m training", description=description))
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        print("stopped; the last checkpoint is kept, the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -25,6 +25,7 @@ AUTO: dict[str, Any] = {
     "tagging": AutoModelForTokenClassification,
     "qa": AutoModelForQuestionAnswering,
     "generation": AutoModelForCausalLM,
+    "text": AutoModelForCausalLM,
 }
 PEFT_TASK_TYPE = {
     "classification": "SEQ_CLS",
@@ -32,7 +33,17 @@ PEFT_TASK_TYPE = {
     "tagging": "TOKEN_CLS",
     "qa": "QUESTION_ANS",
     "generation": "CAUSAL_LM",
+    "text": "CAUSAL_LM",
 }
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a base comes from. `seed` fixes its new head; `random_weights` keeps the shape and drops the pretraining."""
+
+    name: str
+    seed: int = 0
+    random_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,35 +52,66 @@ class Base:
     tokenizer: Any
     new_modules: tuple[str, ...]
     """paths of the modules that the checkpoint lacked: they start random, so they must be trained and saved"""
+    source: Source
 
 
 def default_model(spec: TaskSpec) -> str:
-    return "decoder" if spec.kind == "generation" else "encoder"
+    return "decoder" if spec.is_language_modelling else "encoder"
 
 
-def load_base(spec: TaskSpec, name: str | None = None, seed: int = 0, random_weights: bool = False) -> Base:
-    """Model and tokenizer for a task. `seed` fixes the new head; `random_weights` keeps the shape and drops the pretraining."""
-    name = name or default_model(spec)
-    source = str(SMALL.get(name, name))
-    tokenizer = AutoTokenizer.from_pretrained(source)
+def load_base(
+    spec: TaskSpec, name: str | Source | None = None, seed: int = 0, random_weights: bool = False, tokenizer: str | None = None
+) -> Base:
+    """Model and tokenizer for a task. `name` may be a Source, which brings its own seed and `random_weights`.
+
+    `tokenizer` is a folder that replaces the model's own. ValueError where there is no such model, or no tokenizer.
+    """
+    source = name if isinstance(name, Source) else Source(name or default_model(spec), seed, random_weights)
+    where = str(SMALL.get(source.name, source.name))
     settings: dict[str, Any] = {}
     if spec.kind in ("classification", "tagging", "regression"):
         labels = dict(enumerate(spec.labels))
         settings = {"id2label": labels, "label2id": {v: k for k, v in labels.items()}}
     if spec.kind == "regression":
         settings["problem_type"] = "regression"
-    config = AutoConfig.from_pretrained(source, **settings)
-    if tokenizer.pad_token is None:  # Llama, GPT-2: pad with the end of text, and let the model know
-        tokenizer.pad_token = tokenizer.eos_token
+    try:
+        tok = AutoTokenizer.from_pretrained(tokenizer or where)
+        config = AutoConfig.from_pretrained(where, **settings)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"model {source.name!r} cannot be loaded: {reason}") from error
+    if tok.pad_token is None:  # Llama, GPT-2: pad with the end of text, and let the model know
+        tok.pad_token = tok.eos_token
     if config.pad_token_id is None:
-        config.pad_token_id = tokenizer.pad_token_id
+        config.pad_token_id = tok.pad_token_id
+    if spec.is_language_modelling and tok.eos_token_id is None:
+        raise ValueError(f"the tokenizer of {source.name!r} has no end-of-text token: answers could not end. Set eos_token")
     auto = AUTO[spec.kind]
     with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
-        torch.manual_seed(seed)
-        if random_weights:
-            return Base(auto.from_config(config), tokenizer, ())
-        model, info = auto.from_pretrained(source, config=config, output_loading_info=True, dtype=torch.float32)
-    return Base(model, tokenizer, _modules_of(info["missing_keys"], model))
+        torch.manual_seed(source.seed)
+        try:
+            if source.random_weights:
+                model, missing = auto.from_config(config), []
+            else:
+                model, info = auto.from_pretrained(where, config=config, output_loading_info=True, dtype=torch.float32)
+                missing = info["missing_keys"]
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"model {source.name!r} cannot be loaded for {spec.kind}: {reason}") from error
+    if spec.is_language_modelling:
+        _refuse_readers_of_the_future(model.eval(), source.name)
+    return Base(model, tok, _modules_of(missing, model), source)
+
+
+@torch.no_grad()
+def _refuse_readers_of_the_future(model: PreTrainedModel, name: str) -> None:
+    """BERT loads as a language model too, and then reads the very word it is to predict: its loss would be a lie."""
+    one, other = (model(torch.tensor([[1, 2, last]])).logits[:, :2] for last in (3, 4))
+    if not torch.allclose(one, other, atol=1e-3):
+        raise ValueError(
+            f"model {name!r} is an encoder: its words see the words after them, so it cannot be trained to continue texts. "
+            "Choose a decoder (GPT-2 or Llama type)"
+        )
 
 
 def _modules_of(keys, model: PreTrainedModel) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """The checks that turn a run which learns nothing into an error: no trainable weight, no gradient, a loss that is not finite."""
 
-import torch
-from torch import Tensor, nn
+import math
+
+from torch import nn
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -22,7 +23,7 @@ def assert_all_got_gradients(model: nn.Module) -> None:
         )
 
 
-def assert_finite(loss: Tensor, step: int) -> None:
-    """FloatingPointError naming the step when the loss is NaN or infinite."""
-    if not torch.isfinite(loss):
-        raise FloatingPointError(f"the loss is {loss.item()} at step {step}: lower the learning rate, or check the data")
+def assert_finite(value: float, step: int, name: str = "loss") -> None:
+    """FloatingPointError naming the step when the loss (or what `name` says) is NaN or infinite."""
+    if not math.isfinite(value):
+        raise FloatingPointError(f"the {name} is {float(value)} at step {step}: lower the learning rate, or check the data")

@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib import pyplot as plt
 
 from training.records import COLOURS, file_size, markdown_table, save_figure, use_style
-from training.run import TrainResult
+from training.result import TrainResult
 
 HEADER = ("task", "method", "metric", "before", "after", "best", "trained", "file", "saved", "ms/step")
 CLOSE = 0.02  # two points of accuracy, about two standard errors of a test set of 1,000 rows; for a loss, 2 %

@@ -53,7 +53,7 @@ def measure(folder: Path, seeds: range, say: Callable[[str], None]) -> list[Meas
             for seed in seeds:
                 out = str(folder / f"{task}-{name.replace(', ', '-').replace(' ', '-')}-{seed}")
                 steps = STEPS.get(task, 300)
-                run = train_model(task, steps=steps, eval_every=10**6, seed=seed, samples=0, out=out, **options)
+                run = train_model(task, steps=steps, eval_every=10**6, trackers="", seed=seed, samples=0, out=out, **options)
                 values.setdefault(name, []).append(run.metric)
                 best = math.nan if run.ceiling is None else run.ceiling
             say(f"{task}: {name}: {', '.join(f'{v:.3f}' for v in values[name])}")

@@ -1,6 +1,7 @@
 """`make demo`: LoRA learns, beside full fine-tuning and the head alone, on three tasks of the small world."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
@@ -8,19 +9,27 @@ from rich.console import Console
 from rich.table import Table
 
 from training.compare import HEADER, draw_comparison, report, table_rows
-from training.run import TrainResult, train_model
+from training.result import TrainResult
+from training.run import train_model
 
 PLAN = {"sentiment": 200, "nli": 600, "data2text": 400}
 
 
-def demo(out: Path = Path("runs/demo")) -> list[TrainResult]:
+@dataclass(frozen=True)
+class DemoSettings:
+    """Nine short trainings: three tasks with all weights, the head alone, and LoRA."""
+
+    out: Path = Path("runs/demo")
+
+
+def demo(settings: DemoSettings) -> list[TrainResult]:
     """Run all nine trainings, print the table, write the report and the chart, and say where they are."""
-    console, started = Console(soft_wrap=True), time.perf_counter()
+    console, started, out = Console(soft_wrap=True), time.perf_counter(), settings.out
     results = []
     for task, steps in PLAN.items():
         for method in ("full", "head", "lora"):
             console.print(f"[bold]{task}[/bold]: training [bold]{method}[/bold], {steps} steps ...")
-            results.append(train_model(task, method=method, steps=steps, out=str(out / f"{task}-{method}")))
+            results.append(train_model(task, method=method, steps=steps, out=str(out / f"{task}-{method}"), restart=True))
     seconds = time.perf_counter() - started
     console.print(_table(results))
     chart = draw_comparison(results, out / "quality.png")

@@ -1,34 +1,86 @@
-"""Text from a trained decoder: greedy continuations of a task's prompts, beside the references."""
+"""Text from a trained decoder: batches of prompts, padded on the left, each continued until its end of text."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from training.data import PROMPT_END
+from training.encoding import prompt_ids
 from training.tasks import TaskSpec
+
+DECODING: dict[str, dict[str, Any]] = {
+    "greedy": {"num_beams": 1},
+    # what the authors of LoRA decoded E2E with (their repository's README; Hu et al. 2021, appendix D.3)
+    "lora_paper": {"num_beams": 10, "length_penalty": 0.8, "no_repeat_ngram_size": 4},
+}
 
 
 @dataclass(frozen=True)
 class Sample:
-    prompt: str
+    """A prompt, what the model made of it, and what people wrote."""
+
+    prompt: Any
     text: str
-    reference: str
+    references: list[str]
+
+    @property
+    def reference(self) -> str:
+        return self.references[0]
+
+
+def references_by_prompt(rows, spec: TaskSpec) -> list[tuple[Any, list[str]]]:
+    """Each distinct prompt once, in order, with all its references: a meaning may have been written about many times."""
+    found: dict[str, tuple[Any, list[str]]] = {}
+    for prompt, reference in zip(rows[spec.inputs[0]], rows[spec.target], strict=True):
+        text = reference if isinstance(reference, str) else " ".join(m["content"] for m in reference)
+        found.setdefault(str(prompt), (prompt, []))[1].append(text)
+    return list(found.values())
+
+
+def generate_samples(
+    model, tokenizer, prompts: list[tuple[Any, list[str]]], spec: TaskSpec, decoding: str = "greedy", **options: Any
+) -> list[Sample]:
+    """Continue prompts and put the results beside their references. `options` as in `generate_texts`."""
+    texts = generate_texts(model, tokenizer, [prompt_ids(p, spec, tokenizer) for p, _ in prompts], decoding, **options)
+    return [Sample(prompt, text, references) for (prompt, references), text in zip(prompts, texts, strict=True)]
 
 
 @torch.no_grad()
-def generate_samples(model, tokenizer, rows, spec: TaskSpec, count: int, max_new_tokens: int = 60) -> list[Sample]:
-    """Continue the first `count` different prompts of `rows` greedily, each until its end of text."""
+def generate_texts(
+    model, tokenizer, prompts: list[list[int]], decoding: str = "greedy", max_new_tokens: int = 128, batch_size: int = 32
+) -> list[str]:
+    """The continuations, without their prompts. Prompts of similar length go together; the result is in the given order.
+
+    ValueError for an unknown decoding, or for a prompt that leaves no room in the model's window.
+    """
+    if decoding not in DECODING:
+        raise ValueError(f"decoding {decoding!r} is unknown; there are {', '.join(DECODING)}")
+    window = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 10**9)
+    longest = max(map(len, prompts), default=0)
+    if longest >= window:
+        raise ValueError(f"a prompt has {longest} tokens and the model's window is {window}: no room for an answer")
     model.eval()
-    first: dict[str, str] = {}
-    for prompt, reference in zip(rows[spec.inputs[0]], rows[spec.target], strict=True):
-        first.setdefault(prompt, reference)
-    samples = []
-    for prompt, reference in list(first.items())[:count]:
-        ids = tokenizer(prompt + PROMPT_END, return_tensors="pt")["input_ids"].to(model.device)
-        room = min(max_new_tokens, tokenizer.model_max_length - ids.shape[1])
-        out = model.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=room, pad_token_id=tokenizer.pad_token_id
-        )
-        text = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
-        samples.append(Sample(prompt, text.strip(), reference))
-    return samples
+    texts = [""] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        room = min(max_new_tokens, window - len(prompts[part[-1]]))
+        for i, text in zip(part, _continue(model, tokenizer, [prompts[i] for i in part], room, decoding), strict=True):
+            texts[i] = text
+    return texts
+
+
+def _continue(model, tokenizer, prompts: list[list[int]], max_new_tokens: int, decoding: str) -> list[str]:
+    width, device = max(map(len, prompts)), next(model.parameters()).device
+    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(p)) + p for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    out = model.generate(
+        ids,
+        attention_mask=mask,
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **DECODING[decoding],
+    )
+    return [tokenizer.decode(row[width:], skip_special_tokens=True).strip() for row in out]

@@ -1,23 +1,28 @@
 """The one training loop: batches in, rows out. Trainers of other folders vary the loss they hand in, not the loop.
 
-The loss of a step is the sum over all its micro-batches divided by the number of scored tokens (or answers) in them, so
-accumulation changes memory and nothing else.
+The loss of a step is the sum over all its micro-batches of all processes, divided by the number of scored tokens (or answers)
+in them. So accumulation and the number of processes change memory and speed, and nothing else.
 """
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import get_scheduler
 
+from training import processes
+from training.batching import Batch
+from training.checkpoint import TrainableWeights, load_checkpoint, save_checkpoint
 from training.checks import assert_all_got_gradients, assert_finite, trainable_parameters
-
-Batch = dict[str, Tensor]
+from training.interrupt import Interrupted, StopRequest, listening
+from training.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -37,69 +42,164 @@ class LoopSettings:
     schedule: str = "linear"
     warmup_share: float = 0.06
     weight_decay: float = 0.0
-    accumulation: int = 1
-    """micro-batches per step"""
     max_grad_norm: float = 1.0
     eval_every: int = 100
-    mixed_precision: str = "no"
-    """no, fp16 or bf16"""
+    save_every: int = 100
+    watch: str = "eval_loss"
+    """the evaluation's number that decides which weights are best"""
+    higher_is_better: bool = False
+    patience: int | None = None
+    """stop after so many evaluations in a row without a better one; None never"""
+    keep: Literal["last", "best"] = "last"
+    """the weights that the model has in the end"""
+
+
+class Trainer:
+    """One run of the loop: what moves from step to step, so that it can be saved and put back."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Iterator[list[Batch]],
+        objective: Objective,
+        settings: LoopSettings,
+        accelerator: Accelerator | None = None,
+        checkpoint: Path | None = None,
+        before_save: Callable[[], None] = lambda: None,
+    ):
+        self.accelerator = accelerator or processes.make_accelerator()
+        self.model, self.data, self.objective, self.settings = model, data, objective, settings
+        self.checkpoint, self.before_save = checkpoint, before_save
+        model.to(self.accelerator.device)
+        self.parameters = trainable_parameters(model)
+        processes.same_start([p.detach() for p in self.parameters], self.accelerator)
+        optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        warmup = round(settings.warmup_share * settings.steps)
+        self.schedule = get_scheduler(settings.schedule, optimizer, warmup, settings.steps)
+        self.optimizer = self.accelerator.prepare_optimizer(optimizer)
+        self.weights = TrainableWeights(model)
+        self.progress = Progress(settings.higher_is_better, settings.keep == "best")
+
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint holds. The data stream takes part when it can (`state_dict`)."""
+        found: dict[str, Any] = {
+            "weights": self.weights,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "progress": self.progress,
+        }
+        if hasattr(self.data, "state_dict"):
+            found["data"] = self.data
+        if self.accelerator.scaler is not None:
+            found["scaler"] = self.accelerator.scaler
+        return found
+
+    def save(self) -> None:
+        if self.checkpoint is not None:
+            self.before_save()
+            save_checkpoint(self.checkpoint, self.parts(), self.accelerator)
+
+    def step(self, step: int, window: list[Batch]) -> dict:
+        """One update from this rank's micro-batches; returns its row."""
+        started = time.perf_counter()
+        row = self.backward(step, window) | {"lr": self.schedule.get_last_lr()[0]}
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if not self.optimizer.step_was_skipped:  # pyright: ignore[reportAttributeAccessIssue]
+            self.schedule.step()
+        return row | {"seconds": time.perf_counter() - started}
+
+    def backward(self, step: int, window: list[Batch]) -> dict:
+        """The gradients of the mean loss over all micro-batches of all ranks, clipped: {step, loss, grad_norm, tokens}."""
+        mine = sum(map(self.objective.count, window)), sum(map(_real_tokens, window))
+        count, tokens = processes.total(mine, self.accelerator)
+        if not count:
+            raise ValueError(f"no answer to learn from in the batch of step {step}: all its labels are -100")
+        [loss] = processes.total([float(self._sum_losses(window, count))], self.accelerator)
+        assert_finite(loss, step)
+        if step == 1 and window:
+            assert_all_got_gradients(self.model)
+        processes.sum_gradients(self.parameters, self.accelerator)
+        norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))  # pyright: ignore
+        if self.accelerator.scaler is None:  # a scaler skips such a step and lowers its scale
+            assert_finite(norm, step, "gradient norm")
+        return {"step": step, "loss": loss, "grad_norm": norm, "tokens": int(tokens)}
+
+    def _sum_losses(self, window: list[Batch], count: float) -> Tensor:
+        losses = [torch.zeros((), device=self.accelerator.device)]
+        for batch in window:
+            batch = {k: v.to(self.accelerator.device) for k, v in batch.items()}
+            with self.accelerator.autocast():
+                mean = self.objective.loss_sum(self.model, batch) / count
+            self.accelerator.backward(mean)
+            losses.append(mean.detach())
+        return sum(losses[1:], losses[0])
 
 
 def train(
     model: nn.Module,
-    batches: Iterator[Batch],
+    data: Iterator[list[Batch]],
     objective: Objective,
     settings: LoopSettings,
-    evaluate: Callable[[], dict[str, float]],
-    on_row: Callable[[dict], None],
+    evaluate: Callable[[], dict[str, float]] = dict,
+    on_row: Callable[[dict], None] = lambda row: None,
     accelerator: Accelerator | None = None,
-) -> dict:
-    """Train in place; every step makes a row {step, loss, lr, grad_norm, seconds}, and some carry an evaluation.
+    checkpoint: Path | None = None,
+    before_save: Callable[[], None] = lambda: None,
+) -> Progress:
+    """Train in place. `data` gives the micro-batches of one step at a time, as `batching.Steps` does.
 
-    Returns the last row. Raises when nothing is trainable, when a trainable parameter gets no gradient, or when the loss
-    is not finite.
+    Every step makes a row {step, loss, lr, grad_norm, tokens, seconds}, and some carry an evaluation. With a `checkpoint`
+    path the state is saved there, an existing one is continued, and Ctrl-C saves and raises Interrupted.
+
+    Raises when nothing is trainable, when a trainable parameter gets no gradient, when a loss or a gradient is not finite,
+    or when the data runs out.
     """
-    if accelerator is None:
-        AcceleratorState._reset_state()  # a process may train several times, with different precisions
-        accelerator = Accelerator(mixed_precision=settings.mixed_precision)
-    parameters = trainable_parameters(model)
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    warmup = round(settings.warmup_share * settings.steps)
-    schedule = get_scheduler(settings.schedule, optimizer, warmup, settings.steps)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    model.train()
-    row: dict = {}
+    trainer = Trainer(model, data, objective, settings, accelerator, checkpoint, before_save)
+    if checkpoint is not None and checkpoint.exists():
+        load_checkpoint(checkpoint, trainer.parts(), trainer.accelerator)
+    with listening() if checkpoint is not None else nullcontext(StopRequest()) as request:
+        _run(trainer, evaluate, on_row, request)
+    if settings.keep == "best":
+        trainer.weights.load_state_dict(trainer.progress.best_weights)
+    model.eval()
+    return trainer.progress
+
+
+def _run(trainer: Trainer, evaluate, on_row, request) -> None:
+    settings, progress, accelerator = trainer.settings, trainer.progress, trainer.accelerator
     quiet = None if accelerator.is_local_main_process else True  # None: silent where the output is not a terminal
-    steps = tqdm(range(1, settings.steps + 1), disable=quiet, leave=False, mininterval=0.5)
-    for step in steps:
-        started = time.perf_counter()
-        window = [next(batches) for _ in range(settings.accumulation)]
-        loss = _accumulate(model, window, objective, accelerator)
-        assert_finite(loss, step)
-        if step == 1:
-            assert_all_got_gradients(model)
-        norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
-        row = {"step": step, "loss": loss.item(), "lr": schedule.get_last_lr()[0], "grad_norm": float(norm)}  # pyright: ignore[reportArgumentType]
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        row["seconds"] = time.perf_counter() - started
-        steps.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-        if step % settings.eval_every == 0 or step == settings.steps:
-            row |= evaluate()
-            model.train()
-        on_row(row)
-    accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
-    return row
+    bar = tqdm(total=settings.steps, initial=progress.step, disable=quiet, leave=False, mininterval=0.5)
+    trainer.model.train()
+    with bar:
+        while progress.step < settings.steps and not progress.stopped:
+            _stop_if_asked(trainer, request)
+            step = progress.step + 1
+            window = next(trainer.data, None)
+            if window is None:
+                raise ValueError(f"the data ran out at step {step} of {settings.steps}")
+            row = trainer.step(step, window)
+            progress.step = step
+            if step % settings.eval_every == 0 or step == settings.steps:
+                row |= evaluate()
+                progress.judge(row.get(settings.watch), settings.patience, trainer.weights)
+                trainer.model.train()
+            on_row(row)
+            bar.update()
+            bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+            if step % settings.save_every == 0 or step == settings.steps or progress.stopped:
+                trainer.save()
 
 
-def _accumulate(model: nn.Module, window: list[Batch], objective: Objective, accelerator: Accelerator) -> Tensor:
-    total = sum(map(objective.count, window))
-    losses = []
-    for batch in window:
-        batch = {k: v.to(accelerator.device) for k, v in batch.items()}
-        with accelerator.autocast():
-            mean = objective.loss_sum(model, batch) / total
-        accelerator.backward(mean)
-        losses.append(mean.detach())
-    return torch.stack(losses).sum()
+def _stop_if_asked(trainer: Trainer, request: StopRequest) -> None:
+    if trainer.checkpoint is None:
+        return
+    if any(processes.total([request.wanted], trainer.accelerator)):  # ranks get their signals at different steps
+        trainer.save()
+        step, steps = trainer.progress.step, trainer.settings.steps
+        raise Interrupted(f"stopped after step {step} of {steps}, all saved: the same command goes on from there")
+
+
+def _real_tokens(batch: Batch) -> int:
+    mask = batch.get("attention_mask")
+    return batch["input_ids"].numel() if mask is None else int(mask.sum())

@@ -1,14 +1,10 @@
-"""Three ways to adapt a base: all weights, the head alone, or LoRA. Each says what it trains and writes just that."""
+"""Three ways to adapt a base: all weights, the head alone, or LoRA. Each says what it trains."""
 
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
-from safetensors.torch import save
 from torch import nn
 
 import loralib
-from loralib.checkpoint import WEIGHTS, write_atomic
 from loralib.matching import new_heads, output_head
 from training.base_models import PEFT_TASK_TYPE, Base
 from training.tasks import TaskSpec
@@ -41,10 +37,10 @@ def apply_method(name: str, base: Base, spec: TaskSpec, config: loralib.LoraConf
         base.model.requires_grad_(True)
         return Method(name, "all weights train")
     if name == "head":
-        return Method(name, f"only {', '.join(_train_head(base, spec))} trains")
+        return Method(name, f"only {', '.join(train_head(base, spec))} trains")
     if name == "lora":
         config = config or loralib.LoraConfig()
-        heads = list(base.new_modules) or (None if spec.kind != "generation" else [])
+        heads = list(base.new_modules) or ([] if spec.is_language_modelling else None)
         changes = {"task_type": PEFT_TASK_TYPE[spec.kind], "base_model_name_or_path": base.model.config.name_or_path}
         if config.modules_to_save is None:
             changes["modules_to_save"] = heads
@@ -53,25 +49,14 @@ def apply_method(name: str, base: Base, spec: TaskSpec, config: loralib.LoraConf
     raise ValueError(f"method {name!r} is unknown; there are {', '.join(METHODS)}")
 
 
-def save_method(name: str, model: nn.Module, folder: Path) -> int:
-    """Write what the method trained, in place of what an earlier run left there; returns the bytes of the weights file."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    if name == "lora":
-        loralib.save_adapter(model, folder)
-        return (folder / WEIGHTS).stat().st_size
-    tensors = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad}
-    write_atomic(folder / f"{name}.safetensors", save(tensors, metadata={"format": "pt"}))
-    return (folder / f"{name}.safetensors").stat().st_size
-
-
-def _train_head(base: Base, spec: TaskSpec) -> list[str]:
+def train_head(base: Base, spec: TaskSpec) -> list[str]:
+    """Freeze all but the task's head; returns the paths of what trains. ValueError for a model without one."""
     model = base.model
     model.requires_grad_(False)
-    names = [output_head(model)] if spec.kind == "generation" else (list(base.new_modules) or new_heads(model))
+    names = [output_head(model)] if spec.is_language_modelling else (list(base.new_modules) or new_heads(model))
     if not names or names == [None]:
         raise ValueError(f"{type(model).__name__} has no head that method 'head' could train")
-    if spec.kind == "generation":
+    if spec.is_language_modelling:
         _untie(model, str(names[0]))
     for name in names:
         model.get_submodule(str(name)).requires_grad_(True)

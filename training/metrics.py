@@ -1,5 +1,8 @@
-"""Losses as sums beside counts, so that any split into batches gives the same mean; and the metric of each kind of task."""
+"""Losses as sums beside counts, so that any split into batches gives the same mean; and the metrics of labels and spans."""
 
+import re
+import string
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -9,62 +12,57 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.tasks import TaskSpec
+IGNORE = -100
 
 
 def loss_sum(kind: str, outputs, batch: dict[str, Tensor]) -> Tensor:
     """The summed loss of one batch; divided by `answer_count` it is the mean. Token losses skip the label -100."""
     if kind == "qa":
-        starts = F.cross_entropy(_wide(outputs.start_logits), batch["start_positions"], reduction="sum")
-        ends = F.cross_entropy(_wide(outputs.end_logits), batch["end_positions"], reduction="sum")
+        starts, ends = (
+            F.cross_entropy(_wide(logits), batch[f"{name}_positions"], ignore_index=IGNORE, reduction="sum")
+            for name, logits in (("start", outputs.start_logits), ("end", outputs.end_logits))
+        )
         return (starts + ends) / 2
     logits, labels = outputs.logits, batch["labels"]
     if kind == "regression":
         return F.mse_loss(_wide(logits.squeeze(-1)), _wide(labels), reduction="sum")
-    if kind == "generation":  # position t predicts token t + 1
+    if kind in ("generation", "text"):  # position t predicts token t + 1
         logits, labels = logits[:, :-1], labels[:, 1:]
-    return F.cross_entropy(_wide(logits.flatten(0, -2)), labels.flatten(), ignore_index=-100, reduction="sum")
+    return F.cross_entropy(_wide(logits.flatten(0, -2)), labels.flatten(), ignore_index=IGNORE, reduction="sum")
 
 
 def answer_count(kind: str, batch: dict[str, Tensor]) -> int:
     """How many answers a batch asks for: rows, or tokens with a label (the first token of a text is predicted by nothing)."""
-    if kind == "generation":
-        return int((batch["labels"][:, 1:] != -100).sum())
+    if kind in ("generation", "text"):
+        return int((batch["labels"][:, 1:] != IGNORE).sum())
     if kind == "tagging":
-        return int((batch["labels"] != -100).sum())
+        return int((batch["labels"] != IGNORE).sum())
     if kind == "qa":
-        return int((batch["start_positions"] != -100).sum())
+        return int((batch["start_positions"] != IGNORE).sum())
     return len(batch["input_ids"])
 
 
-def score(spec: TaskSpec, outputs: list, batches: list[dict[str, Tensor]]) -> float:
-    """The task's metric over all batches. `outputs` are the model's, in the order of `batches`."""
-    if spec.kind == "qa":
-        return exact_match(outputs, batches)
-    if spec.kind == "tagging":
-        rows = [(row, b["labels"][i]) for o, b in zip(outputs, batches, strict=True) for i, row in enumerate(o.logits.argmax(-1))]
-        pairs = [(_tags(p, y, spec.labels), _tags(y, y, spec.labels)) for p, y in rows]
-        return span_f1([p for p, _ in pairs], [y for _, y in pairs], lost=int(sum(b["lost_spans"].sum() for b in batches)))
-    truth = torch.cat([b["labels"] for b in batches]).numpy()
-    if spec.kind == "regression":
-        guess = torch.cat([o.logits.squeeze(-1) for o in outputs]).float().numpy()
-        correlations = [float(f(guess, truth)[0]) for f in (pearsonr, spearmanr)]  # pyright: ignore[reportArgumentType]
-        return sum(correlations) / 2
-    guess = torch.cat([o.logits.argmax(-1) for o in outputs]).numpy()
-    if spec.metric == "matthews":
-        return float(matthews_corrcoef(truth, guess))
-    if spec.metric == "f1":
-        return float(f1_score(truth, guess))
-    return float(np.mean(truth == guess))
+def label_scores(guess: list, truth: list, metric: str) -> dict[str, float]:
+    """Scores of one label or number per row, `metric` among them: as GLUE defines them (Wang et al. 2018, table 1).
+
+    A correlation with constant guesses is not defined and counts as 0.
+    """
+    if metric == "pearson_spearman":
+        constant = len(set(guess)) == 1 or len(set(truth)) == 1
+        p, s = (0.0 if constant else float(f(guess, truth)[0]) for f in (pearsonr, spearmanr))  # pyright: ignore
+        return {"pearson": p, "spearman": s, "pearson_spearman": (p + s) / 2}
+    scores = {"accuracy": float(np.mean(np.asarray(guess) == np.asarray(truth)))}
+    if metric == "matthews":
+        scores["matthews"] = float(matthews_corrcoef(truth, guess))
+    if metric == "f1":
+        scores["f1"] = float(f1_score(truth, guess, zero_division=0.0))  # pyright: ignore[reportArgumentType]
+    return scores
 
 
-def exact_match(outputs: list, batches: list[dict[str, Tensor]]) -> float:
-    """Share of the answers whose first and last token are both right. An answer that was cut off (-100) is never right."""
-    right = [
-        (o.start_logits.argmax(-1) == b["start_positions"]) & (o.end_logits.argmax(-1) == b["end_positions"])
-        for o, b in zip(outputs, batches, strict=True)
-    ]
-    return torch.cat(right).float().mean().item()
+def tag_accuracy(guesses: list[list[int]], truths: list[list[int]], lost: int = 0) -> float:
+    """Share of the words whose tag is right; `lost` words stood in text that was cut off, and were not."""
+    right = sum(g == t for guess, truth in zip(guesses, truths, strict=True) for g, t in zip(guess, truth, strict=True))
+    return right / (sum(map(len, truths)) + lost)
 
 
 def span_f1(guesses: list[list[str]], truths: list[list[str]], lost: int = 0) -> float:
@@ -93,10 +91,38 @@ def spans(tags: Iterable[str]) -> set[tuple[str, int, int]]:
     return found
 
 
+# ---------------------------------------------------------------- answers in text (SQuAD)
+
+
+def answer_scores(guesses: list[str], truths: list[list[str]]) -> dict[str, float]:
+    """Exact match and word F1, each against the best of a question's answers (Rajpurkar et al. 2016, section 5)."""
+    pairs = list(zip(guesses, truths, strict=True))
+    return {
+        "exact_match": float(np.mean([max(_normal(g) == _normal(t) for t in answers) for g, answers in pairs])),
+        "f1": float(np.mean([max(_word_f1(g, t) for t in answers) for g, answers in pairs])),
+    }
+
+
+def best_span(start_logits: Tensor, end_logits: Tensor, allowed: Tensor, longest: int = 30) -> tuple[int, int]:
+    """The likeliest (first, last) token of an answer: in order, within `allowed` (T,), at most `longest` tokens."""
+    scores = start_logits[:, None] + end_logits[None, :]  # (T, T)
+    pairs = torch.ones_like(scores, dtype=torch.bool).triu().tril(longest - 1) & allowed[:, None] & allowed[None, :]
+    best = int(scores.masked_fill(~pairs, -torch.inf).argmax())
+    return best // len(allowed), best % len(allowed)
+
+
+def _normal(text: str) -> str:
+    """Lower case, without punctuation, articles and double spaces: SQuAD's normal form."""
+    words = "".join(c for c in text.lower() if c not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", words).split())
+
+
+def _word_f1(guess: str, truth: str) -> float:
+    a, b = _normal(guess).split(), _normal(truth).split()
+    common = sum((Counter(a) & Counter(b)).values())
+    return 2 * common / (len(a) + len(b)) if common else float(a == b)
+
+
 def _wide(values: Tensor) -> Tensor:
     """Losses are summed in float32 or wider, whatever autocast did before."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def _tags(ids: Tensor, truth: Tensor, labels: tuple[str, ...]) -> list[str]:
-    return [labels[i] for i in ids[truth != -100].tolist()]

@@ -1,6 +1,6 @@
-"""What a run leaves behind: `runs/<name>/{config.json, rows.jsonl, curves.png, report.md}` and the trained weights."""
+"""How results look: one style for every plot, tables in Markdown, sizes for people."""
 
-import json
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -44,35 +44,11 @@ def use_style() -> None:
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a PNG without a time stamp, so that the same picture is the same file."""
     figure.tight_layout()
-    figure.savefig(path, metadata={"Software": None})
+    content = io.BytesIO()
+    figure.savefig(content, format="png", metadata={"Software": None})
     plt.close(figure)
+    write_atomic(path, content.getvalue())
     return path
-
-
-def write_json(path: Path, content: object) -> None:
-    write_atomic(path, (json.dumps(content, indent=2, sort_keys=True, default=str) + "\n").encode())
-
-
-class Recorder:
-    """Starts a run folder with its settings and the table of what trains, and keeps every row in memory and on disk."""
-
-    def __init__(self, folder: Path, settings: dict, modules: str):
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", settings)
-        (folder / "modules.txt").write_text(modules + "\n")
-        self.rows: list[dict] = []
-        self.file = folder / "rows.jsonl"
-        self.file.write_text("")
-
-    def keep(self, row: dict) -> None:
-        self.rows.append(row)
-        with self.file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
-
-def read_rows(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def markdown_table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:

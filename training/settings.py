@@ -6,19 +6,20 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Fine-tune a base model on one task."""
+    """Fine-tune a base model on one task. The same command goes on with a run that was stopped or killed."""
 
     task: str = "sentiment"
     """small world: topic, sentiment, nli, tagging, qa, data2text; real: sst2, cola, mrpc, rte, qnli, qqp, mnli, stsb, sick,
-    e2e_nlg"""
+    e2e_nlg, squad, ud_pos; your own: text (column text), prompt (columns prompt and completion)"""
     model: str | None = None
     """encoder or decoder (the committed small bases; None picks by task), a folder, or a Hub name"""
     method: Literal["full", "head", "lora"] = "lora"
     """what trains: all weights, the head alone, or LoRA and the head"""
     data_dir: str | None = None
-    """folder with train.parquet and validation.parquet (or test.parquet), columns as on the Hub"""
+    """folder with train and validation (or test) as .parquet, .jsonl, .json, .csv or .txt, columns as on the Hub"""
     steps: int = 300
     batch_size: int = 16
+    """rows per process and micro-batch; a step takes batch_size x accumulation x processes rows"""
     learning_rate: float | None = None
     """None: the method's default for the model's size (small / large): full 1e-3 / 5e-5, head 1e-2 / 1e-2, lora 5e-3 / 5e-4"""
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
@@ -33,6 +34,12 @@ class TrainSettings:
     eval_rows: int | None = None
     """evaluate on the first so many rows only; None is all"""
     train_rows: int | None = None
+    patience: int | None = None
+    """stop early after so many evaluations without a better one; None trains all steps"""
+    keep: Literal["last", "best"] = "last"
+    """the weights to keep at the end: the last, or those of the best evaluation"""
+    save_every: int = 100
+    """steps between checkpoints: what a kill can cost"""
     seed: int = 0
     """draws the training set (small world), the new head, LoRA's start and the order of the batches"""
     random_weights: bool = False
@@ -43,12 +50,24 @@ class TrainSettings:
     target_modules: str = "all-linear"
     """`all-linear`, or names joined by commas"""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    gradient_checkpointing: bool = False
+    """keep fewer activations and compute them again in backward: less memory, about a third more time"""
     threads: int | None = None
     """torch threads; None is 1 for models under 5 M parameters (two were slower) and torch's own choice above"""
     samples: int = 3
-    """generation tasks: how many prompts to continue at the end"""
+    """generation tasks: how many prompts to continue and show at the end"""
+    score_texts: int | None = 0
+    """generation tasks: so many distinct prompts are continued before and after training and scored (BLEU, chrF, ROUGE-L, NIST);
+    None is all, 0 none"""
+    decoding: Literal["greedy", "lora_paper"] = "greedy"
+    """lora_paper: 10 beams, length penalty 0.8, no 4-gram twice"""
+    max_new_tokens: int = 128
+    trackers: str = "tensorboard"
+    """where rows go beside the run folder: tensorboard, wandb, mlflow, joined by commas; "" is nowhere"""
     out: str | None = None
     """run folder; None is runs/TASK-METHOD"""
+    restart: bool = False
+    """throw away what is in the run folder and start over"""
 
     def __post_init__(self):
         least = {
@@ -57,14 +76,25 @@ class TrainSettings:
             "accumulation": 1,
             "max_length": 2,
             "eval_every": 1,
+            "save_every": 1,
+            "max_new_tokens": 1,
             "eval_rows": 1,
             "train_rows": 1,
+            "patience": 1,
+            "threads": 1,
+            "samples": 0,
+            "score_texts": 0,
+            "weight_decay": 0,
+            "seed": 0,
         }
         for name, low in least.items():
             value = getattr(self, name)
-            if value is not None and value < low:
+            if value is not None and not value >= low:
                 raise ValueError(f"{name}={value}: expected at least {low}")
-        for name in ("learning_rate", "max_grad_norm"):
+        for name in ("learning_rate", "max_grad_norm", "lora_alpha"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name}={value}: expected more than 0")
+        for name in ("warmup_share", "lora_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more and less than 1")

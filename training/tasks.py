@@ -7,29 +7,47 @@ from training.world_tasks import TAGS, WORLD_TASKS
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One task. `kind`: classification, regression, tagging, qa or generation."""
+    """One task. `kind`: classification, regression, tagging, qa, generation (a prompt and its completion) or text."""
 
     name: str
     kind: str
     inputs: tuple[str, ...]
     """columns that the model reads: one text, or a pair"""
     target: str
-    """column of the answer"""
+    """column of the answer; for plain text the text itself"""
     labels: tuple[str, ...] = ()
     metric: str = "accuracy"
     hub: tuple[str, ...] = ()
     """arguments of `datasets.load_dataset` when no folder is given"""
+    prompt_end: str = ""
+    """generation: written between the prompt and its completion"""
 
     @property
     def higher_is_better(self) -> bool:
         return self.metric != "loss"
+
+    @property
+    def is_language_modelling(self) -> bool:
+        """Whether the model's answer is text, token by token."""
+        return self.kind in ("generation", "text")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.inputs, self.target)))
 
 
 def _glue(name: str, *inputs: str, labels=("0", "1"), metric="accuracy", kind="classification") -> TaskSpec:
     return TaskSpec(name, kind, inputs, "label", labels, metric, ("nyu-mll/glue", name))
 
 
+def _data_to_text(name: str, hub: tuple[str, ...] = ()) -> TaskSpec:
+    inputs = ("meaning_representation",)
+    return TaskSpec(name, "generation", inputs, "human_reference", metric="loss", hub=hub, prompt_end=" =>")
+
+
 _NLI = ("entailment", "neutral", "contradiction")
+_UPOS = ("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM")
+_UPOS += ("VERB", "X")
 
 TASKS = {
     spec.name: spec
@@ -38,8 +56,9 @@ TASKS = {
         TaskSpec("sentiment", "classification", ("sentence",), "label", ("bad", "good")),
         TaskSpec("nli", "classification", ("premise", "hypothesis"), "label", _NLI),
         TaskSpec("tagging", "tagging", ("tokens",), "tags", TAGS, "span_f1"),
+        # context first, as the small world's remarks follow their passage
         TaskSpec("qa", "qa", ("context", "question"), "answers", metric="exact_match"),
-        TaskSpec("data2text", "generation", ("meaning_representation",), "human_reference", metric="loss"),
+        _data_to_text("data2text"),
         _glue("sst2", "sentence", labels=("negative", "positive")),
         _glue("cola", "sentence", metric="matthews"),
         _glue("mrpc", "sentence1", "sentence2", metric="f1"),
@@ -49,16 +68,20 @@ TASKS = {
         _glue("mnli", "premise", "hypothesis", labels=_NLI),
         _glue("stsb", "sentence1", "sentence2", labels=("score",), metric="pearson_spearman", kind="regression"),
         TaskSpec("sick", "classification", ("premise", "hypothesis"), "label", _NLI),
-        TaskSpec(
-            "e2e_nlg",
-            "generation",
-            ("meaning_representation",),
-            "human_reference",
-            metric="loss",
-            hub=("tuetschek/e2e_nlg",),
-        ),
+        _data_to_text("e2e_nlg", ("tuetschek/e2e_nlg",)),
+        TaskSpec("squad", "qa", ("question", "context"), "answers", metric="f1", hub=("rajpurkar/squad",)),
+        TaskSpec("ud_pos", "tagging", ("tokens",), "upos", _UPOS),
+        TaskSpec("text", "text", ("text",), "text", metric="loss", hub=("Salesforce/wikitext", "wikitext-2-raw-v1")),
+        TaskSpec("prompt", "generation", ("prompt",), "completion", metric="loss"),
     )
 }
+
+
+def find_task(name: str) -> TaskSpec:
+    """The task of that name. ValueError for others, with those there are."""
+    if name not in TASKS:
+        raise ValueError(f"task {name!r} is unknown; there are {', '.join(TASKS)}")
+    return TASKS[name]
 
 
 def is_world(task: str) -> bool:

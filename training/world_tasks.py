@@ -143,6 +143,33 @@ def _realise(slots: dict, rng: random.Random) -> tuple[str, float]:
     return " ".join([opening, *rest]), sum(choices)
 
 
+def slot_errors(meaning: str, text: str) -> tuple[int, int]:
+    """(errors, facts): facts of the meaning that the text lacks, and facts of the text that the meaning lacks.
+
+    Summed over texts, errors / facts is the slot error rate (Wen et al. 2015, section 4.1). A wrong value counts twice: the
+    right one is missing and the wrong one is added. The world's words say exactly one thing each, so no judge is needed.
+    """
+    wanted, said = _facts_of_meaning(meaning), _facts_of_text(text)
+    return len(wanted ^ said), len(wanted)
+
+
+def _facts_of_meaning(meaning: str) -> set[tuple[str, str]]:
+    slots = dict(part.split(" : ") for part in meaning.split(" ; "))
+    verb, noun = slots["action"].split()
+    facts = {("person", slots["name"]), ("verb", verb), ("noun", noun)}
+    facts |= {("person", slots["friend"])} if "friend" in slots else set()
+    return facts | {(kind, slots[kind]) for kind in ("place", "mood") if kind in slots}
+
+
+def _facts_of_text(text: str) -> set[tuple[str, str]]:
+    words = text.split()
+    known: dict[str, tuple[str, str]] = {name: ("person", name) for name in world.PEOPLE + world.EITHER}
+    known |= {verb: ("verb", verb) for verbs in world.VERBS.values() for verb in verbs}
+    known |= {noun: ("noun", noun) for nouns in world.NOUNS.values() for noun in nouns}
+    known |= {word: ("mood", mood) for mood, group in (("good", world.GOOD), ("bad", world.BAD)) for word in group}
+    return {known[w] for w in words if w in known} | {("place", p) for p in world.PLACES if f" {p} " in f" {text} "}
+
+
 WORLD_TASKS = {
     "topic": WorldTask(_topic, 200),
     "sentiment": WorldTask(_sentiment, 100),

@@ -1,0 +1,172 @@
+"""From rows to token ids with labels: one encoding per kind of answer. What does not fit in `max_length` is cut and counted.
+
+Prompt tokens get the label -100, so a loss is per answer token (its end-of-text included).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from training.metrics import IGNORE, spans
+from training.tasks import TaskSpec
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One split, ready for batching."""
+
+    features: list[dict]
+    """one dictionary per row (plain text: per block): what goes into a batch"""
+    truncated: int
+    """rows that lost text to `max_length`"""
+    offsets: list[list[tuple[int, int] | None]] = field(default_factory=list)
+    """questions: for each token the characters of the context that it stands for; None outside the context"""
+
+    def answerable(self) -> "Encoded":
+        """Without the rows whose whole answer was cut off: there is nothing to learn from them."""
+        kept = [f for f in self.features if _has_answer(f)]
+        return Encoded(kept, self.truncated)
+
+
+def encode(rows: dict[str, list], spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
+    """Turn rows into lists of ids with labels. A word-level tokenizer that meets an unknown word raises."""
+    encoded = ENCODERS[spec.kind](rows, spec, tokenizer, max_length)
+    _refuse_unknown_words(encoded.features, tokenizer)
+    return encoded
+
+
+def prompt_ids(prompt: str | list[dict], spec: TaskSpec, tokenizer) -> list[int]:
+    """A prompt as the model was trained to see it: by the chat template when the tokenizer has one, else as text."""
+    if tokenizer.chat_template or not isinstance(prompt, str):
+        return _chat(tokenizer, _messages(prompt, "user"), add_generation_prompt=True)
+    return tokenizer(prompt + spec.prompt_end)["input_ids"]
+
+
+def _has_answer(feature: dict) -> bool:
+    if "start_positions" in feature:
+        return feature["start_positions"] != IGNORE
+    labels = feature["labels"]
+    return not isinstance(labels, list) or any(label != IGNORE for label in labels)
+
+
+def _texts(rows, spec: TaskSpec) -> list[list[str]]:
+    return [list(rows[column]) for column in spec.inputs]
+
+
+def _encode_labels(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
+    columns = _texts(rows, spec)
+    encoded = tokenizer(*columns, truncation=True, max_length=max_length)
+    whole = tokenizer(*columns, verbose=False)["input_ids"]
+    wanted = [float(y) if spec.kind == "regression" else int(y) for y in rows[spec.target]]
+    features = [{**_row(encoded, i), "labels": label} for i, label in enumerate(wanted)]
+    return Encoded(features, sum(len(ids) > max_length for ids in whole))
+
+
+def _encode_tags(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
+    """The first token of each word carries its tag. A word that the tokenizer makes nothing of is a word lost."""
+    encoded = tokenizer(list(rows[spec.inputs[0]]), is_split_into_words=True, truncation=True, max_length=max_length)
+    features, truncated = [], 0
+    for i, tags in enumerate(rows[spec.target]):
+        words = encoded.word_ids(i)
+        first = [w is not None and w != before for before, w in zip([None, *words], words, strict=False)]
+        labels = [tags[w] if new else IGNORE for w, new in zip(words, first, strict=True)]
+        kept = max((w for w in words if w is not None), default=-1) + 1
+        truncated += kept < len(tags)
+        feature = {**_row(encoded, i), "labels": labels, "lost_words": len(tags) - sum(first)}
+        if spec.metric == "span_f1":
+            all_spans, seen = (spans([spec.labels[t] for t in part]) for part in (tags, tags[:kept]))
+            feature["lost_spans"] = len(all_spans - seen)
+        features.append(feature)
+    return Encoded(features, truncated)
+
+
+def _encode_answers(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
+    """Question and context in the task's order; only the context is cut.
+
+    An answer that was cut off gets the label -100: nothing to learn from, and wrong whatever the model says.
+    """
+    part_of_context = spec.inputs.index("context")
+    only = ("only_first", "only_second")[part_of_context]
+    encoded = tokenizer(*_texts(rows, spec), truncation=only, max_length=max_length, return_offsets_mapping=True)
+    features, truncated, all_offsets = [], 0, []
+    for i, (answer, context) in enumerate(zip(rows[spec.target], rows["context"], strict=True)):
+        parts = zip(encoded["offset_mapping"][i], encoded.sequence_ids(i), strict=True)
+        offsets = [(a, b) if part == part_of_context else None for (a, b), part in parts]
+        begin, end = answer["answer_start"][0], answer["answer_start"][0] + len(answer["text"][0])
+        inside = [j for j, span in enumerate(offsets) if span and span[0] < end and span[1] > begin]
+        last = max((span[1] for span in offsets if span), default=0)
+        truncated += last < len(context.rstrip())
+        whole = bool(inside) and last >= end
+        start, stop = (inside[0], inside[-1]) if whole else (IGNORE, IGNORE)
+        features.append({**_row(encoded, i), "start_positions": start, "end_positions": stop})
+        all_offsets.append(offsets)
+    return Encoded(features, truncated, all_offsets)
+
+
+def _encode_generation(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
+    features, truncated = [], 0
+    for prompt, completion in zip(rows[spec.inputs[0]], rows[spec.target], strict=True):
+        before = prompt_ids(prompt, spec, tokenizer)
+        answer = _completion_ids(prompt, completion, before, spec, tokenizer)
+        ids, labels = [*before, *answer], [IGNORE] * len(before) + answer
+        truncated += len(ids) > max_length
+        ids, labels = ids[:max_length], labels[:max_length]
+        features.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels})
+    return Encoded(features, truncated)
+
+
+def _completion_ids(prompt, completion, before: list[int], spec: TaskSpec, tokenizer) -> list[int]:
+    if not (tokenizer.chat_template or not isinstance(prompt, str)):
+        space = " " if spec.prompt_end else ""
+        ids = tokenizer(space + completion, add_special_tokens=False)["input_ids"]
+        return [*ids, tokenizer.eos_token_id]
+    whole = _chat(tokenizer, [*_messages(prompt, "user"), *_messages(completion, "assistant")])
+    if whole[: len(before)] != before:
+        raise ValueError(
+            "the tokenizer's chat template writes a prompt differently once an answer follows, so the answer's tokens cannot "
+            f"be told from the prompt's (prompt {str(prompt)[:60]!r}): give texts that need no template, or change the template"
+        )
+    return whole[len(before) :]
+
+
+def _messages(content: str | list[dict], role: str) -> list[dict]:
+    return [{"role": role, "content": content}] if isinstance(content, str) else list(content)
+
+
+def _chat(tokenizer, messages: list[dict], **options: Any) -> list[int]:
+    if not tokenizer.chat_template:
+        raise ValueError("the rows are lists of messages, and this tokenizer has no chat template: give texts, or another model")
+    return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)["input_ids"]
+
+
+def _encode_text(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
+    """All texts in one stream, an end of text after each, cut into blocks of `max_length`: nothing is lost."""
+    ids = tokenizer([t for t in rows[spec.target] if t.strip()], add_special_tokens=False, verbose=False)["input_ids"]
+    stream = [token for text in ids for token in (*text, tokenizer.eos_token_id)]
+    blocks = [stream[i : i + max_length] for i in range(0, len(stream), max_length)]
+    blocks = [b for b in blocks if len(b) > 1]  # the first token of a block is predicted by nothing
+    return Encoded([{"input_ids": b, "attention_mask": [1] * len(b), "labels": list(b)} for b in blocks], 0)
+
+
+ENCODERS = {
+    "classification": _encode_labels,
+    "regression": _encode_labels,
+    "tagging": _encode_tags,
+    "qa": _encode_answers,
+    "generation": _encode_generation,
+    "text": _encode_text,
+}
+
+
+def _row(encoded, i: int) -> dict:
+    return {k: encoded[k][i] for k in ("input_ids", "token_type_ids", "attention_mask") if k in encoded}
+
+
+def _refuse_unknown_words(features: list[dict], tokenizer) -> None:
+    if tokenizer.backend_tokenizer.model.__class__.__name__ != "WordLevel":
+        return
+    unknown = sum(f["input_ids"].count(tokenizer.unk_token_id) for f in features)
+    if unknown:
+        raise ValueError(
+            f"{unknown} words are not in the small world's vocabulary: its word-level tokenizer is not for real text. "
+            "Choose a model with a tokenizer of its own (--model FOLDER or a Hub name)"
+        )

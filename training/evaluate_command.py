@@ -1,0 +1,61 @@
+"""`python -m training evaluate --adapter FOLDER`: the scores of a trained model, or of one from the Hub, on a split."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import track
+
+from training.data import evaluation_split, load_task
+from training.encoding import encode
+from training.evaluation import HeldOut, evaluate
+from training.generation import generate_samples, references_by_prompt
+from training.processes import make_accelerator
+from training.records import markdown_table
+from training.text_metrics import text_scores
+from training.trained import load_trained
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """Evaluate what a run trained: `runs/NAME/adapter`, or `user/repo` on the Hub."""
+
+    adapter: str
+    """folder with the trained weights, or user/repo on the Hub"""
+    task: str | None = None
+    """None: the task that the folder was trained for"""
+    model: str | None = None
+    """None: the base that the folder names"""
+    data_dir: str | None = None
+    """None: the small world or the Hub"""
+    split: str | None = None
+    """None: the split that a run reports on (validation, else test)"""
+    rows: int | None = None
+    """so many rows only; None is all"""
+    max_length: int = 128
+    score_texts: int | None = 0
+    """generation: so many distinct prompts are continued and scored; None is all"""
+    decoding: Literal["greedy", "lora_paper"] = "greedy"
+    max_new_tokens: int = 128
+
+
+def evaluate_trained(settings: EvaluateSettings) -> None:
+    trained = load_trained(settings.adapter, settings.task, settings.model)
+    spec, model, tokenizer = trained.spec, trained.base.model, trained.base.tokenizer
+    data = load_task(spec, settings.data_dir)
+    split = settings.split or evaluation_split(data)
+    if split not in data:
+        raise ValueError(f"there is no split {split!r}; there are {sorted(data)}")
+    rows = data[split].select(range(min(settings.rows or len(data[split]), len(data[split]))))
+    encoded = encode(rows[:], spec, tokenizer, min(settings.max_length, tokenizer.model_max_length))
+    accelerator = make_accelerator()
+    scores = evaluate(model.to(accelerator.device), HeldOut(spec, rows, encoded), tokenizer, accelerator)
+    if spec.kind == "generation" and settings.score_texts != 0:
+        prompts = references_by_prompt(rows, spec)[: settings.score_texts]
+        parts = [prompts[i : i + 32] for i in range(0, len(prompts), 32)]
+        options = {"decoding": settings.decoding, "max_new_tokens": settings.max_new_tokens}
+        samples = [s for p in track(parts, "generating") for s in generate_samples(model, tokenizer, p, spec, **options)]
+        scores |= text_scores(samples)
+    console = Console(soft_wrap=True)
+    console.print(f"{trained.report}; {spec.name}, {len(rows)} rows of {split}, {encoded.truncated} cut", highlight=False)
+    console.print(markdown_table(("score", "value"), [(k, f"{v:.6g}") for k, v in scores.items()]), markup=False)

@@ -1,0 +1,105 @@
+"""A model's loss and scores on a whole split, shared out over the processes: every row counts once."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from torch import Tensor
+
+from training import metrics, processes
+from training.batching import Batch, batches
+from training.encoding import Encoded
+from training.loop import Objective
+from training.metrics import IGNORE
+from training.tasks import TaskSpec
+
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows to evaluate on, and their encoding."""
+
+    spec: TaskSpec
+    rows: Dataset
+    encoded: Encoded
+
+
+def objective_of(kind: str) -> Objective:
+    """The loss of a kind of task, as the loop wants it."""
+    return Objective(
+        lambda model, batch: metrics.loss_sum(kind, model(**model_inputs(batch)), batch),
+        lambda batch: metrics.answer_count(kind, batch),
+    )
+
+
+def model_inputs(batch: Batch) -> Batch:
+    return {k: v for k, v in batch.items() if k in MODEL_INPUTS}
+
+
+@torch.no_grad()
+def evaluate(model, held_out: HeldOut, tokenizer, accelerator: Accelerator, batch_size: int = 64) -> dict[str, float]:
+    """{eval_loss, and the scores of the task, its metric among them}. Language modelling has the loss alone.
+
+    ValueError when no row has an answer left.
+    """
+    model.eval()
+    kind, features = held_out.spec.kind, held_out.encoded.features
+    summed = count = 0.0
+    guesses: list[Any] = []
+    offsets = processes.share(held_out.encoded.offsets, accelerator)
+    for batch in batches(processes.share(features, accelerator), tokenizer, batch_size):
+        here = {k: v.to(accelerator.device) for k, v in batch.items()}
+        with accelerator.autocast():
+            out = model(**model_inputs(here))
+        summed += float(metrics.loss_sum(kind, out, here))
+        count += metrics.answer_count(kind, batch)
+        guesses += _guesses(kind, out, batch, offsets[len(guesses) :])
+    summed, count = processes.total((summed, count), accelerator)
+    if not count:
+        raise ValueError(
+            f"no answer of the evaluation rows is left after cutting texts (task {held_out.spec.name}): raise max_length"
+        )
+    return {"eval_loss": summed / count} | score(held_out, processes.gather(guesses, accelerator))
+
+
+def _guesses(kind: str, out, batch: Batch, offsets: list) -> list:
+    """What the model answers, row by row: a label, a number, the tags of the words, or (first, last) character."""
+    if kind in ("generation", "text"):
+        return []
+    if kind == "qa":
+        rows = zip(out.start_logits.float().cpu(), out.end_logits.float().cpu(), offsets, strict=False)
+        return [_characters(start, end, spans) for start, end, spans in rows]
+    if kind == "regression":
+        return out.logits.float().squeeze(-1).tolist()
+    labels = out.logits.argmax(-1).cpu()
+    if kind == "classification":
+        return labels.tolist()
+    return [row[truth != IGNORE].tolist() for row, truth in zip(labels, batch["labels"], strict=True)]
+
+
+def _characters(start_logits: Tensor, end_logits: Tensor, offsets: list) -> tuple[int, int]:
+    allowed = torch.tensor([span is not None for span in offsets])
+    if not allowed.any():
+        return 0, 0
+    first, last = metrics.best_span(start_logits[: len(offsets)], end_logits[: len(offsets)], allowed)
+    return offsets[first][0], offsets[last][1]
+
+
+def score(held_out: HeldOut, guesses: list) -> dict[str, float]:
+    """The scores of all guesses, in the order of the rows."""
+    spec, rows, features = held_out.spec, held_out.rows, held_out.encoded.features
+    if spec.is_language_modelling:
+        return {}
+    if spec.kind == "qa":
+        texts = [context[a:b] for context, (a, b) in zip(rows["context"], guesses, strict=True)]
+        return metrics.answer_scores(texts, [answers["text"] for answers in rows[spec.target]])
+    if spec.kind != "tagging":
+        return metrics.label_scores(guesses, [f["labels"] for f in features], spec.metric)
+    truths = [[label for label in f["labels"] if label != IGNORE] for f in features]
+    if spec.metric == "span_f1":
+        names = ([[spec.labels[t] for t in tags] for tags in part] for part in (guesses, truths))
+        return {"span_f1": metrics.span_f1(*names, lost=sum(f["lost_spans"] for f in features))}
+    return {"accuracy": metrics.tag_accuracy(guesses, truths, lost=sum(f["lost_words"] for f in features))}

@@ -1,0 +1,171 @@
+"""What a run measured, as a value and as a page; a finished run is read back from its folder."""
+
+import statistics
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from kernels.measure import peak_bytes
+from loralib import count_parameters
+from training.base_models import Base
+from training.evaluation import HeldOut
+from training.generation import Sample
+from training.progress import Progress
+from training.records import draw_curves, file_size, markdown_table
+from training.run_folder import RESULT, ROWS, TRAINED, RunFolder, read_result, read_rows, write_json
+from training.settings import TrainSettings
+from training.tasks import TaskSpec
+from training.trained import load_trained
+from training.world_tasks import ceiling
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the run itself knows at its end."""
+
+    progress: Progress
+    file_bytes: int
+    saved_bytes: int
+    texts: dict[str, float]
+    samples: list[Sample]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run measured. `metric` is the task's (for language modelling: loss per answer token, lower is better)."""
+
+    task: str
+    method: str
+    model_name: str
+    seed: int
+    steps: int
+    best_step: int
+    metric_name: str
+    metric: float
+    loss: float
+    start_metric: float
+    ceiling: float | None
+    texts_before: dict[str, float]
+    """scores of generated texts (bleu, chrf, rouge_l, nist); empty when none were asked for"""
+    texts: dict[str, float]
+    trainable: int
+    head_parameters: int
+    file_bytes: int
+    saved_bytes: int
+    """kept by autograd for backward, one batch"""
+    peak_bytes: int
+    """of the whole process: comparable only between runs with a process each"""
+    seconds_per_step: float
+    tokens_per_second: float
+    samples: list[Sample]
+    rows: list[dict]
+    model: Any
+    tokenizer: Any
+    folder: Path
+
+
+NOT_IN_FILE = ("rows", "model", "tokenizer", "folder")
+TEXT_SCORES = ("bleu", "chrf", "rouge_l", "nist")
+
+
+def metric_key(spec: TaskSpec) -> str:
+    """The name of the task's metric in a row."""
+    return "eval_loss" if spec.metric == "loss" else spec.metric
+
+
+def finish(
+    settings: TrainSettings,
+    held_out: HeldOut,
+    split: str,
+    base: Base,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    measured: Measured,
+) -> TrainResult:
+    """Gather the result, draw curves and report, write `result.json`, and drop the checkpoint."""
+    spec, rows, progress = held_out.spec, folder.rows, measured.progress
+    count, key = count_parameters(base.model), metric_key(spec)
+    end = next(r for r in rows if r["step"] == (progress.best_step if settings.keep == "best" else progress.step))
+    timed = [r for r in rows if "seconds" in r]
+    known = {"bayes", "log_p"} & set(held_out.rows.column_names)
+    result = TrainResult(
+        task=spec.name,
+        method=settings.method,
+        model_name=base.source.name,
+        seed=settings.seed,
+        steps=progress.step,
+        best_step=progress.best_step,
+        metric_name=spec.metric,
+        metric=end[key],
+        loss=end["eval_loss"],
+        start_metric=rows[0][key],
+        ceiling=ceiling(spec.name, held_out.rows) if known else None,
+        texts_before={k: rows[0][k] for k in TEXT_SCORES if k in rows[0]},
+        texts=measured.texts,
+        trainable=count.trainable,
+        head_parameters=count.other if settings.method == "lora" else count.trainable,
+        file_bytes=measured.file_bytes,
+        saved_bytes=measured.saved_bytes,
+        peak_bytes=peak_bytes(accelerator.device),
+        seconds_per_step=statistics.median(r["seconds"] for r in timed),
+        tokens_per_second=statistics.median(r["tokens"] / r["seconds"] for r in timed),
+        samples=measured.samples,
+        rows=rows,
+        model=base.model,
+        tokenizer=base.tokenizer,
+        folder=folder.folder,
+    )
+    title = f"{spec.name}, {settings.method}: {spec.metric} {result.start_metric:.3f} → {result.metric:.3f}"
+    draw_curves(rows, key, title, folder.folder / "curves.png", result.ceiling)
+    (folder.folder / "report.md").write_text(page(result, split))
+    content = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in NOT_IN_FILE}
+    write_json(folder.folder / RESULT, content | {"samples": [asdict(s) for s in result.samples]})
+    folder.checkpoint.unlink(missing_ok=True)
+    return result
+
+
+def finished_result(folder: Path) -> TrainResult:
+    """The result of a finished run, with its model loaded again."""
+    trained = load_trained(folder / TRAINED)
+    content = read_result(folder) or {}
+    samples = [Sample(**s) for s in content.pop("samples")]
+    return TrainResult(
+        **content,
+        samples=samples,
+        rows=read_rows(folder / ROWS),
+        model=trained.base.model,
+        tokenizer=trained.base.tokenizer,
+        folder=folder,
+    )
+
+
+def page(result: TrainResult, split: str) -> str:
+    """One page of Markdown about a run."""
+    texts = [
+        (f"{name} of generated texts, before → after", f"{result.texts_before[name]:.3f} → {value:.3f}")
+        for name, value in result.texts.items()
+    ]
+    rows = [
+        (f"{result.metric_name} before", f"{result.start_metric:.4f}"),
+        (f"{result.metric_name} after {result.steps} steps", f"{result.metric:.4f}"),
+        ("best possible", "unknown (real data)" if result.ceiling is None else f"{result.ceiling:.4f}"),
+        ("evaluation loss", f"{result.loss:.4f}"),
+        ("best evaluation at step", result.best_step),
+        *texts,
+        ("trainable parameters", f"{result.trainable:,}"),
+        ("weights file", file_size(result.file_bytes)),
+        ("bytes saved for backward, one batch", file_size(result.saved_bytes)),
+        ("peak memory of the process", file_size(result.peak_bytes)),
+        ("seconds per step (median)", f"{result.seconds_per_step:.3f}"),
+        ("tokens per second (median)", f"{result.tokens_per_second:,.0f}"),
+    ]
+    samples = [f"\n- `{s.prompt}`\n  - generated: {s.text}\n  - reference: {s.reference}" for s in result.samples]
+    return (
+        f"# {result.task}, {result.method}\n\n"
+        f"Measured on `{split}` by `python -m training --task {result.task} --method {result.method} ...`; "
+        f"all settings are in `config.json`.\n\n{markdown_table(('', 'value'), rows)}\n\n![curves](curves.png)\n"
+        + "".join(samples)
+        + "\n" * bool(samples)
+    )

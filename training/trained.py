@@ -1,0 +1,145 @@
+"""What a run leaves for others: weights, head, config and tokenizer in one folder, written whole and read strictly.
+
+Weights are in peft's format for LoRA and in transformers' for all weights; `training.json` says how the pieces belong together.
+Folders that peft wrote are read too.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+import loralib
+from loralib.checkpoint import read_config as read_adapter_config
+from loralib.checkpoint import write_atomic
+from loralib.heads import saved_modules
+from training.base_models import Base, Source, load_base
+from training.methods import train_head
+from training.tasks import TASKS, TaskSpec, find_task
+
+CARD, HEAD = "training.json", "head.safetensors"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came back from a folder: ready to answer."""
+
+    base: Base
+    spec: TaskSpec
+    method: str
+    report: str
+
+
+def save_trained(folder: Path, name: str, base: Base, spec: TaskSpec) -> int:
+    """Write what the method trained, with all that belongs to it; returns the bytes of the weights.
+
+    The folder appears complete or not at all, in place of an older one.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    if name == "lora":
+        loralib.save_adapter(base.model, partial)
+        base.model.config.save_pretrained(partial)
+    elif name == "full":
+        base.model.save_pretrained(partial)
+    else:
+        tensors = {n: p.detach().cpu().contiguous() for n, p in base.model.named_parameters() if p.requires_grad}
+        write_atomic(partial / HEAD, save(tensors, metadata={"format": "pt"}))
+        base.model.config.save_pretrained(partial)
+    base.tokenizer.save_pretrained(partial)
+    card = {"task": spec.name, "method": name, "base": base.source.__dict__}
+    write_atomic(partial / CARD, (json.dumps(card, indent=2) + "\n").encode())
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def load_trained(where: str | Path, task: str | None = None, model: str | None = None) -> Trained:
+    """The model that `save_trained` wrote, or that peft wrote: a folder, or `user/repo` on the Hub.
+
+    `task` and `model` are read from the folder where it says them. Strict: what is missing, does not fit or would stay random
+    raises ValueError.
+    """
+    folder = _folder(str(where))
+    card = _card(folder)
+    spec, source = find_task(_task_of(card, task, folder)), _source_of(card, model, folder)
+    if card.get("method") == "full":
+        return Trained(load_base(spec, Source(str(folder))), spec, "full", "all weights loaded")
+    base = load_base(spec, source, tokenizer=str(folder) if (folder / "tokenizer_config.json").exists() else None)
+    if card.get("method") == "head":
+        return Trained(base, spec, "head", _load_head(base, spec, folder))
+    report = loralib.load_adapter(base.model, folder, trainable=False)
+    random = sorted(set(base.new_modules) - set(saved_modules(base.model)))
+    if random:
+        raise ValueError(
+            f"{folder}: neither the adapter nor {source.name} holds {random}, so the answers would be random. "
+            "Was the adapter trained with its head (modules_to_save)?"
+        )
+    return Trained(base, spec, "lora", str(report))
+
+
+def _folder(where: str) -> Path:
+    if Path(where).is_dir():
+        return Path(where)
+    if where.count("/") == 1 and not where.startswith((".", "/", "~")) and not where.startswith("runs/"):
+        try:
+            return Path(snapshot_download(where, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"{where!r} is no folder, and could not be had from the Hub either: {reason}") from error
+    raise ValueError(f"{where!r} is no folder; expected one that a run wrote (runs/NAME/adapter), or user/repo on the Hub")
+
+
+def _card(folder: Path) -> dict:
+    if (folder / CARD).exists():
+        try:
+            return json.loads((folder / CARD).read_text())
+        except ValueError as error:
+            raise ValueError(f"{folder / CARD}: not a readable JSON file ({error})") from error
+    if (folder / "adapter_config.json").exists():
+        return {}
+    raise ValueError(f"{folder}: neither {CARD} nor adapter_config.json; found {sorted(p.name for p in folder.iterdir())[:8]}")
+
+
+def _task_of(card: dict, task: str | None, folder: Path) -> str:
+    trained = card.get("task")
+    if task is None and trained is None:
+        raise ValueError(f"{folder} does not say what task it is for: give --task, one of {', '.join(TASKS)}")
+    if trained is not None and task is not None and find_task(task).kind != find_task(trained).kind:
+        raise ValueError(f"{folder} was trained for {trained} ({find_task(trained).kind}), not for {task}")
+    return task or trained  # pyright: ignore[reportReturnType]
+
+
+def _source_of(card: dict, model: str | None, folder: Path) -> Source:
+    if model is not None:
+        return Source(model)
+    if "base" in card:
+        return Source(**card["base"])
+    name = read_adapter_config(folder).base_model_name_or_path
+    if not name:
+        raise ValueError(f"{folder} does not say what model it belongs to: give --model")
+    return Source(name)
+
+
+@torch.no_grad()
+def _load_head(base: Base, spec: TaskSpec, folder: Path) -> str:
+    train_head(base, spec)
+    expected = {n: p for n, p in base.model.named_parameters() if p.requires_grad}
+    try:
+        tensors = load_file(folder / HEAD)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{folder / HEAD}: not a readable safetensors file ({error})") from error
+    wrong = sorted(set(expected) ^ set(tensors)) or [n for n, p in expected.items() if p.shape != tensors[n].shape]
+    if wrong:
+        raise ValueError(f"{folder / HEAD} does not fit {type(base.model).__name__}: {wrong[:3]} differ in name or shape")
+    for name, p in expected.items():
+        p.copy_(tensors[name])
+    base.model.requires_grad_(False)
+    return f"{len(tensors)}/{len(expected)} tensors loaded"
