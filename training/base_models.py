@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -67,6 +68,18 @@ def load_base(
     `tokenizer` is a folder that replaces the model's own. ValueError where there is no such model, or no tokenizer.
     """
     source = name if isinstance(name, Source) else Source(name or default_model(spec), seed, random_weights)
+    config, tok = _config_and_tokenizer(spec, source, tokenizer)
+    with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
+        torch.manual_seed(source.seed)
+        model, missing = _model(spec, source, config)
+    if spec.is_language_modelling:
+        _refuse_readers_of_the_future(model.eval(), source.name)
+        if tok.eos_token_id is None:
+            raise ValueError(f"the tokenizer of {source.name!r} has no end-of-text token: answers could not end. Set eos_token")
+    return Base(model, tok, _modules_of(missing, model), source)
+
+
+def _config_and_tokenizer(spec: TaskSpec, source: Source, tokenizer: str | None):
     where = str(SMALL.get(source.name, source.name))
     settings: dict[str, Any] = {}
     if spec.kind in ("classification", "tagging", "regression"):
@@ -78,29 +91,31 @@ def load_base(
         tok = AutoTokenizer.from_pretrained(tokenizer or where)
         config = AutoConfig.from_pretrained(where, **settings)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"model {source.name!r} cannot be loaded: {reason}") from error
+        raise ValueError(f"model {source.name!r} cannot be loaded: {_first_line(error)}") from error
+    if len(tok.get_vocab()) <= len(tok.all_special_ids):  # transformers makes such a one where there are no files
+        raise ValueError(f"model {source.name!r} cannot be loaded: no tokenizer files in its folder (tokenizer.json or the like)")
     if tok.pad_token is None:  # Llama, GPT-2: pad with the end of text, and let the model know
         tok.pad_token = tok.eos_token
     if config.pad_token_id is None:
         config.pad_token_id = tok.pad_token_id
-    if spec.is_language_modelling and tok.eos_token_id is None:
-        raise ValueError(f"the tokenizer of {source.name!r} has no end-of-text token: answers could not end. Set eos_token")
+    return config, tok
+
+
+def _model(spec: TaskSpec, source: Source, config) -> tuple[PreTrainedModel, list[str]]:
+    """The model, and the names of the parameters that its checkpoint lacked."""
     auto = AUTO[spec.kind]
-    with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
-        torch.manual_seed(source.seed)
-        try:
-            if source.random_weights:
-                model, missing = auto.from_config(config), []
-            else:
-                model, info = auto.from_pretrained(where, config=config, output_loading_info=True, dtype=torch.float32)
-                missing = info["missing_keys"]
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"model {source.name!r} cannot be loaded for {spec.kind}: {reason}") from error
-    if spec.is_language_modelling:
-        _refuse_readers_of_the_future(model.eval(), source.name)
-    return Base(model, tok, _modules_of(missing, model), source)
+    where = str(SMALL.get(source.name, source.name))
+    try:
+        if source.random_weights:
+            return auto.from_config(config), []
+        model, info = auto.from_pretrained(where, config=config, output_loading_info=True, dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"model {source.name!r} cannot be loaded for {spec.kind}: {_first_line(error)}") from error
+    return model, list(info["missing_keys"])
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 @torch.no_grad()

@@ -60,9 +60,11 @@ def _from_folder(folder: Path):
             raise ValueError(f"{path}: the file is empty")
     try:
         return load_dataset(kinds.pop(), data_files=files)
-    except (DatasetGenerationError, UnicodeDecodeError) as error:
+    except (DatasetGenerationError, ValueError) as error:  # ValueError: also what pyarrow raises for a damaged file
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ValueError(f"{folder}: {sorted(files)} cannot be read, or do not have the same columns ({reason})") from error
+        raise ValueError(
+            f"{folder}: {sorted(files)} cannot be read, have no rows, or do not have the same columns ({reason})"
+        ) from error
 
 
 def _plain(data) -> Splits:

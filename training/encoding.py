@@ -85,6 +85,7 @@ def _encode_answers(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded
     An answer that was cut off gets the label -100: nothing to learn from, and wrong whatever the model says.
     """
     part_of_context = spec.inputs.index("context")
+    _refuse_long_questions(rows["question"], tokenizer, max_length)
     only = ("only_first", "only_second")[part_of_context]
     encoded = tokenizer(*_texts(rows, spec), truncation=only, max_length=max_length, return_offsets_mapping=True)
     features, truncated, all_offsets = [], 0, []
@@ -100,6 +101,16 @@ def _encode_answers(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded
         features.append({**_row(encoded, i), "start_positions": start, "end_positions": stop})
         all_offsets.append(offsets)
     return Encoded(features, truncated, all_offsets)
+
+
+def _refuse_long_questions(questions: list[str], tokenizer, max_length: int) -> None:
+    around = tokenizer.num_special_tokens_to_add(pair=True)
+    for i, ids in enumerate(tokenizer(list(questions), add_special_tokens=False, verbose=False)["input_ids"]):
+        if len(ids) + around >= max_length:
+            raise ValueError(
+                f"the question of row {i} has {len(ids)} tokens and leaves no room for the context within {max_length}: "
+                "raise max_length, or leave the row out"
+            )
 
 
 def _encode_generation(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
@@ -140,7 +151,8 @@ def _chat(tokenizer, messages: list[dict], **options: Any) -> list[int]:
 
 def _encode_text(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
     """All texts in one stream, an end of text after each, cut into blocks of `max_length`: nothing is lost."""
-    ids = tokenizer([t for t in rows[spec.target] if t.strip()], add_special_tokens=False, verbose=False)["input_ids"]
+    texts = [text for text in rows[spec.target] if text.strip()]
+    ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
     stream = [token for text in ids for token in (*text, tokenizer.eos_token_id)]
     blocks = [stream[i : i + max_length] for i in range(0, len(stream), max_length)]
     blocks = [b for b in blocks if len(b) > 1]  # the first token of a block is predicted by nothing

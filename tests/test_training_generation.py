@@ -1,0 +1,126 @@
+"""Generated texts: batches equal single prompts, answers end, windows are kept, chat templates mark the answer."""
+
+import pytest
+import tiny_folder
+import torch
+
+from training import metrics
+from training.base_models import load_base
+from training.batching import batches
+from training.data import load_task
+from training.encoding import encode, prompt_ids
+from training.generation import generate_samples, generate_texts, references_by_prompt
+from training.tasks import TASKS
+
+SPEC = TASKS["data2text"]
+
+
+@pytest.fixture(scope="module")
+def base():
+    return load_base(SPEC)
+
+
+@pytest.fixture(scope="module")
+def prompts(base):
+    rows = load_task(SPEC, train_rows=1)["test"]
+    return references_by_prompt(rows, SPEC)[:9]
+
+
+@pytest.mark.parametrize("decoding", ["greedy", "lora_paper"])
+def test_a_batch_gives_the_texts_of_its_prompts_alone(decoding, base, prompts):
+    ids = [prompt_ids(p, SPEC, base.tokenizer) for p, _ in prompts]
+    assert len(set(map(len, ids))) > 2, "the prompts must need padding"
+    together = generate_texts(base.model, base.tokenizer, ids, decoding, max_new_tokens=12)
+    alone = [generate_texts(base.model, base.tokenizer, [i], decoding, max_new_tokens=12)[0] for i in ids]
+    assert together == alone and len(set(alone)) > 1
+
+
+def test_greedy_is_the_likeliest_next_token_each_time(base, prompts):
+    ids = prompt_ids(prompts[0][0], SPEC, base.tokenizer)
+    words = list(ids)
+    with torch.no_grad():
+        for _ in range(8):
+            words.append(int(base.model(torch.tensor([words])).logits[0, -1].argmax()))
+    [text] = generate_texts(base.model, base.tokenizer, [ids], max_new_tokens=8)
+    by_hand = words[len(ids) :]
+    by_hand = by_hand[: by_hand.index(base.tokenizer.eos_token_id)] if base.tokenizer.eos_token_id in by_hand else by_hand
+    assert text == base.tokenizer.decode(by_hand)
+
+
+def test_the_window_is_never_left(base):
+    long = [5] * (base.tokenizer.model_max_length - 3)
+    [text] = generate_texts(base.model, base.tokenizer, [long], max_new_tokens=50)
+    assert len(text.split()) <= 3
+    with pytest.raises(ValueError, match="no room for an answer"):
+        generate_texts(base.model, base.tokenizer, [long + [5] * 3])
+    with pytest.raises(ValueError, match="there are greedy, lora_paper"):
+        generate_texts(base.model, base.tokenizer, [[5]], "beams")
+
+
+def test_references_are_grouped_by_meaning():
+    rows = {"meaning_representation": ["a", "b", "a"], "human_reference": ["1", "2", "3"]}
+    assert references_by_prompt(rows, TASKS["e2e_nlg"]) == [("a", ["1", "3"]), ("b", ["2"])]
+
+
+# ---------------------------------------------------------------- prompts and completions
+
+PROMPT = TASKS["prompt"]
+
+
+def labelled(feature, tokenizer):
+    return tokenizer.decode([t for t in feature["labels"] if t != metrics.IGNORE])
+
+
+def test_only_the_completion_is_learnt():
+    tokenizer = tiny_folder.tokenizer()
+    rows = {"prompt": ["Name a colour: "], "completion": ["blue"]}
+    feature = encode(rows, PROMPT, tokenizer, 64).features[0]
+    assert labelled(feature, tokenizer) == "blue</s>"
+    assert tokenizer.decode(feature["input_ids"]) == "<s>Name a colour: blue</s>"
+
+
+@pytest.mark.parametrize("chat_rows", [False, True])
+def test_a_chat_template_is_used_when_there_is_one(chat_rows):
+    tokenizer = tiny_folder.tokenizer(chat=True)
+    prompt, completion = "Name a colour.", "blue"
+    if chat_rows:
+        prompt = [{"role": "system", "content": "Be short."}, {"role": "user", "content": prompt}]
+        completion = [{"role": "assistant", "content": completion}]
+    feature = encode({"prompt": [prompt], "completion": [completion]}, PROMPT, tokenizer, 64).features[0]
+    before = "<s>system: Be short.</s>" * chat_rows + "<s>user: Name a colour.</s><s>assistant: "
+    assert tokenizer.decode(feature["input_ids"]) == before + "blue</s>" and labelled(feature, tokenizer) == "blue</s>"
+    assert tokenizer.decode(prompt_ids(prompt, PROMPT, tokenizer)) == before
+
+
+def test_a_template_that_rewrites_its_prompt_is_refused():
+    tokenizer = tiny_folder.tokenizer()
+    tokenizer.chat_template = "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    with pytest.raises(ValueError, match="writes a prompt differently"):
+        encode({"prompt": ["a"], "completion": ["b"]}, PROMPT, tokenizer, 64)
+    with pytest.raises(ValueError, match="no chat template"):
+        rows = {"prompt": [[{"role": "user", "content": "a"}]], "completion": [[{"role": "assistant", "content": "b"}]]}
+        encode(rows, PROMPT, tiny_folder.tokenizer(), 64)
+
+
+def test_plain_text_is_cut_into_blocks_and_nothing_is_lost():
+    tokenizer = tiny_folder.tokenizer()
+    texts = ["One line.", "", "  ", "Another, longer line of text."]
+    encoded = encode({"text": texts}, TASKS["text"], tokenizer, 10)
+    whole = [t for f in encoded.features for t in f["input_ids"]]
+    assert tokenizer.decode(whole) == "One line.</s>Another, longer line of text.</s>" and encoded.truncated == 0
+    assert max(len(f["input_ids"]) for f in encoded.features) == 10
+    batch = next(batches(encoded.features, tokenizer, 99))
+    assert metrics.answer_count("text", batch) == len(whole) - len(encoded.features)
+
+
+def test_completions_that_were_cut_off_are_counted_and_left_out():
+    tokenizer = tiny_folder.tokenizer()
+    rows = {"prompt": ["x" * 30, "x", "x" * 12], "completion": ["y"] * 3}
+    encoded = encode(rows, PROMPT, tokenizer, 14)
+    assert encoded.truncated == 2 and len(encoded.answerable().features) == 2
+
+
+def test_samples_carry_their_prompts(base, prompts):
+    samples = generate_samples(base.model, base.tokenizer, prompts[:2], SPEC, max_new_tokens=3)
+    assert [(s.prompt, s.references) for s in samples] == [tuple(p) for p in prompts[:2]]
+    assert samples[0].reference == prompts[0][1][0]

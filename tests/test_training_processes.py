@@ -1,0 +1,55 @@
+"""Two gloo processes against one: the same global batches give the same losses, weights and results."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from training.run_folder import read_result, read_rows
+
+ROOT = Path(__file__).parents[1]
+
+
+def launch(count, *words):
+    """Run a program under `count` processes on the CPU, as `torchrun` does."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), *map(str, words)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=250)
+
+
+def losses(count, rows, batch, steps, folder):
+    out = folder / f"{count}-{rows}.json"
+    done = launch(count, "tests/two_processes.py", rows, batch, steps, out)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("rows", [37, 33])  # 33: the last row of an epoch is one row for two processes
+def test_two_processes_equal_one_over_50_steps(rows, tmp_path):
+    one, two = (losses(count, rows, 8, 50, tmp_path) for count in (1, 2))
+    assert two["ranks_equal"] and one["rows"][-1] == {"raised": 1} and two["rows"][-1] == {"raised": 2}
+    a, b = one["rows"][:-1], two["rows"][:-1]
+    assert len(a) == len(b) == 50 and [r["tokens"] for r in a] == [r["tokens"] for r in b]
+    assert [r["loss"] for r in a] == pytest.approx([r["loss"] for r in b], abs=1e-9)
+    assert [r["grad_norm"] for r in a] == pytest.approx([r["grad_norm"] for r in b], abs=1e-9)
+    assert one["weights"] == pytest.approx(two["weights"], abs=1e-9)
+
+
+def test_the_command_under_two_processes_gives_the_losses_of_one(tmp_path):
+    """In float32: 50 steps on texts of unequal lengths, with an epoch that ends in a part of a batch, no dropout."""
+    words = ["--task", "data2text", "--train-rows", "103", "--steps", "50", "--eval-every", "25", "--eval-rows", "31"]
+    for count in (1, 2):
+        out = ("--batch-size", 16 // count, "--score-texts", 7, "--max-new-tokens", 20, "--out", tmp_path / str(count))
+        done = launch(count, "-m", "training", *words, *out)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("| data2text | lora |") == 1, "only the main process speaks"
+    a, b = (read_rows(tmp_path / str(count) / "rows.jsonl") for count in (1, 2))
+    assert len(a) == len(b) == 51 and [r.get("tokens") for r in a] == [r.get("tokens") for r in b]
+    for name in ("loss", "eval_loss", "bleu"):
+        assert [r[name] for r in a if name in r] == pytest.approx([r[name] for r in b if name in r], abs=1e-5)
+    results = [read_result(tmp_path / str(count)) for count in (1, 2)]
+    assert results[0]["samples"] == results[1]["samples"] and len(results[0]["samples"]) == 3
+    assert results[0]["texts"] == pytest.approx(results[1]["texts"], abs=1e-9)
