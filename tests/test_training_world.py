@@ -145,7 +145,7 @@ def test_data2text_log_probabilities_sum_to_one():
     slots = {"name": "anna", "place": "oslo", "action": "baked cake", "friend": "omar", "mood": "good"}
     rng, seen = random.Random(0), {}
     for _ in range(6000):
-        text, log_p = world_tasks._realise(slots, rng)
+        text, log_p = world_tasks.realise(slots, rng)
         assert seen.setdefault(text, log_p) == pytest.approx(log_p)
     assert sum(map(math.exp, seen.values())) == pytest.approx(1.0, abs=1e-9)
 

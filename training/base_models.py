@@ -121,7 +121,8 @@ def _first_line(error: BaseException) -> str:
 @torch.no_grad()
 def _refuse_readers_of_the_future(model: PreTrainedModel, name: str) -> None:
     """BERT loads as a language model too, and then reads the very word it is to predict: its loss would be a lie."""
-    one, other = (model(torch.tensor([[1, 2, last]])).logits[:, :2] for last in (3, 4))
+    mask = torch.ones(1, 3, dtype=torch.long)
+    one, other = (model(torch.tensor([[1, 2, last]]), attention_mask=mask).logits[:, :2] for last in (3, 4))
     if not torch.allclose(one, other, atol=1e-3):
         raise ValueError(
             f"model {name!r} is an encoder: its words see the words after them, so it cannot be trained to continue texts. "

@@ -113,11 +113,12 @@ def _data2text(rng: random.Random) -> dict:
     if slots["friend"] == slots["name"]:
         slots["friend"] = None
     meaning = " ; ".join(f"{k} : {v}" for k, v in slots.items() if v)
-    text, log_p = _realise(slots, rng)
+    text, log_p = realise(slots, rng)
     return {"meaning_representation": meaning, "human_reference": text, "log_p": log_p}
 
 
-def _realise(slots: dict, rng: random.Random) -> tuple[str, float]:
+def realise(slots: dict, rng: random.Random) -> tuple[str, float]:
+    """A text for these facts (name, place, action, friend, mood; None where there is none), and its exact log-probability."""
     choices: list[float] = []
 
     def pick(options: dict[str, float]) -> str:

@@ -345,7 +345,10 @@ show(figure, "01_eckart_young")
 
 # %%
 from training.base_models import load_base
-from training.data import batches, encode, find_task, forever, load_task
+from training.batching import Steps, batches
+from training.data import load_task
+from training.encoding import encode
+from training.tasks import find_task
 
 spec = find_task("qa")
 small = load_base(spec, "encoder", seed=0)
@@ -367,7 +370,7 @@ assert "no LoRA layers" in message, "marking a model without LoRA must raise, or
 config = loralib.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", modules_to_save=list(small.new_modules))
 data = load_task(spec, seed=0)
 features = encode(data["train"][:], spec, small.tokenizer, 96).features
-probe = next(iter(batches(features, small.tokenizer, 16, seed=None)))
+probe = next(batches(features, small.tokenizer, 16))
 with torch.no_grad():
     before = small.model(**probe).start_logits
 report = loralib.inject(small.model, config, seed=0)
@@ -388,9 +391,8 @@ assert by_hand == counted.adapter, "r (d_in + d_out) over all rows must be the l
 def train_by_hand(model, steps: int, learning_rate: float) -> list[float]:
     """AdamW on whatever is trainable; returns the losses."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=learning_rate)
-    loader = batches(features, small.tokenizer, 16, seed=0)
     losses = []
-    for batch in islice(forever(loader), steps):
+    for [batch] in islice(Steps(features, small.tokenizer, batch_size=16, seed=0), steps):
         loss = model(**batch).loss
         optimizer.zero_grad()
         loss.backward()
