@@ -155,3 +155,16 @@ def test_real_glue_folders_load(task, shared):
 def test_real_e2e_and_sick_folders_load(shared):
     assert evaluation_split(load_task(TASKS["e2e_nlg"], str(shared / "data" / "e2e_nlg"))) == "test"
     assert evaluation_split(load_task(TASKS["sick"], str(shared / "data" / "sick"))) == "validation"
+
+
+def test_the_hub_is_asked_by_the_names_people_use(monkeypatch):
+    asked = []
+
+    def answer(*names):
+        asked.append(names)
+        rows = Dataset.from_dict({"sentence": ["a", "b"], "label": [0, 1]})
+        return {"train": rows, "validation": rows, "test": Dataset.from_dict({"sentence": ["c"], "label": [-1]})}
+
+    monkeypatch.setattr("training.data.load_dataset", answer)
+    data = load_task(TASKS["sst2"])  # the Hub's test split has no labels, and is not used
+    assert asked == [("nyu-mll/glue", "sst2")] and evaluation_split(data) == "validation"

@@ -4,20 +4,28 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from training.checkpoint import saved_step
 from training.run_folder import read_result, read_rows
 
 ROOT = Path(__file__).parents[1]
 
 
+ENVIRONMENT = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+
+
+def launch_command(count, *words):
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), *map(str, words)]
+
+
 def launch(count, *words):
     """Run a program under `count` processes on the CPU, as `torchrun` does."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), *map(str, words)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=250)
+    command = launch_command(count, *words)
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=250)
 
 
 def losses(count, rows, batch, steps, folder):
@@ -53,3 +61,34 @@ def test_the_command_under_two_processes_gives_the_losses_of_one(tmp_path):
     results = [read_result(tmp_path / str(count)) for count in (1, 2)]
     assert results[0]["samples"] == results[1]["samples"] and len(results[0]["samples"]) == 3
     assert results[0]["texts"] == pytest.approx(results[1]["texts"], abs=1e-9)
+
+
+def test_two_processes_stop_together_and_go_on_bit_for_bit(tmp_path):
+    """SIGTERM reaches the ranks at different steps; they agree on one, and each gets its own dropout back."""
+    words = [
+        "-m",
+        "training",
+        "--task",
+        "topic",
+        "--steps",
+        "300",
+        "--lora-dropout",
+        "0.2",
+        "--train-rows",
+        "40",
+        "--batch-size",
+        "4",
+    ]
+    words += ["--eval-rows", "20", "--save-every", "1000", "--trackers", "", "--out"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert launch(2, *words, whole).returncode == 0
+    process = subprocess.Popen(launch_command(2, *words, parts), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not ((parts / "rows.jsonl").exists() and len(read_rows(parts / "rows.jsonl")) > 20):
+        time.sleep(0.05)
+    process.terminate()
+    _, said = process.communicate(timeout=100)
+    step = saved_step(parts / "checkpoint.safetensors")
+    assert 20 <= step < 300 and "the same command goes on" in said
+    assert launch(2, *words, parts).returncode == 0
+    a, b = ([{k: v for k, v in r.items() if k != "seconds"} for r in read_rows(f / "rows.jsonl")] for f in (whole, parts))
+    assert a == b

@@ -60,6 +60,11 @@ def default_model(spec: TaskSpec) -> str:
     return "decoder" if spec.is_language_modelling else "encoder"
 
 
+def window(model: PreTrainedModel, tokenizer: Any) -> int:
+    """How many tokens fit: what tokenizer and position table allow."""
+    return min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 10**9)
+
+
 def load_base(
     spec: TaskSpec, name: str | Source | None = None, seed: int = 0, random_weights: bool = False, tokenizer: str | None = None
 ) -> Base:

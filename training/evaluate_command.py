@@ -6,6 +6,7 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import track
 
+from training.base_models import window
 from training.data import evaluation_split, load_task
 from training.encoding import encode
 from training.evaluation import HeldOut, evaluate
@@ -47,7 +48,7 @@ def evaluate_trained(settings: EvaluateSettings) -> None:
     if split not in data:
         raise ValueError(f"there is no split {split!r}; there are {sorted(data)}")
     rows = data[split].select(range(min(settings.rows or len(data[split]), len(data[split]))))
-    encoded = encode(rows[:], spec, tokenizer, min(settings.max_length, tokenizer.model_max_length))
+    encoded = encode(rows[:], spec, tokenizer, min(settings.max_length, window(model, tokenizer)))
     accelerator = make_accelerator()
     scores = evaluate(model.to(accelerator.device), HeldOut(spec, rows, encoded), tokenizer, accelerator)
     if spec.kind == "generation" and settings.score_texts != 0:
@@ -56,6 +57,8 @@ def evaluate_trained(settings: EvaluateSettings) -> None:
         options = {"decoding": settings.decoding, "max_new_tokens": settings.max_new_tokens}
         samples = [s for p in track(parts, "generating") for s in generate_samples(model, tokenizer, p, spec, **options)]
         scores |= text_scores(samples)
+    if not accelerator.is_main_process:
+        return
     console = Console(soft_wrap=True)
     console.print(f"{trained.report}; {spec.name}, {len(rows)} rows of {split}, {encoded.truncated} cut", highlight=False)
     console.print(markdown_table(("score", "value"), [(k, f"{v:.6g}") for k, v in scores.items()]), markup=False)

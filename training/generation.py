@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from training.base_models import window
 from training.encoding import prompt_ids
 from training.tasks import TaskSpec
 
@@ -55,19 +56,26 @@ def generate_texts(
     """
     if decoding not in DECODING:
         raise ValueError(f"decoding {decoding!r} is unknown; there are {', '.join(DECODING)}")
-    window = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 10**9)
+    most = window(model, tokenizer)
     longest = max(map(len, prompts), default=0)
-    if longest >= window:
-        raise ValueError(f"a prompt has {longest} tokens and the model's window is {window}: no room for an answer")
+    if longest >= most:
+        raise ValueError(f"a prompt has {longest} tokens and the model's window is {most}: no room for an answer")
     model.eval()
     texts = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
-        room = min(max_new_tokens, window - len(prompts[part[-1]]))
+        room = min(max_new_tokens, most - len(prompts[part[-1]]))
         for i, text in zip(part, _continue(model, tokenizer, [prompts[i] for i in part], room, decoding), strict=True):
             texts[i] = text
     return texts
+
+
+def _ends(model, tokenizer) -> list[int]:
+    """The tokenizer's end of text, and the ends that a chat model names in its generation settings."""
+    named = getattr(model.generation_config, "eos_token_id", None)
+    more = named if isinstance(named, list) else [named]
+    return sorted({i for i in (tokenizer.eos_token_id, *more) if i is not None})
 
 
 def _continue(model, tokenizer, prompts: list[list[int]], max_new_tokens: int, decoding: str) -> list[str]:
@@ -80,7 +88,7 @@ def _continue(model, tokenizer, prompts: list[list[int]], max_new_tokens: int, d
         do_sample=False,
         max_new_tokens=max_new_tokens,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=_ends(model, tokenizer),
         **DECODING[decoding],
     )
     return [tokenizer.decode(row[width:], skip_special_tokens=True).strip() for row in out]

@@ -13,7 +13,7 @@ from kernels.measure import saved_bytes
 from loralib import LoraConfig
 from loralib.config import ALL_LINEAR
 from training import loop, processes
-from training.base_models import Base, load_base
+from training.base_models import Base, load_base, window
 from training.batching import Steps
 from training.data import evaluation_split, load_task
 from training.encoding import Encoded, encode
@@ -39,6 +39,8 @@ def train_model(task: str, settings: TrainSettings | None = None, **changes) -> 
     """
     settings = TrainSettings(**{**asdict(settings or TrainSettings()), **changes, "task": task})
     spec, trackers = find_task(task), tracker_names(settings.trackers)
+    if settings.score_texts != 0 and spec.kind != "generation":
+        raise ValueError(f"score_texts={settings.score_texts}, but {task} is a task of {spec.kind}: it writes no texts to score")
     accelerator = processes.make_accelerator(settings.mixed_precision)
     data = load_task(spec, settings.data_dir, settings.seed, settings.train_rows)
     base = load_base(spec, settings.model, settings.seed, settings.random_weights)
@@ -93,6 +95,13 @@ class _Run:
             trackers if folder.main else [], folder.folder, asdict(self.settings), folder.rows[-1]["step"] if resumed else 0
         )
         folder.listeners.append(open_trackers.keep)
+        try:
+            return self.train(resumed)
+        finally:
+            open_trackers.finish()
+
+    def train(self, resumed: bool) -> TrainResult:
+        folder = self.folder
         if not resumed:
             folder.keep({"step": 0, **self.evaluate(), **self.score_texts()[0]})
         with seeded(self.settings.seed + 1000 * self.accelerator.process_index):  # dropout differs between the processes
@@ -109,9 +118,7 @@ class _Run:
                 folder.checkpoint,
                 folder.sync,
             )
-        result = self.results(progress, kept)
-        open_trackers.finish()
-        return result
+        return self.results(progress, kept)
 
     def evaluate(self) -> dict[str, float]:
         return evaluate(self.base.model, self.held_out, self.base.tokenizer, self.accelerator)
@@ -176,7 +183,7 @@ class _Run:
 
 
 def _encode_both(settings, spec: TaskSpec, train_rows, rows, split: str, base: Base, accelerator) -> tuple[Encoded, HeldOut]:
-    limit = min(settings.max_length, base.tokenizer.model_max_length)
+    limit = min(settings.max_length, window(base.model, base.tokenizer))
     train_set, test_set = (encode(part[:], spec, base.tokenizer, limit) for part in (train_rows, rows))
     for name, part in (("train", train_set), (split, test_set)):
         if part.truncated:

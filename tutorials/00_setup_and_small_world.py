@@ -306,7 +306,8 @@ assert sum(pair["token_type_ids"]) == 5 + 1, "type 1: the second text and the [S
 # would learn nothing from it. The library stops instead.
 
 # %%
-from training.data import encode, find_task
+from training.encoding import encode
+from training.tasks import find_task
 
 print("a real sentence:", tokenizer.tokenize("the movie was great"), "->", tokenizer("the movie was great")["input_ids"])
 try:

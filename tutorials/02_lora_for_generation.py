@@ -88,7 +88,8 @@ assert 0.1 < floor < 0.4, "count the end of text as a token, and divide by all t
 # %% [markdown]
 # ## 2. Only the answer is learnt
 #
-# A GPT reads one row of tokens: the prompt, then the answer. It must learn to *write* the answer and only to *read* the prompt.
+# A GPT, a **decoder**, reads one row of tokens: the prompt, then the answer. It must learn to *write* the answer and only to
+# *read* the prompt.
 # So the **labels** are the tokens themselves, and -100 ("do not count") on the prompt.
 #
 # **Predict:** what share of all tokens carries a label: about a tenth, about half, or nearly all?
@@ -223,7 +224,8 @@ print("LoRA: ", alone[0])
 assert alone == together, "the library pads a batch on the left and masks the padding: texts must not change by it"
 
 # %% [markdown]
-# The model decides: it has learnt the end of text like any other token.
+# The model decides: it has learnt the end of text like any other token. (**Beam search** keeps the best few texts instead of one;
+# you write it in exercise 4, and `--decoding lora_paper` uses ten.)
 #
 # ### Break it on purpose: no end of text
 #
@@ -384,13 +386,11 @@ show(figure, "02_bleu_and_truth")
 # Always give several references, and always count facts when you can. On real text there is no such count for free; then read at
 # least 20 outputs yourself before you believe a BLEU score.
 #
-# ## 8. The same on real text
+# ## E2E: the same on real text
 #
-# E2E is a real data set of restaurant facts and human texts (Novikova et al. 2017), the one on which the LoRA paper
-# reports BLEU. We
-# train **stories260K**, a real pretrained Llama with 260 thousand weights, 1,000 steps of 16 rows, and write a text for
-# each of the 630
-# test meanings (greedy; about seven references each).
+# E2E is a real data set of restaurant facts and human texts (Novikova et al. 2017), the one on which the LoRA paper reports BLEU.
+# We train **stories260K**, a real pretrained Llama with 260 thousand weights, 1,000 steps of 16 rows, and write a text for each
+# of the 630 test meanings (greedy; about seven references each).
 #
 # E2E_TABLE
 #
