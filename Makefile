@@ -6,7 +6,7 @@ RUN = $(BIN)/python
 export TOKENIZERS_PARALLELISM = false
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: help setup demo test test-slow test-oldest lint tutorial tutorials bench book clean
+.PHONY: help setup demo test test-slow kill-test test-oldest lint tutorial tutorials bench book clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -27,6 +27,9 @@ test: setup  ## every test that a laptop can run
 
 test-slow: setup  ## the long tests: both bases pretrained again (20 minutes)
 	$(RUN) -m pytest -q -m slow --timeout 3600
+
+kill-test: setup  ## SIGKILL a training run at 20 random moments and continue it: the same bits? (5 minutes)
+	$(RUN) tests/kill_and_resume.py --kills 20
 
 test-oldest:  ## the suite on the oldest supported versions, in an environment of its own
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest

@@ -90,9 +90,8 @@ def check_readable(out: Path) -> str:
         return "before its folder was set up"
     runs = find_runs([out])
     report_page(runs)
-    saved = saved_step(out / FILE) if (out / FILE).exists() else None
-    last = runs[0].rows[-1]["step"] if runs[0].rows else None
-    return f"finished, before its process ended: {saved}" if runs[0].result else f"at step {last}, checkpoint of step {saved}"
+    saved = f"of step {saved_step(out / FILE)}" if (out / FILE).exists() else "none"
+    return f"at step {runs[0].rows[-1]['step'] if runs[0].rows else 0}, checkpoint {saved}"
 
 
 def wait_for(path: Path, process: subprocess.Popen, since: float = 0.0) -> float:
@@ -122,7 +121,7 @@ def main(kills: int, seed: int) -> int:
                 wait_for(out / "config.json", process, begun)  # the imports take longer than the run
                 time.sleep(rng.uniform(0, whole))
                 process.kill()
-                if process.wait() == -signal.SIGKILL:
+                if process.wait() == -signal.SIGKILL and not (out / "result.json").exists():
                     done += 1
                     print(f"kill {done}, run {runs}: {check_readable(out)}", flush=True)
             process = start(out)

@@ -53,12 +53,26 @@ def report_page(runs: list[Run]) -> str:
     several = [g for g in groups.values() if len(g) > 1]
     if several:
         parts.append("Mean ± standard deviation over seeds:")
-        parts.append(markdown_table(("task", *HEADER[1:]), [(g[0].config["task"], *_cells(g)[1:]) for g in several]))
+        parts.append(markdown_table(HEADER, [*_untouched(several), *map(_cells, several)]))
     for run in runs:
         if not run.result:
             step = run.rows[-1]["step"] if run.rows else 0
             parts.append(f"{run.folder}: not finished, {step} of {run.config.get('steps', '?')} steps")
     return "\n\n".join(parts) + "\n"
+
+
+def _untouched(groups: list[list[Run]]) -> list[tuple[str, ...]]:
+    """What the models wrote before any training: a row per task and base, where texts were scored."""
+    rows = {}
+    for run in (group[0] for group in groups):
+        result = run.result or {}
+        if result.get("texts_before"):
+            before = {"start_metric": result["start_metric"], "metric": result["start_metric"], "loss": result["start_metric"]}
+            same = {**result, **before, "texts": result["texts_before"], "method": "untouched", "steps": 0, "trainable": 0}
+            cells = list(_cells([Run(run.folder, run.config, run.rows, same)]))
+            cells[HEADER.index("seeds")] = cells[HEADER.index("file")] = ""
+            rows[result["task"], result["model_name"]] = tuple(cells)
+    return list(rows.values())
 
 
 SCORES = ("loss", "BLEU", "chrF", "ROUGE-L")
