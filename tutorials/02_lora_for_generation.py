@@ -392,7 +392,24 @@ show(figure, "02_bleu_and_truth")
 # We train **stories260K**, a real pretrained Llama with 260 thousand weights, 1,000 steps of 16 rows, and write a text for each
 # of the 630 test meanings (greedy; about seven references each).
 #
-# E2E_TABLE
+# | method | loss per reference token | BLEU | chrF | ROUGE-L | NIST | trained parameters |
+# |:--|--:|--:|--:|--:|--:|--:|
+# | untouched | 4.758 | 0.1 | 19.7 | 0.123 | 0.68 | 0 |
+# | LoRA r=8, all attention projections | 1.670 ± 0.008 | 19.3 ± 1.7 | 39.7 ± 1.7 | 0.335 ± 0.014 | 2.21 ± 0.14 | 17,920 |
+# | full fine-tuning | 1.197 ± 0.006 | 38.8 ± 1.3 | 47.3 ± 0.8 | 0.479 ± 0.011 | 4.13 ± 0.06 | 260,032 |
+#
+# Mean ± standard deviation over 3 seeds, measured with
+#
+# ```bash
+# python -m training --task e2e_nlg --model FOLDER --data-dir FOLDER --steps 1000 --max-length 256 --score-texts None \
+#   --method lora --target-modules q_proj,k_proj,v_proj,o_proj --seed 0 --out runs/e2e/lora-0    # full and seeds 1, 2 likewise
+# python -m training report runs/e2e
+# ```
+#
+# LoRA learns the form of E2E and few of its facts, as in the small world; full fine-tuning gets twice its BLEU. Half of the
+# restaurant names in the test set never occur in the training set, and a model of this size does not copy new names. The paper
+# reports 70.4 BLEU with GPT-2 medium (its table 3); we had no machine to measure that. A LoRA cannot add to a base what the base
+# is too small to hold.
 #
 # ## What could go wrong
 #
