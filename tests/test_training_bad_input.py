@@ -169,6 +169,7 @@ SETTINGS = [
     ({"train_rows": 0}, "train_rows=0"),
     ({"score_texts": -1}, "score_texts=-1"),
     ({"seed": -1}, "seed=-1"),
+    ({"mixed_precision": "fp16"}, "fp16 mixed precision requires a GPU"),
     ({"score_texts": 5}, "score_texts=5, but tagging is a task of tagging: it writes no texts"),
     ({"trackers": "tensorbord"}, "tracker 'tensorbord' is unknown; there are tensorboard, wandb, mlflow"),
     ({"trackers": "wandb"}, "tracker 'wandb' is not installed: pip install wandb"),

@@ -176,6 +176,8 @@ def test_progress_judges_by_direction():
         for progress.step, score in enumerate(scores, 1):
             progress.judge(score, 2, weights)
         assert (progress.best, progress.stopped) == (best, stops)
+    with pytest.raises(FloatingPointError, match="score of the evaluation is nan"):
+        Progress(True, True).judge(float("nan"), None, weights)
     with pytest.raises(ValueError, match="no score"):
         Progress(True, True).judge(None, None, weights)
 

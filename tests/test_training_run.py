@@ -187,3 +187,45 @@ def test_rebuilding_a_base_reaches_the_committed_loss(kind):
     _, result = pretrain(recipe)
     name = "mlm" if kind == "encoder" else "lm"
     assert result[name] == pytest.approx(committed["result"][name], abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["BertModel", "RobertaModel"])
+def test_readers_of_the_future_are_refused_also_with_small_random_weights(kind, tmp_path):
+    """Such weights hardly mix their tokens, so the leak is far below any fixed tolerance."""
+    import tiny_folder
+    import transformers
+
+    config = getattr(transformers, kind).config_class(
+        vocab_size=400, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, pad_token_id=0
+    )
+    torch.manual_seed(0)
+    getattr(transformers, kind)(config).save_pretrained(tmp_path)
+    tiny_folder.tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is an encoder: its words see the words after them"):
+        load_base(TASKS["e2e_nlg"], str(tmp_path))
+    assert load_base(TASKS["sst2"], str(tmp_path)).new_modules
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_all_weights_reload_to_the_same_bits_of_every_answer(kind, tmp_path):
+    """Also when the file puts the weights at other addresses than the base's file did."""
+    import tiny_folder
+    from datasets import Dataset
+
+    from training.trained import load_trained
+
+    task = {"encoder": "stsb", "decoder": "prompt"}[kind]
+    rows = {"sentence1": list("abcd"), "sentence2": list("efgh"), "label": [0.5, 1.5, 2.5, 3.5]}
+    rows = rows if kind == "encoder" else {"prompt": list("abcd"), "completion": list("efgh")}
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        Dataset.from_dict(rows).to_parquet(tmp_path / "data" / f"{split}.parquet")
+    model = getattr(tiny_folder, kind)(tmp_path / "model")
+    settings = {"model": model, "data_dir": str(tmp_path / "data"), "steps": 2, "samples": 0, "trackers": ""}
+    for method in ("full", "lora", "head"):
+        result = train_model(task, method=method, out=str(tmp_path / method), **settings)
+        again = load_trained(tmp_path / method / "adapter").base.model
+        for length in (3, 5, 7, 16):
+            ids = torch.arange(4, 4 + length)[None]
+            with torch.no_grad():
+                assert torch.equal(result.model.eval()(ids).logits, again.eval()(ids).logits), (method, length)

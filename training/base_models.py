@@ -116,6 +116,8 @@ def _model(spec: TaskSpec, source: Source, config) -> tuple[PreTrainedModel, lis
         model, info = auto.from_pretrained(where, config=config, output_loading_info=True, dtype=torch.float32)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"model {source.name!r} cannot be loaded for {spec.kind}: {_first_line(error)}") from error
+    for p in (*model.parameters(), *model.buffers()):
+        p.data = p.data.clone()  # a file puts weights at odd addresses, and the last bit of a product depends on them
     return model, list(info["missing_keys"])
 
 
@@ -127,8 +129,9 @@ def _first_line(error: BaseException) -> str:
 def _refuse_readers_of_the_future(model: PreTrainedModel, name: str) -> None:
     """BERT loads as a language model too, and then reads the very word it is to predict: its loss would be a lie."""
     mask = torch.ones(1, 3, dtype=torch.long)
-    one, other = (model(torch.tensor([[1, 2, last]]), attention_mask=mask).logits[:, :2] for last in (3, 4))
-    if not torch.allclose(one, other, atol=1e-3):
+    one, other = (model(torch.tensor([[1, 2, last]]), attention_mask=mask).logits for last in (3, 4))
+    effect = (one - other).abs().amax(dim=(0, 2))  # of another last word, on each position
+    if effect[:2].max() > 1e-5 * effect[2]:  # a decoder: exactly zero
         raise ValueError(
             f"model {name!r} is an encoder: its words see the words after them, so it cannot be trained to continue texts. "
             "Choose a decoder (GPT-2 or Llama type)"

@@ -47,6 +47,7 @@ class Steps:
         self.steps_per_epoch = -(-len(features) // self.rows_per_step)
         self.taken = 0
         self._order: tuple[int, np.ndarray] | None = None
+        self._sum: int | None = None
 
     def __iter__(self) -> Iterator[list[Batch]]:
         return self
@@ -78,10 +79,11 @@ class Steps:
         self.taken = state["taken"]
 
     def _checksum(self) -> int:
-        checksum = 0
-        for feature in self.features:
-            checksum = zlib.crc32(np.asarray(feature["input_ids"], dtype=np.int64).tobytes(), checksum)
-        return checksum
+        if self._sum is None:
+            self._sum = 0
+            for feature in self.features:
+                self._sum = zlib.crc32(np.asarray(feature["input_ids"], dtype=np.int64).tobytes(), self._sum)
+        return self._sum
 
 
 def pad(rows: list[dict], pad_id: int) -> Batch:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from training.checkpoint import TrainableWeights
+from training.checks import assert_finite
 
 
 @dataclass
@@ -22,11 +23,13 @@ class Progress:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
     def judge(self, score: float | None, patience: int | None, weights: TrainableWeights) -> None:
-        """Take in one evaluation. ValueError when best weights or early stopping are asked for and there is no score."""
+        """Take in one evaluation. ValueError when best weights or early stopping are asked for and there is no score;
+        FloatingPointError for a score that is not finite, which would compare as neither better nor worse."""
         if score is None:
             if patience is not None or self.keeps_best:
                 raise ValueError("the evaluation has no score to watch: early stopping and keep='best' need one")
             return
+        assert_finite(score, self.step, "score of the evaluation")
         better = self.best is None or (score > self.best if self.higher_is_better else score < self.best)
         if better:
             self.best, self.best_step, self.waited = score, self.step, 0
