@@ -37,7 +37,7 @@ def without(columns, name):
 DATA = [
     ("sst2", without(SST2, "sentence"), r"train: columns \['sentence'\] are missing, found \['label'\] \(task sst2\)"),
     ("sst2", without(SST2, "label"), r"columns \['label'\] are missing"),
-    ("sst2", {"sentence": [], "label": []}, "have no rows"),
+    ("sst2", {"sentence": [], "label": []}, "has no rows"),
     ("sst2", put(SST2, "sentence", 2, None), "1 of 4 rows have no sentence, the first is row 2"),
     ("sst2", put(SST2, "label", 1, None), "1 of 4 rows have no label, the first is row 1"),
     ("sst2", put(SST2, "label", 3, 2), r"label of row 3 is 2, expected 0 to 1 \(negative, positive\)"),
@@ -60,13 +60,16 @@ DATA = [
         put(QA, "answers", 1, {"text": ["anna"], "answer_start": [3]}),
         r"says 'anna' stands at character 3 of the context, where",
     ),
-    ("squad", put(QA, "answers", 1, {"text": [], "answer_start": []}), "has 0 texts and 0 starts"),
-    ("squad", put(QA, "answers", 3, {"text": ["anna"], "answer_start": [0, 1]}), "has 1 texts and 2 starts"),
+    ("squad", put(QA, "answers", 1, {"text": [], "answer_start": []}), "expected lists of as many texts as starts"),
+    ("squad", put(QA, "answers", 3, {"text": ["anna"], "answer_start": [0, 1]}), "expected lists of as many texts as starts"),
+    ("squad", put(QA, "answers", 1, {"text": ["anna"], "answer_start": [-3]}), "whole numbers from 0"),
+    ("squad", {**QA, "answers": [{"text": [5], "answer_start": [0]}] * 4}, "expected texts, and whole numbers"),
+    ("squad", {**QA, "answers": [{"text": "anna", "answer_start": 0}] * 4}, "expected lists of as many texts as starts"),
     ("squad", without(QA, "context"), r"columns \['context'\] are missing"),
     ("prompt", put(PROMPT, "completion", 2, ""), "completion of row 2 is empty: nothing to learn"),
     ("prompt", {**PROMPT, "prompt": [1, 2, 3, 4]}, "prompt of row 0 is int 1, expected a text, or a list of messages"),
     ("prompt", {**PROMPT, "completion": [[{"role": "assistant", "content": "x"}]] * 4}, "expected two of a kind"),
-    ("prompt", {**PROMPT, "prompt": [[{"text": "x"}]] * 4}, "expected a text, or a list of messages {role, content}"),
+    ("prompt", {**PROMPT, "prompt": [[{"text": "x"}]] * 4}, "expected a text, or a list of messages {role, content} with texts"),
     ("text", {"text": [1, 2, 3, 4]}, "text of row 0 is int 1, expected a text"),
     ("text", {"text": ["", " ", "", ""]}, "no train row has an answer"),
     ("text", {"sentence": TEXTS}, r"columns \['text'\] are missing"),
@@ -123,13 +126,13 @@ FILES = [
     ({}, FileNotFoundError, r"expected train\.parquet and validation\.parquet.*found \[\]"),
     (None, FileNotFoundError, "no such folder"),
     ({"train.parquet": b""}, ValueError, r"train\.parquet: the file is empty"),
-    ({"train.jsonl": b"", "test.jsonl": b"{}"}, ValueError, r"train\.jsonl: the file is empty"),
+    ({"train.jsonl": b"", "test.jsonl": b"{}"}, ValueError, r"test\.jsonl: cannot be read, or has no rows"),
     ({"train.parquet": b"no parquet at all", "test.parquet": b"x" * 99}, ValueError, "cannot be read"),
     ({"train.jsonl": b'{"sentence": "a", "label"', "test.jsonl": b"{}"}, ValueError, "cannot be read"),
-    ({"train.csv": b"sentence,label\na,0\n", "test.jsonl": b"{}"}, ValueError, "files of several kinds"),
+    ({"train.csv": b"sentence,label\na,0\n", "train.jsonl": b"{}"}, ValueError, "keep one file for each split"),
     ({"train.csv": b"sentence,label\na,0\n"}, ValueError, "there must be a split to evaluate on"),
-    ({"train.csv": b"sentence,label\na,0\n", "test.csv": b"text,label\na,0\n"}, ValueError, "same columns"),
-    ({"train.csv": b"sentence,label\na,0\n", "train.txt": b"a"}, ValueError, "files of several kinds"),
+    ({"train.csv": b"sentence,label\na,0\n", "test.csv": b"text,label\na,0\n"}, ValueError, r"test: columns \['sentence'\]"),
+    ({"train.csv": b"sentence,label\na,0\n", "train.txt": b"a"}, ValueError, "keep one file for each split"),
     ({"train.txt": b"a\n", "test.txt": b"b\n"}, ValueError, r"columns \['sentence', 'label'\] are missing, found \['text'\]"),
     ({"data.parquet": b"x"}, FileNotFoundError, r"found \['data\.parquet'\]"),
 ]
@@ -169,7 +172,8 @@ SETTINGS = [
     ({"train_rows": 0}, "train_rows=0"),
     ({"score_texts": -1}, "score_texts=-1"),
     ({"seed": -1}, "seed=-1"),
-    ({"mixed_precision": "fp16"}, "fp16 mixed precision requires a GPU"),
+    ({"seed": 2**40}, "expected less than"),
+    ({"learning_rate": float("inf")}, "more than 0, and finite"),
     ({"score_texts": 5}, "score_texts=5, but tagging is a task of tagging: it writes no texts"),
     ({"trackers": "tensorbord"}, "tracker 'tensorbord' is unknown; there are tensorboard, wandb, mlflow"),
     ({"trackers": "wandb"}, "tracker 'wandb' is not installed: pip install wandb"),
@@ -270,3 +274,148 @@ def test_commands_answer_in_one_line(words, found):
 
 def test_the_table_is_long_enough():
     assert sum(map(len, (DATA, FILES, SETTINGS, MODELS, TRAINED, COMMANDS))) >= 40
+
+
+# ---------------------------------------------------------------- what a hostile review found
+
+
+def jsonl(folder, **splits):
+    folder.mkdir()
+    for split, rows in splits.items():
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder)
+
+
+PAIRS = [{"prompt": f"say {i}", "completion": f"answer {i}"} for i in range(6)]
+
+
+@pytest.mark.parametrize("prompt", ["word " * 600, [{"role": "user", "content": [{"type": "text", "text": "yo"}]}]])
+def test_a_prompt_that_cannot_be_continued_is_told_before_training(prompt, models, tmp_path):
+    completion = "x" if isinstance(prompt, str) else [{"role": "assistant", "content": "x"}]
+    rows = [{"prompt": prompt, "completion": completion}]
+    data = jsonl(
+        tmp_path / "data", train=PAIRS if isinstance(prompt, str) else rows, validation=rows + PAIRS[: isinstance(prompt, str)]
+    )
+    refused(
+        "no room for an answer|with texts in them",
+        tmp_path / "run",
+        "prompt",
+        model=models["decoder"],
+        data_dir=data,
+        max_length=4000,
+    )
+
+
+def test_columns_named_like_the_small_worlds_mean_nothing_elsewhere(models, tmp_path):
+    rows = [{"sentence": t, "label": i % 2, "bayes": 0.5} for i, t in enumerate(TEXTS)]
+    data = jsonl(tmp_path / "data", train=rows, validation=rows, test=[{"sentence": "x", "label": 7, "bayes": 1.0}])
+    result = train_model("sst2", model=models["encoder"], data_dir=data, steps=1, out=str(tmp_path / "run"), trackers="")
+    assert result.ceiling is None
+
+
+@pytest.mark.parametrize("changed", ["train", "validation", "base"])
+def test_a_run_does_not_go_on_with_other_labels_or_another_base(changed, models, tmp_path, monkeypatch):
+    from safetensors.torch import load_file, save_file
+
+    from training.run_folder import RunError, RunFolder
+
+    model = tmp_path / "model"
+    shutil.copytree(models["encoder"], model)
+    rows = [{"sentence": t, "label": i % 2} for i, t in enumerate(TEXTS)]
+    data = jsonl(tmp_path / "data", train=rows, validation=rows)
+    settings = {"model": str(model), "data_dir": data, "steps": 4, "save_every": 1, "trackers": "", "out": str(tmp_path / "run")}
+    keep = RunFolder.keep
+
+    def failing(folder, row):
+        keep(folder, row)
+        if row["step"] == 3:
+            raise KeyError("down")
+
+    monkeypatch.setattr(RunFolder, "keep", failing)
+    with pytest.raises(KeyError):
+        train_model("sst2", **settings)
+    monkeypatch.undo()
+    if changed == "base":
+        weights = load_file(model / "model.safetensors")
+        save_file({k: v * 1.5 for k, v in weights.items()}, model / "model.safetensors", metadata={"format": "pt"})
+    else:
+        flipped = [{**r, "label": 1 - r["label"]} for r in rows]
+        (Path(data) / f"{changed}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in flipped))
+    name = {"train": "train_checksum", "validation": "evaluation_checksum", "base": "frozen_checksum"}[changed]
+    with pytest.raises(RunError, match=name):
+        train_model("sst2", **settings)
+
+
+def test_a_base_with_holes_is_not_called_pretrained(models, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(models["encoder"], tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    weights = load_file(path)
+    save_file({k: v for k, v in weights.items() if not k.endswith("output.dense.bias")}, path, metadata={"format": "pt"})
+    data = write(tmp_path / "data", SST2)
+    refused("They would stay random", tmp_path / "run", "sst2", model=str(tmp_path / "model"), data_dir=str(data))
+    save_file({f"other.{k}": v for k, v in weights.items()}, path, metadata={"format": "pt"})
+    refused("They would stay random", tmp_path / "run", "sst2", model=str(tmp_path / "model"), data_dir=str(data))
+
+
+def test_all_weights_without_their_head_are_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    train_model("topic", method="full", steps=1, eval_rows=10, out=str(tmp_path), trackers="")
+    path = tmp_path / "adapter" / "model.safetensors"
+    save_file({k: v for k, v in load_file(path).items() if "classifier" not in k}, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"\['classifier'\] are missing"):
+        load_trained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match="leave --model out"):
+        load_trained(tmp_path / "adapter", model="encoder")
+
+
+def test_restart_removes_nothing_that_no_run_wrote(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "report.md").write_text("mine")
+    with pytest.raises(ValueError, match="that no run wrote"):
+        train_model("topic", steps=1, eval_rows=10, out=str(tmp_path), trackers="", restart=True)
+    assert (tmp_path / "report.md").read_text() == "mine"
+
+
+def test_a_result_without_its_settings_is_no_finished_run(tmp_path):
+    train_model("topic", steps=1, eval_rows=10, out=str(tmp_path), trackers="")
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match="it is damaged"):
+        train_model("topic", steps=1, eval_rows=10, out=str(tmp_path), trackers="")
+    assert train_model("topic", steps=2, eval_rows=10, out=str(tmp_path), trackers="", restart=True).steps == 2
+
+
+def test_an_unknown_word_in_a_prompt_is_not_read_quietly(tmp_path):
+    from training.base_models import load_base
+    from training.generation import generate_samples
+    from training.tasks import TASKS
+
+    base = load_base(TASKS["data2text"])
+    with pytest.raises(ValueError, match="2 words are not in the small world"):
+        generate_samples(base.model, base.tokenizer, [("hello anna stranger", [])], TASKS["data2text"])
+
+
+def test_accelerates_environment_does_not_divide_again(tmp_path, monkeypatch):
+    short = {"steps": 1, "eval_rows": 10, "trackers": ""}
+    plain = train_model("topic", out=str(tmp_path / "a"), **short)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    assert train_model("topic", out=str(tmp_path / "b"), **short).rows[1]["grad_norm"] == plain.rows[1]["grad_norm"]
+
+
+def test_the_padding_of_tokenizer_and_model_are_one(tmp_path, models):
+    import torch
+
+    from training.base_models import load_base
+    from training.batching import pad
+    from training.tasks import TASKS
+
+    shutil.copytree(models["decoder"], tmp_path / "model")
+    settings = tmp_path / "model" / "tokenizer_config.json"
+    settings.write_text(json.dumps({k: v for k, v in json.loads(settings.read_text()).items() if k != "pad_token"}))
+    base = load_base(TASKS["sst2"], str(tmp_path / "model"))
+    short, long = ({"input_ids": list(range(10, 10 + n)), "attention_mask": [1] * n} for n in (3, 9))
+    with torch.no_grad():
+        alone, together = (base.model(**pad(rows, base.tokenizer.pad_token_id)).logits[0] for rows in ([short], [short, long]))
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=0)

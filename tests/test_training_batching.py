@@ -63,9 +63,10 @@ def test_a_stream_goes_on_where_it_was(done):
 
 
 def test_other_rows_are_not_gone_on_with():
-    changed = rows(11)
+    changed, relabelled = rows(11), rows(11)
     changed[4]["input_ids"] = [99]
-    for other in (rows(12), changed):
+    relabelled[4]["labels"] = 1
+    for other in (rows(12), changed, relabelled):
         with pytest.raises(ValueError, match="has changed since"):
             Steps(other, TOKENIZER, 3).load_state_dict(Steps(rows(11), TOKENIZER, 3).state_dict())
 

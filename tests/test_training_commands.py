@@ -80,13 +80,13 @@ def check_task(task, data, model, metrics, tmp_path):
 
     trained = load_trained(run / "adapter")
     spec, rows = trained.spec, load_task(trained.spec, str(data))
-    rows = rows[evaluation_split(rows)].select(range(24))
+    rows = rows[evaluation_split(rows, spec, str(data))].select(range(24))
     limit = min(256, trained.base.tokenizer.model_max_length)
     held_out = HeldOut(spec, rows, encode(rows[:], spec, trained.base.tokenizer, limit))
     again = evaluate(trained.base.model, held_out, trained.base.tokenizer, make_accelerator())
     assert {k: last[k] for k in again} == again, "the saved model must score exactly as the run's last evaluation"
     printed = command(
-        "evaluate", "--adapter", run / "adapter", "--data-dir", data, "--rows", 24, "--max-length", 256,
+        "evaluate", "--adapter", run / "adapter", "--data-dir", data, "--rows", 24,
         *(["--score-texts", 4, "--max-new-tokens", 12] if generates else []),
     )  # fmt: skip
     for name, value in (again | result["texts"]).items():

@@ -1,6 +1,7 @@
 """From task names to batches: labels where they belong, clear errors for data that does not fit."""
 
 import pytest
+import tiny_folder
 from datasets import Dataset
 from transformers import AutoTokenizer
 
@@ -66,9 +67,23 @@ def test_answers_that_are_cut_off_are_never_right(encoder):
     assert 5 < lost < 25 and metrics.answer_count("qa", batch) == 30 - lost == len(encoded.answerable().features)
     perfect = [
         (offsets[f["start_positions"]][0], offsets[f["end_positions"]][1]) if f["start_positions"] != IGNORE else (0, 0)
-        for f, offsets in zip(encoded.features, encoded.offsets, strict=True)
+        for f, offsets in zip(encoded.features, encoded.places, strict=True)
     ]
     assert score(HeldOut(TASKS["qa"], data, encoded), perfect)["exact_match"] == pytest.approx((30 - lost) / 30)
+
+
+def test_an_entity_that_is_cut_in_two_is_not_found_by_its_first_half(encoder):
+    rows = {"tokens": [["in", "da", "nang", "anna"]], "tags": [[0, 2, 3, 1]]}
+    encoded = encode(rows, TASKS["tagging"], encoder, 4)  # [CLS] in da [SEP]
+    assert encoded.places == [[0, 1]]
+    assert score(HeldOut(TASKS["tagging"], Dataset.from_dict(rows), encoded), [[0, 2]])["span_f1"] == 0
+
+
+def test_a_word_without_a_token_is_a_word_without_an_answer():
+    rows = {"tokens": [["in", "", "x"]], "tags": [[0, 1, 1]]}
+    encoded = encode(rows, TASKS["tagging"], tiny_folder.tokenizer(), 16)
+    assert encoded.places == [[0, 2]]
+    assert score(HeldOut(TASKS["tagging"], Dataset.from_dict(rows), encoded), [[0, 1]])["span_f1"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(("task", "expected"), [("tagging", 2 / 3), ("ud_pos", 3 / 6)])
@@ -105,7 +120,7 @@ GOOD = {"sentence": ["a", "b"], "label": [0, 1]}
 def test_a_folder_of_parquet(tmp_path):
     write(tmp_path, GOOD, validation=GOOD)
     data = load_task(TASKS["sst2"], str(tmp_path))
-    assert len(data["train"]) == 2 and evaluation_split(data) == "validation"
+    assert len(data["train"]) == 2 and evaluation_split(data, TASKS["sst2"]) == "validation"
 
 
 @pytest.mark.parametrize(
@@ -125,7 +140,7 @@ def test_data_that_does_not_fit_raises(tmp_path, train, found):
 
 def test_splits_with_different_columns_raise(tmp_path):
     write(tmp_path, {"text": ["a"], "label": [0]}, validation=GOOD)
-    with pytest.raises(ValueError, match="same columns"):
+    with pytest.raises(ValueError, match=r"train: columns \['sentence'\] are missing"):
         load_task(TASKS["sst2"], str(tmp_path))
 
 
@@ -148,13 +163,13 @@ def test_a_folder_without_data_and_an_unknown_task_raise(tmp_path):
 @pytest.mark.parametrize("task", ["sst2", "cola", "mrpc", "rte", "qnli", "qqp", "stsb"])
 def test_real_glue_folders_load(task, shared):
     data = load_task(TASKS[task], str(shared / "data" / "glue" / task), train_rows=32)
-    assert len(data["train"]) == 32 and evaluation_split(data) == "validation"
+    assert len(data["train"]) == 32 and evaluation_split(data, TASKS[task]) == "validation"
 
 
 @pytest.mark.real
 def test_real_e2e_and_sick_folders_load(shared):
-    assert evaluation_split(load_task(TASKS["e2e_nlg"], str(shared / "data" / "e2e_nlg"))) == "test"
-    assert evaluation_split(load_task(TASKS["sick"], str(shared / "data" / "sick"))) == "validation"
+    assert evaluation_split(load_task(TASKS["e2e_nlg"], str(shared / "data" / "e2e_nlg")), TASKS["e2e_nlg"]) == "test"
+    assert evaluation_split(load_task(TASKS["sick"], str(shared / "data" / "sick")), TASKS["sick"]) == "validation"
 
 
 def test_the_hub_is_asked_by_the_names_people_use(monkeypatch):
@@ -167,4 +182,4 @@ def test_the_hub_is_asked_by_the_names_people_use(monkeypatch):
 
     monkeypatch.setattr("training.data.load_dataset", answer)
     data = load_task(TASKS["sst2"])  # the Hub's test split has no labels, and is not used
-    assert asked == [("nyu-mll/glue", "sst2")] and evaluation_split(data) == "validation"
+    assert asked == [("nyu-mll/glue", "sst2")] and evaluation_split(data, TASKS["sst2"]) == "validation"

@@ -15,7 +15,7 @@ from training.run_folder import read_result, read_rows
 ROOT = Path(__file__).parents[1]
 
 
-ENVIRONMENT = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def launch_command(count, *words):

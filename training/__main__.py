@@ -14,6 +14,7 @@ import tyro
 from accelerate import PartialState
 from rich.console import Console
 
+from training.checks import NoGradientError
 from training.compare import HEADER, table_rows
 from training.conditions_command import ConditionsSettings
 from training.conditions_command import run as conditions
@@ -64,7 +65,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped; the last checkpoint is kept, the same command goes on from there", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, NoGradientError) as error:
         sys.exit(f"error: {error}")
 
 

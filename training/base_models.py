@@ -61,8 +61,12 @@ def default_model(spec: TaskSpec) -> str:
 
 
 def window(model: PreTrainedModel, tokenizer: Any) -> int:
-    """How many tokens fit: what tokenizer and position table allow."""
-    return min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 10**9)
+    """How many tokens fit: what tokenizer and position table allow. RoBERTa's table begins behind its padding index."""
+    positions = getattr(model.config, "max_position_embeddings", None) or 0
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            positions -= module.padding_idx + 1  # pyright: ignore
+    return min(tokenizer.model_max_length, positions if positions > 0 else 10**9)
 
 
 def load_base(
@@ -101,8 +105,7 @@ def _config_and_tokenizer(spec: TaskSpec, source: Source, tokenizer: str | None)
         raise ValueError(f"model {source.name!r} cannot be loaded: no tokenizer files in its folder (tokenizer.json or the like)")
     if tok.pad_token is None:  # Llama, GPT-2: pad with the end of text, and let the model know
         tok.pad_token = tok.eos_token
-    if config.pad_token_id is None:
-        config.pad_token_id = tok.pad_token_id
+    config.pad_token_id = tok.pad_token_id  # a classifier on a decoder finds a row's last token by it
     return config, tok
 
 
@@ -113,12 +116,25 @@ def _model(spec: TaskSpec, source: Source, config) -> tuple[PreTrainedModel, lis
     try:
         if source.random_weights:
             return auto.from_config(config), []
-        model, info = auto.from_pretrained(where, config=config, output_loading_info=True, dtype=torch.float32)
+        options = {"output_loading_info": True, "dtype": torch.float32, "ignore_mismatched_sizes": True}
+        model, info = auto.from_pretrained(where, config=config, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"model {source.name!r} cannot be loaded for {spec.kind}: {_first_line(error)}") from error
     for p in (*model.parameters(), *model.buffers()):
         p.data = p.data.clone()  # a file puts weights at odd addresses, and the last bit of a product depends on them
-    return model, list(info["missing_keys"])
+    missing = [*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])]  # such as a head for other labels
+    _refuse_holes(model, missing, source.name)
+    return model, missing
+
+
+def _refuse_holes(model: PreTrainedModel, missing: list[str], name: str) -> None:
+    """A new head may be missing, and a pooler. What else is missing would stay random inside a base that is called pretrained."""
+    holes = [k for k in missing if k.startswith(f"{model.base_model_prefix}.") and "pooler" not in k]
+    if holes:
+        raise ValueError(
+            f"model {name!r} does not fit {type(model).__name__}: {len(holes)} of its weights are absent or of another shape, "
+            f"e.g. {holes[:2]}. They would stay random"
+        )
 
 
 def _first_line(error: BaseException) -> str:

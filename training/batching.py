@@ -66,7 +66,8 @@ class Steps:
         return self._order[1]
 
     def state_dict(self) -> dict:
-        return {"taken": self.taken, "rows": len(self.features), "checksum": self._checksum()}
+        self._sum = checksum(self.features) if self._sum is None else self._sum
+        return {"taken": self.taken, "rows": len(self.features), "checksum": self._sum}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on where the saved stream was. ValueError when the rows are not the saved ones."""
@@ -78,12 +79,14 @@ class Steps:
             )
         self.taken = state["taken"]
 
-    def _checksum(self) -> int:
-        if self._sum is None:
-            self._sum = 0
-            for feature in self.features:
-                self._sum = zlib.crc32(np.asarray(feature["input_ids"], dtype=np.int64).tobytes(), self._sum)
-        return self._sum
+
+def checksum(features: list[dict]) -> int:
+    """A number that changes when any id, label or position of any row does."""
+    found = 0
+    for feature in features:
+        for name in sorted(feature):
+            found = zlib.crc32(np.asarray(feature[name], dtype=np.float64).tobytes(), zlib.crc32(name.encode(), found))
+    return found
 
 
 def pad(rows: list[dict], pad_id: int) -> Batch:

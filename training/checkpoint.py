@@ -5,6 +5,7 @@ of every process. No pickle: tensors are tensors, the rest is JSON in the file's
 """
 
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -70,6 +71,16 @@ def read_checkpoint(path: Path) -> dict:
             return _join(tree, file.get_tensor)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint ({error}). Start again (--restart)") from error
+
+
+def frozen_checksum(model: nn.Module) -> int:
+    """A number that changes when any weight does that a checkpoint does not hold."""
+    found = 0
+    for name, p in model.named_parameters():
+        if not p.requires_grad:
+            bits = p.detach().cpu().contiguous().flatten().view(torch.uint8)
+            found = zlib.crc32(bits.numpy().data, zlib.crc32(name.encode(), found))
+    return found
 
 
 def saved_step(path: Path) -> int:

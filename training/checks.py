@@ -5,6 +5,10 @@ import math
 from torch import nn
 
 
+class NoGradientError(RuntimeError):
+    """Something that trains is not part of what is computed."""
+
+
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The parameters for an optimizer. ValueError when there are none."""
     found = [p for p in model.parameters() if p.requires_grad]
@@ -14,10 +18,10 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def assert_all_got_gradients(model: nn.Module) -> None:
-    """After the first backward: every trainable parameter has a gradient. RuntimeError with the names of those without."""
+    """After the first backward: every trainable parameter has a gradient. NoGradientError with the names of those without."""
     without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     if without:
-        raise RuntimeError(
+        raise NoGradientError(
             f"{len(without)} trainable parameters got no gradient, e.g. {without[:3]}: they are not part of the forward, "
             "or the graph was cut (no_grad, detach, reentrant checkpointing). Freeze them or connect them"
         )

@@ -22,10 +22,11 @@ def check_splits(data: Mapping[str, Dataset], spec: TaskSpec, where: str) -> Non
     if len(used) < 2:
         raise ValueError(f"{where}: only {sorted(data)}; there must be a split to evaluate on, one of {', '.join(EVALUATED)}")
     for split in used:
-        _check_rows(data[split], spec, f"{where} {split}")
+        check_rows(data[split], spec, f"{where} {split}")
 
 
-def _check_rows(rows: Dataset, spec: TaskSpec, where: str) -> None:
+def check_rows(rows: Dataset, spec: TaskSpec, where: str) -> None:
+    """ValueError for the first thing in these rows that does not fit `spec`."""
     absent = [c for c in spec.columns if c not in rows.column_names]
     if absent:
         raise ValueError(f"{where}: columns {absent} are missing, found {rows.column_names} (task {spec.name})")
@@ -67,9 +68,13 @@ def _words(value: Any) -> str | None:
 def _text_or_chat(value: Any) -> str | None:
     if isinstance(value, str):
         return None
-    if isinstance(value, list) and value and all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in value):
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in value)
+    ):
         return None
-    return f"is {_shown(value)}, expected a text, or a list of messages {{role, content}}"
+    return f"is {_shown(value)}, expected a text, or a list of messages {{role, content}} with texts in them"
 
 
 def _label(spec: TaskSpec, *row: Any) -> str | None:
@@ -99,9 +104,11 @@ def _answers(spec: TaskSpec, *row: Any) -> str | None:
     if not isinstance(answers, dict) or not {"text", "answer_start"} <= set(answers):
         return f"is {_shown(answers)}, expected {{'text': [...], 'answer_start': [...]}}"
     texts, starts = answers["text"], answers["answer_start"]
-    if not texts or len(texts) != len(starts):
-        return f"has {len(texts or [])} texts and {len(starts or [])} starts, expected as many of both and at least one"
+    if not isinstance(texts, list) or not isinstance(starts, list) or not texts or len(texts) != len(starts):
+        return f"is {_shown(answers)}, expected lists of as many texts as starts, and at least one"
     for text, start in zip(texts, starts, strict=True):
+        if not isinstance(text, str) or not _is_whole(start) or start < 0:
+            return f"is {_shown(answers)}, expected texts, and whole numbers from 0 where they start"
         if not text or context[start : start + len(text)] != text:
             return f"says {text!r} stands at character {start} of the context, where there is {context[start : start + 20]!r}"
     return None

@@ -6,7 +6,9 @@ Prompt tokens get the label -100, so a loss is per answer token (its end-of-text
 from dataclasses import dataclass, field
 from typing import Any
 
-from training.metrics import IGNORE, spans
+from jinja2 import TemplateError
+
+from training.metrics import IGNORE
 from training.tasks import TaskSpec
 
 
@@ -18,8 +20,9 @@ class Encoded:
     """one dictionary per row (plain text: per block): what goes into a batch"""
     truncated: int
     """rows that lost text to `max_length`"""
-    offsets: list[list[tuple[int, int] | None]] = field(default_factory=list)
-    """questions: for each token the characters of the context that it stands for; None outside the context"""
+    places: list[list[Any]] = field(default_factory=list)
+    """questions: for each token the characters of the context that it stands for, None outside the context;
+    tagging: for each labelled token the number of its word"""
 
     def answerable(self) -> "Encoded":
         """Without the rows whose whole answer was cut off: there is nothing to learn from them."""
@@ -29,14 +32,16 @@ class Encoded:
 
 def encode(rows: dict[str, list], spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
     """Turn rows into lists of ids with labels. A word-level tokenizer that meets an unknown word raises."""
+    if spec.kind in ("tagging", "qa") and not tokenizer.is_fast:
+        raise ValueError(f"{type(tokenizer).__name__} cannot say which word a token is from: {spec.kind} needs a fast tokenizer")
     encoded = ENCODERS[spec.kind](rows, spec, tokenizer, max_length)
-    _refuse_unknown_words(encoded.features, tokenizer)
+    refuse_unknown_words([f["input_ids"] for f in encoded.features], tokenizer)
     return encoded
 
 
 def prompt_ids(prompt: str | list[dict], spec: TaskSpec, tokenizer) -> list[int]:
     """A prompt as the model was trained to see it: by the chat template when the tokenizer has one, else as text."""
-    if tokenizer.chat_template or not isinstance(prompt, str):
+    if not isinstance(prompt, str) or (tokenizer.chat_template and spec.kind != "text"):
         return _chat(tokenizer, _messages(prompt, "user"), add_generation_prompt=True)
     return tokenizer(prompt + spec.prompt_end)["input_ids"]
 
@@ -62,21 +67,18 @@ def _encode_labels(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
 
 
 def _encode_tags(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
-    """The first token of each word carries its tag. A word that the tokenizer makes nothing of is a word lost."""
+    """The first token of each word carries its tag. A word that was cut off, or that the tokenizer makes nothing of, has none."""
     encoded = tokenizer(list(rows[spec.inputs[0]]), is_split_into_words=True, truncation=True, max_length=max_length)
-    features, truncated = [], 0
+    features, truncated, places = [], 0, []
     for i, tags in enumerate(rows[spec.target]):
         words = encoded.word_ids(i)
         first = [w is not None and w != before for before, w in zip([None, *words], words, strict=False)]
         labels = [tags[w] if new else IGNORE for w, new in zip(words, first, strict=True)]
         kept = max((w for w in words if w is not None), default=-1) + 1
         truncated += kept < len(tags)
-        feature = {**_row(encoded, i), "labels": labels, "lost_words": len(tags) - sum(first)}
-        if spec.metric == "span_f1":
-            all_spans, seen = (spans([spec.labels[t] for t in part]) for part in (tags, tags[:kept]))
-            feature["lost_spans"] = len(all_spans - seen)
-        features.append(feature)
-    return Encoded(features, truncated)
+        features.append({**_row(encoded, i), "labels": labels})
+        places.append([w for w, new in zip(words, first, strict=True) if new])
+    return Encoded(features, truncated, places)
 
 
 def _encode_answers(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
@@ -146,7 +148,10 @@ def _messages(content: str | list[dict], role: str) -> list[dict]:
 def _chat(tokenizer, messages: list[dict], **options: Any) -> list[int]:
     if not tokenizer.chat_template:
         raise ValueError("the rows are lists of messages, and this tokenizer has no chat template: give texts, or another model")
-    return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)["input_ids"]
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)["input_ids"]
+    except TemplateError as error:  # such as "System role not supported"
+        raise ValueError(f"the tokenizer's chat template refuses {str(messages)[:80]}: {error}") from error
 
 
 def _encode_text(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
@@ -173,10 +178,12 @@ def _row(encoded, i: int) -> dict:
     return {k: encoded[k][i] for k in ("input_ids", "token_type_ids", "attention_mask") if k in encoded}
 
 
-def _refuse_unknown_words(features: list[dict], tokenizer) -> None:
-    if tokenizer.backend_tokenizer.model.__class__.__name__ != "WordLevel":
+def refuse_unknown_words(rows: list[list[int]], tokenizer) -> None:
+    """ValueError where a word-level tokenizer met a word that it does not know."""
+    core = getattr(tokenizer, "backend_tokenizer", None)  # a tokenizer written in Python has none
+    if core is None or core.model.__class__.__name__ != "WordLevel":
         return
-    unknown = sum(f["input_ids"].count(tokenizer.unk_token_id) for f in features)
+    unknown = sum(ids.count(tokenizer.unk_token_id) for ids in rows)
     if unknown:
         raise ValueError(
             f"{unknown} words are not in the small world's vocabulary: its word-level tokenizer is not for real text. "

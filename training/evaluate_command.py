@@ -8,11 +8,13 @@ from rich.progress import track
 
 from training.base_models import window
 from training.data import evaluation_split, load_task
+from training.data_checks import check_rows
 from training.encoding import encode
 from training.evaluation import HeldOut, evaluate
 from training.generation import generate_samples, references_by_prompt
 from training.processes import make_accelerator
 from training.records import markdown_table
+from training.settings import at_least
 from training.text_metrics import text_scores
 from training.trained import load_trained
 
@@ -33,22 +35,27 @@ class EvaluateSettings:
     """None: the split that a run reports on (validation, else test)"""
     rows: int | None = None
     """so many rows only; None is all"""
-    max_length: int = 128
+    max_length: int | None = None
+    """None: what the run used"""
     score_texts: int | None = 0
     """generation: so many distinct prompts are continued and scored; None is all"""
     decoding: Literal["greedy", "lora_paper"] = "greedy"
     max_new_tokens: int = 128
+
+    def __post_init__(self):
+        at_least({"rows": 1, "max_length": 2, "score_texts": 0, "max_new_tokens": 1}, self)
 
 
 def evaluate_trained(settings: EvaluateSettings) -> None:
     trained = load_trained(settings.adapter, settings.task, settings.model)
     spec, model, tokenizer = trained.spec, trained.base.model, trained.base.tokenizer
     data = load_task(spec, settings.data_dir)
-    split = settings.split or evaluation_split(data)
+    split = settings.split or evaluation_split(data, spec, settings.data_dir)
     if split not in data:
         raise ValueError(f"there is no split {split!r}; there are {sorted(data)}")
+    check_rows(data[split], spec, split)
     rows = data[split].select(range(min(settings.rows or len(data[split]), len(data[split]))))
-    encoded = encode(rows[:], spec, tokenizer, min(settings.max_length, window(model, tokenizer)))
+    encoded = encode(rows[:], spec, tokenizer, min(settings.max_length or trained.max_length, window(model, tokenizer)))
     accelerator = make_accelerator()
     scores = evaluate(model.to(accelerator.device), HeldOut(spec, rows, encoded), tokenizer, accelerator)
     if spec.kind == "generation" and settings.score_texts != 0:

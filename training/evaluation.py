@@ -49,14 +49,14 @@ def evaluate(model, held_out: HeldOut, tokenizer, accelerator: Accelerator, batc
     kind, features = held_out.spec.kind, held_out.encoded.features
     summed = count = 0.0
     guesses: list[Any] = []
-    offsets = processes.share(held_out.encoded.offsets, accelerator)
+    places = processes.share(held_out.encoded.places, accelerator)
     for batch in batches(processes.share(features, accelerator), tokenizer, batch_size):
         here = {k: v.to(accelerator.device) for k, v in batch.items()}
         with accelerator.autocast():
             out = model(**model_inputs(here))
         summed += float(metrics.loss_sum(kind, out, here))
         count += metrics.answer_count(kind, batch)
-        guesses += _guesses(kind, out, batch, offsets[len(guesses) :])
+        guesses += _guesses(kind, out, batch, places[len(guesses) :])
     summed, count = processes.total((summed, count), accelerator)
     if not count:
         raise ValueError(
@@ -65,12 +65,12 @@ def evaluate(model, held_out: HeldOut, tokenizer, accelerator: Accelerator, batc
     return {"eval_loss": summed / count} | score(held_out, processes.gather(guesses, accelerator))
 
 
-def _guesses(kind: str, out, batch: Batch, offsets: list) -> list:
+def _guesses(kind: str, out, batch: Batch, places: list) -> list:
     """What the model answers, row by row: a label, a number, the tags of the words, or (first, last) character."""
     if kind in ("generation", "text"):
         return []
     if kind == "qa":
-        rows = zip(out.start_logits.float().cpu(), out.end_logits.float().cpu(), offsets, strict=False)
+        rows = zip(out.start_logits.float().cpu(), out.end_logits.float().cpu(), places, strict=False)
         return [_characters(start, end, spans) for start, end, spans in rows]
     if kind == "regression":
         return out.logits.float().squeeze(-1).tolist()
@@ -98,8 +98,15 @@ def score(held_out: HeldOut, guesses: list) -> dict[str, float]:
         return metrics.answer_scores(texts, [answers["text"] for answers in rows[spec.target]])
     if spec.kind != "tagging":
         return metrics.label_scores(guesses, [f["labels"] for f in features], spec.metric)
-    truths = [[label for label in f["labels"] if label != IGNORE] for f in features]
-    if spec.metric == "span_f1":
-        names = ([[spec.labels[t] for t in tags] for tags in part] for part in (guesses, truths))
-        return {"span_f1": metrics.span_f1(*names, lost=sum(f["lost_spans"] for f in features))}
-    return {"accuracy": metrics.tag_accuracy(guesses, truths, lost=sum(f["lost_words"] for f in features))}
+    truths = [[spec.labels[t] for t in tags] for tags in rows[spec.target]]
+    found = [_by_word(spec, *row) for row in zip(guesses, held_out.encoded.places, map(len, truths), strict=True)]
+    metric = metrics.span_f1 if spec.metric == "span_f1" else metrics.tag_accuracy
+    return {spec.metric: metric(found, truths)}
+
+
+def _by_word(spec: TaskSpec, guess: list[int], words: list[int], count: int) -> list[str]:
+    """A tag for each of the row's words. Those that the model never saw get O, which is no entity and no part of speech."""
+    tags = ["O"] * count
+    for word, label in zip(words, guess, strict=True):
+        tags[word] = spec.labels[label]
+    return tags

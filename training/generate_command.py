@@ -7,6 +7,7 @@ from rich.console import Console
 
 from training.data import evaluation_split, load_task
 from training.generation import Sample, generate_samples, references_by_prompt
+from training.settings import at_least
 from training.trained import load_trained
 
 
@@ -30,6 +31,9 @@ class GenerateSettings:
     """lora_paper: 10 beams, length penalty 0.8, no 4-gram twice"""
     max_new_tokens: int = 128
 
+    def __post_init__(self):
+        at_least({"count": 1, "max_new_tokens": 1}, self)
+
 
 def generate(settings: GenerateSettings) -> list[Sample]:
     trained = load_trained(settings.adapter, settings.task, settings.model)
@@ -41,7 +45,7 @@ def generate(settings: GenerateSettings) -> list[Sample]:
         if spec.kind == "text":
             raise ValueError("a model of plain text has no prompts of its own: give --prompt TEXT")
         data = load_task(spec, settings.data_dir)
-        prompts = references_by_prompt(data[evaluation_split(data)], spec)[: settings.count]
+        prompts = references_by_prompt(data[evaluation_split(data, spec, settings.data_dir)], spec)[: settings.count]
     console = Console(soft_wrap=True, highlight=False)
     console.print(trained.report)
     model, tokenizer = trained.base.model, trained.base.tokenizer

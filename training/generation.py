@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from training.base_models import window
-from training.encoding import prompt_ids
+from training.encoding import prompt_ids, refuse_unknown_words
 from training.tasks import TaskSpec
 
 DECODING: dict[str, dict[str, Any]] = {
@@ -42,8 +42,25 @@ def generate_samples(
     model, tokenizer, prompts: list[tuple[Any, list[str]]], spec: TaskSpec, decoding: str = "greedy", **options: Any
 ) -> list[Sample]:
     """Continue prompts and put the results beside their references. `options` as in `generate_texts`."""
-    texts = generate_texts(model, tokenizer, [prompt_ids(p, spec, tokenizer) for p, _ in prompts], decoding, **options)
+    ids = checked_prompts([p for p, _ in prompts], spec, model, tokenizer)
+    texts = generate_texts(model, tokenizer, ids, decoding, **options)
     return [Sample(prompt, text, references) for (prompt, references), text in zip(prompts, texts, strict=True)]
+
+
+def checked_prompts(prompts: list, spec: TaskSpec, model, tokenizer) -> list[list[int]]:
+    """The prompts as ids. ValueError for one that is empty, leaves no room for an answer, or has unknown words."""
+    ids = [prompt_ids(p, spec, tokenizer) for p in prompts]
+    refuse_unknown_words(ids, tokenizer)
+    _refuse_prompts_that_do_not_fit(ids, window(model, tokenizer))
+    return ids
+
+
+def _refuse_prompts_that_do_not_fit(prompts: list[list[int]], most: int) -> None:
+    for i, ids in enumerate(prompts):
+        if not ids:
+            raise ValueError(f"prompt {i} has no token: there is nothing to continue")
+        if len(ids) >= most:
+            raise ValueError(f"prompt {i} has {len(ids)} tokens and the model's window is {most}: no room for an answer")
 
 
 @torch.no_grad()
@@ -57,9 +74,7 @@ def generate_texts(
     if decoding not in DECODING:
         raise ValueError(f"decoding {decoding!r} is unknown; there are {', '.join(DECODING)}")
     most = window(model, tokenizer)
-    longest = max(map(len, prompts), default=0)
-    if longest >= most:
-        raise ValueError(f"a prompt has {longest} tokens and the model's window is {most}: no room for an answer")
+    _refuse_prompts_that_do_not_fit(prompts, most)
     model.eval()
     texts = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))

@@ -197,7 +197,9 @@ def _stop_if_asked(trainer: Trainer, request: StopRequest) -> None:
     if any(processes.total([request.wanted], trainer.accelerator)):  # ranks get their signals at different steps
         trainer.save()
         step, steps = trainer.progress.step, trainer.settings.steps
-        raise Interrupted(f"stopped after step {step} of {steps}, all saved: the same command goes on from there")
+        raise Interrupted(
+            f"stopped after step {step} of {steps}, all saved: the same command goes on from there (without --restart)"
+        )
 
 
 def _real_tokens(batch: Batch) -> int:

@@ -59,19 +59,15 @@ def label_scores(guess: list, truth: list, metric: str) -> dict[str, float]:
     return scores
 
 
-def tag_accuracy(guesses: list[list[int]], truths: list[list[int]], lost: int = 0) -> float:
-    """Share of the words whose tag is right; `lost` words stood in text that was cut off, and were not."""
+def tag_accuracy(guesses: list[list[str]], truths: list[list[str]]) -> float:
+    """Share of the words whose tag is right."""
     right = sum(g == t for guess, truth in zip(guesses, truths, strict=True) for g, t in zip(guess, truth, strict=True))
-    return right / (sum(map(len, truths)) + lost)
+    return right / sum(map(len, truths))
 
 
-def span_f1(guesses: list[list[str]], truths: list[list[str]], lost: int = 0) -> float:
-    """Micro F1 over whole entities (CoNLL-2003): a span counts when its type and both ends are right. 0.0 without a hit.
-
-    `lost` spans stood in text that was cut off: they were to be found and were not.
-    """
-    hits = found = 0
-    wanted = lost
+def span_f1(guesses: list[list[str]], truths: list[list[str]]) -> float:
+    """Micro F1 over whole entities (CoNLL-2003): a span counts when its type and both ends are right. 0.0 without a hit."""
+    hits = found = wanted = 0
     for guess, truth in zip(guesses, truths, strict=True):
         a, b = spans(guess), spans(truth)
         hits, found, wanted = hits + len(a & b), found + len(a), wanted + len(b)
@@ -120,7 +116,7 @@ def _normal(text: str) -> str:
 def _word_f1(guess: str, truth: str) -> float:
     a, b = _normal(guess).split(), _normal(truth).split()
     common = sum((Counter(a) & Counter(b)).values())
-    return 2 * common / (len(a) + len(b)) if common else float(a == b)
+    return 2 * common / (len(a) + len(b)) if common else 0.0
 
 
 def _wide(values: Tensor) -> Tensor:

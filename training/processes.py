@@ -4,6 +4,7 @@ No DistributedDataParallel: it divides by the number of ranks, which is a mean o
 of tokens. Here each rank's loss is already divided by the count over all ranks, and one all-reduce adds the gradients up.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,7 +23,12 @@ def make_accelerator(mixed_precision: str = "no", **options: Any) -> Accelerator
     ValueError for ways of launching that would split the model itself (FSDP, DeepSpeed).
     """
     AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=mixed_precision, **options)
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    cpu = several and not torch.cuda.is_available()  # without this, accelerate would make a run of each process
+    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, **options)
+    accelerator.gradient_accumulation_steps = 1  # the loop divides once; accelerate must not divide again
+    if several and accelerator.num_processes == 1:
+        raise ValueError("launched as several processes, but they do not find each other: start them with torchrun or accelerate")
     if accelerator.distributed_type not in SUPPORTED:
         raise ValueError(
             f"launched as {accelerator.distributed_type.value}: this loop copies the model to each process; "

@@ -25,7 +25,7 @@ class Run:
     @property
     def group(self) -> tuple:
         """What runs share that differ in nothing but the seed and the folder."""
-        own = ("seed", "out", "restart", "trackers")
+        own = ("seed", "out", "restart", "trackers", "train_checksum", "evaluation_checksum", "frozen_checksum")
         return tuple((k, str(v)) for k, v in sorted(self.config.items()) if k not in own)
 
 

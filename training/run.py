@@ -14,11 +14,12 @@ from loralib import LoraConfig
 from loralib.config import ALL_LINEAR
 from training import loop, processes
 from training.base_models import Base, load_base, window
-from training.batching import Steps
+from training.batching import Steps, checksum
+from training.checkpoint import frozen_checksum
 from training.data import evaluation_split, load_task
 from training.encoding import Encoded, encode
 from training.evaluation import HeldOut, evaluate, objective_of
-from training.generation import Sample, generate_samples, references_by_prompt
+from training.generation import Sample, checked_prompts, generate_samples, references_by_prompt
 from training.methods import SMALL_MODEL, apply_method, default_learning_rate
 from training.randomness import seeded
 from training.result import Measured, TrainResult, finish, finished_result, metric_key
@@ -51,20 +52,36 @@ def train_model(task: str, settings: TrainSettings | None = None, **changes) -> 
 def _train(
     settings: TrainSettings, spec: TaskSpec, data, base: Base, accelerator: Accelerator, trackers: list[str]
 ) -> TrainResult:
-    split = evaluation_split(data)
+    split = evaluation_split(data, spec, settings.data_dir)
     rows = data[split].select(range(min(settings.eval_rows or len(data[split]), len(data[split]))))
     train_set, held_out = _encode_both(settings, spec, data["train"], rows, split, base, accelerator)
     method = apply_method(settings.method, base, spec, _lora_config(settings), settings.seed)
     if settings.gradient_checkpointing:
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
+    _check_prompts(settings, held_out, base)
+    steps = Steps(
+        train_set.features,
+        base.tokenizer,
+        settings.batch_size,
+        settings.seed,
+        settings.accumulation,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    sources = {
+        "train_checksum": checksum(train_set.features),
+        "evaluation_checksum": checksum(held_out.encoded.features),
+        "frozen_checksum": frozen_checksum(base.model),
+    }
+
     where = Path(settings.out or f"runs/{settings.task}-{settings.method}")
-    folder = RunFolder(where, asdict(settings), method.report, settings.restart, accelerator)
+    folder = RunFolder(where, asdict(settings) | sources, method.report, settings.restart, accelerator)
     try:
         if folder.finished:
             _say(f"{where} is finished already, nothing to train (--restart trains again)", accelerator)
             return finished_result(where)
-        return _Run(settings, spec, split, base, accelerator, folder, train_set, held_out).go(trackers)
+        return _Run(settings, spec, split, base, accelerator, folder, steps, held_out).go(trackers)
     finally:
         folder.close()
 
@@ -72,19 +89,10 @@ def _train(
 class _Run:
     """The steps of one run, in order, with what they share."""
 
-    def __init__(self, settings, spec, split, base: Base, accelerator, folder: RunFolder, train_set: Encoded, held_out: HeldOut):
+    def __init__(self, settings, spec, split, base: Base, accelerator, folder: RunFolder, steps: Steps, held_out: HeldOut):
         self.settings, self.spec, self.split, self.base = settings, spec, split, base
         self.accelerator, self.folder, self.held_out = accelerator, folder, held_out
-        self.objective = objective_of(spec.kind)
-        self.steps = Steps(
-            train_set.features,
-            base.tokenizer,
-            settings.batch_size,
-            settings.seed,
-            settings.accumulation,
-            accelerator.process_index,
-            accelerator.num_processes,
-        )
+        self.objective, self.steps = objective_of(spec.kind), steps
 
     def go(self, trackers: list[str]) -> TrainResult:
         folder, resumed = self.folder, bool(self.folder.rows)
@@ -173,13 +181,16 @@ class _Run:
         if self.spec.kind == "generation" and len(samples) < self.settings.samples:
             samples = self.generate(references_by_prompt(self.held_out.rows, self.spec)[: self.settings.samples])
         samples = samples[: self.settings.samples]
-        result = None
-        if self.folder.main:
-            file_bytes = save_trained(self.folder.folder / TRAINED, self.settings.method, self.base, self.spec)
+        results: list[TrainResult] = []
+
+        def write() -> None:
+            where = self.folder.folder / TRAINED
+            file_bytes = save_trained(where, self.settings.method, self.base, self.spec, self.settings.max_length)
             measured = Measured(progress, file_bytes, kept, texts, samples)
-            result = finish(self.settings, self.held_out, self.split, self.base, self.folder, self.accelerator, measured)
-        self.accelerator.wait_for_everyone()
-        return result or finished_result(self.folder.folder)
+            results.append(finish(self.settings, self.held_out, self.split, self.base, self.folder, self.accelerator, measured))
+
+        processes.on_main(write, self.accelerator)
+        return results[0] if results else finished_result(self.folder.folder)
 
 
 def _encode_both(settings, spec: TaskSpec, train_rows, rows, split: str, base: Base, accelerator) -> tuple[Encoded, HeldOut]:
@@ -193,10 +204,18 @@ def _encode_both(settings, spec: TaskSpec, train_rows, rows, split: str, base: B
     if lost:
         _say(f"{lost} train rows are left out: their whole answer was cut off", accelerator)
     if not answerable.features:
-        raise ValueError(
-            f"no train row has an answer within {limit} tokens: raise max_length, or take a model with a longer window"
-        )
+        raise ValueError(f"no train row has an answer within {limit} tokens: are its texts empty, or max_length too small?")
+    if not test_set.answerable().features:
+        raise ValueError(f"no {split} row has an answer within {limit} tokens: are its texts empty, or max_length too small?")
     return answerable, HeldOut(spec, rows, test_set)
+
+
+def _check_prompts(settings: TrainSettings, held_out: HeldOut, base: Base) -> None:
+    """The prompts that will be continued after training must fit: told now, not then."""
+    if held_out.spec.kind == "generation":
+        count = None if settings.score_texts is None else max(settings.samples, settings.score_texts)
+        prompts = references_by_prompt(held_out.rows, held_out.spec)[:count]
+        checked_prompts([p for p, _ in prompts], held_out.spec, base.model, base.tokenizer)
 
 
 def _say(text: str, accelerator: Accelerator) -> None:

@@ -20,8 +20,9 @@ from training.checkpoint import FILE, saved_step
 from training.processes import on_main
 
 CONFIG, ROWS, RESULT, LOCK, MODULES, TRAINED = "config.json", "rows.jsonl", "result.json", ".lock", "modules.txt", "adapter"
-OURS = (CONFIG, ROWS, RESULT, MODULES, FILE, TRAINED, "tensorboard", "wandb", "curves.png", "report.md")
-MAY_CHANGE = ("out", "restart", "trackers")
+OURS = (RESULT, ROWS, MODULES, FILE, TRAINED, "tensorboard", "wandb", "curves.png", "report.md", CONFIG)
+"""what `clear` removes, in this order: a kill in between leaves an unfinished run, never a result without its settings"""
+MAY_CHANGE = ("out", "restart", "trackers", "samples")
 """settings that a run may change when it goes on"""
 
 
@@ -52,10 +53,14 @@ class RunFolder:
             self.lock = None
             raise RunError(f"{self.folder} is in use by another process: wait for it, or choose another --out") from None
         try:
+            for left in self.folder.glob(f".{FILE}.*"):  # a kill in the middle of a write leaves its part
+                left.unlink()
             if restart:
                 clear(self.folder)
             elif (self.folder / CONFIG).exists():
                 self._refuse_other_settings(settings)
+            elif (self.folder / RESULT).exists():
+                raise RunError(f"{self.folder} has a result and no {CONFIG}: it is damaged. --restart starts over there")
             write_json(self.folder / CONFIG, settings)
             write_atomic(self.folder / MODULES, (modules + "\n").encode())
             return self._rows_until(saved_step(self.checkpoint) if self.checkpoint.exists() else None)
@@ -108,13 +113,26 @@ class RunFolder:
 
 
 def clear(folder: Path) -> None:
-    """Remove what a run has left, and nothing else."""
+    """Remove what a run has left, and nothing else. RunError for a folder that is no run's."""
+    if any((folder / name).exists() for name in OURS) and not {"task", "method", "steps"} <= set(_settings_or_none(folder)):
+        raise RunError(f"{folder} holds files of these names that no run wrote: choose another --out, or move them away")
     for name in OURS:
         path = folder / name
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def _settings_or_none(folder: Path) -> dict:
+    """The settings in a folder; of a damaged run (a result, an unreadable or no config) enough to clear it."""
+    if (folder / RESULT).exists() or (folder / ROWS).exists():
+        return dict.fromkeys(("task", "method", "steps"))
+    try:
+        found = json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def write_json(path: Path, content: object) -> None:

@@ -1,5 +1,6 @@
 """The settings of a training run: its command's options, with their help, and the ranges that make sense."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -87,14 +88,21 @@ class TrainSettings:
             "weight_decay": 0,
             "seed": 0,
         }
-        for name, low in least.items():
-            value = getattr(self, name)
-            if value is not None and not value >= low:
-                raise ValueError(f"{name}={value}: expected at least {low}")
+        at_least(least, self)
+        if self.seed >= 2**32:
+            raise ValueError(f"seed={self.seed}: expected less than {2**32}")
         for name in ("learning_rate", "max_grad_norm", "lora_alpha"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}={value}: expected more than 0")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}={value}: expected more than 0, and finite")
         for name in ("warmup_share", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more and less than 1")
+
+
+def at_least(least: dict[str, int], settings) -> None:
+    """ValueError for the first setting below its least value; None passes."""
+    for name, low in least.items():
+        value = getattr(settings, name)
+        if value is not None and not value >= low:
+            raise ValueError(f"{name}={value}: expected at least {low}")

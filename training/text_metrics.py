@@ -3,6 +3,7 @@
 All texts of one meaning are its references, so a right text in other words than the first reference is not punished.
 """
 
+import re
 from collections.abc import Sequence
 
 from sacrebleu.metrics.bleu import BLEU
@@ -36,8 +37,15 @@ def text_scores(samples: Sequence[Sample]) -> dict[str, float]:
 def _rouge_l(texts: list[str], references: list[list[str]]) -> float:
     from rouge_score.rouge_scorer import RougeScorer  # here, since it brings nltk, which takes a second to import
 
-    scorer = RougeScorer(["rougeL"])
+    scorer = RougeScorer(["rougeL"], tokenizer=_Words())
     return sum(scorer.score_multi(r, t)["rougeL"].fmeasure for t, r in zip(texts, references, strict=True)) / len(texts)
+
+
+class _Words:
+    """Words in any script; rouge_score's own tokenizer drops every letter but a to z."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return re.findall(r"\w+", text.lower())
 
 
 def _nist(texts: list[str], references: list[list[str]]) -> float:

@@ -34,9 +34,11 @@ class Trained:
     spec: TaskSpec
     method: str
     report: str
+    max_length: int
+    """tokens to which the texts were cut in training"""
 
 
-def save_trained(folder: Path, name: str, base: Base, spec: TaskSpec) -> int:
+def save_trained(folder: Path, name: str, base: Base, spec: TaskSpec, max_length: int = 128) -> int:
     """Write what the method trained, with all that belongs to it; returns the bytes of the weights.
 
     The folder appears complete or not at all, in place of an older one.
@@ -54,7 +56,7 @@ def save_trained(folder: Path, name: str, base: Base, spec: TaskSpec) -> int:
         write_atomic(partial / HEAD, save(tensors, metadata={"format": "pt"}))
         base.model.config.save_pretrained(partial)
     base.tokenizer.save_pretrained(partial)
-    card = {"task": spec.name, "method": name, "base": base.source.__dict__}
+    card = {"task": spec.name, "method": name, "max_length": max_length, "base": base.source.__dict__}
     write_atomic(partial / CARD, (json.dumps(card, indent=2) + "\n").encode())
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
@@ -70,11 +72,12 @@ def load_trained(where: str | Path, task: str | None = None, model: str | None =
     folder = _folder(str(where))
     card = _card(folder)
     spec, source = find_task(_task_of(card, task, folder)), _source_of(card, model, folder)
+    limit = card.get("max_length", 128)
     if card.get("method") == "full":
-        return Trained(load_base(spec, Source(str(folder))), spec, "full", "all weights loaded")
+        return _load_full(folder, spec, model, limit)
     base = load_base(spec, source, tokenizer=str(folder) if (folder / "tokenizer_config.json").exists() else None)
     if card.get("method") == "head":
-        return Trained(base, spec, "head", _load_head(base, spec, folder))
+        return Trained(base, spec, "head", _load_head(base, spec, folder), limit)
     report = loralib.load_adapter(base.model, folder, trainable=False)
     random = sorted(set(base.new_modules) - set(saved_modules(base.model)))
     if random:
@@ -82,7 +85,16 @@ def load_trained(where: str | Path, task: str | None = None, model: str | None =
             f"{folder}: neither the adapter nor {source.name} holds {random}, so the answers would be random. "
             "Was the adapter trained with its head (modules_to_save)?"
         )
-    return Trained(base, spec, "lora", str(report))
+    return Trained(base, spec, "lora", str(report), limit)
+
+
+def _load_full(folder: Path, spec: TaskSpec, model: str | None, limit: int) -> Trained:
+    if model is not None:
+        raise ValueError(f"{folder} holds all weights of its own model: leave --model out")
+    base = load_base(spec, Source(str(folder)))
+    if base.new_modules:
+        raise ValueError(f"{folder}: the weights of {list(base.new_modules)} are missing, so the answers would be random")
+    return Trained(base, spec, "full", "all weights loaded", limit)
 
 
 def _folder(where: str) -> Path:
