@@ -382,7 +382,7 @@ def test_restart_removes_nothing_that_no_run_wrote(tmp_path):
 def test_a_result_without_its_settings_is_no_finished_run(tmp_path):
     train_model("topic", steps=1, eval_rows=10, out=str(tmp_path), trackers="")
     (tmp_path / "config.json").unlink()
-    with pytest.raises(ValueError, match="it is damaged"):
+    with pytest.raises(ValueError, match="a run that was damaged"):
         train_model("topic", steps=1, eval_rows=10, out=str(tmp_path), trackers="")
     assert train_model("topic", steps=2, eval_rows=10, out=str(tmp_path), trackers="", restart=True).steps == 2
 
@@ -419,3 +419,24 @@ def test_the_padding_of_tokenizer_and_model_are_one(tmp_path, models):
     with torch.no_grad():
         alone, together = (base.model(**pad(rows, base.tokenizer.pad_token_id)).logits[0] for rows in ([short], [short, long]))
     torch.testing.assert_close(alone, together, atol=1e-5, rtol=0)
+
+
+def test_files_of_somebody_else_are_left_alone(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "mine.bin").write_text("mine")
+    (tmp_path / "rows.jsonl").write_text("mine\n")
+    with pytest.raises(ValueError, match="choose another --out"):
+        train_model("topic", steps=1, eval_rows=10, out=str(tmp_path), trackers="")
+    assert (tmp_path / "adapter" / "mine.bin").exists() and (tmp_path / "rows.jsonl").read_text() == "mine\n"
+
+
+def test_a_tokenizer_of_another_model_is_refused(models, tmp_path):
+    import torch
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=50, **sizes)).save_pretrained(tmp_path / "model")
+    tiny_folder.tokenizer().save_pretrained(tmp_path / "model")
+    data = write(tmp_path / "data", SST2)
+    refused("they do not belong together", tmp_path / "run", "sst2", model=str(tmp_path / "model"), data_dir=str(data))

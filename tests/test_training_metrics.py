@@ -83,6 +83,7 @@ def test_losses_are_torchs_means_times_counts():
     labels = torch.randint(0, 7, (3, 5))
     labels[0, :3] = -100
     batch = {
+        "attention_mask": torch.ones(3, 5),
         "labels": labels,
         "input_ids": labels,
         "start_positions": torch.tensor([1, -100, 4]),
@@ -182,3 +183,18 @@ def test_every_text_of_the_grammar_says_exactly_its_meaning():
     random.Random(0).shuffle(texts)
     wrong = [slot_errors(m, t) for m, t in zip(rows["meaning_representation"], texts, strict=True)]
     assert sum(e for e, _ in wrong) / sum(n for _, n in wrong) > 1, "texts of other meanings are wrong nearly everywhere"
+
+
+def test_the_loss_of_a_question_does_not_depend_on_the_padding_of_its_batch():
+    torch.manual_seed(0)
+
+    class Out:
+        start_logits, end_logits = torch.randn(2, 2, 9)
+
+    def loss(rows, width):
+        out = type("Out", (), {n: getattr(Out, n)[rows, :width] for n in ("start_logits", "end_logits")})
+        mask = (torch.arange(width)[None] < torch.tensor([4, 9])[rows, None]).long()
+        places = {f"{n}_positions": torch.tensor([2, 7])[rows] for n in ("start", "end")}
+        return metrics.loss_sum("qa", out, {"attention_mask": mask, **places})
+
+    torch.testing.assert_close(loss([0, 1], 9), loss([0], 4) + loss([1], 9))

@@ -83,6 +83,8 @@ def load_base(
         model, missing = _model(spec, source, config)
     if spec.is_language_modelling:
         _refuse_readers_of_the_future(model.eval(), source.name)
+        if missing:  # here the head is no new one: it must write words from the start
+            raise ValueError(f"model {source.name!r} lacks {missing[:2]} of {type(model).__name__}: its words would be random")
         if tok.eos_token_id is None:
             raise ValueError(f"the tokenizer of {source.name!r} has no end-of-text token: answers could not end. Set eos_token")
     return Base(model, tok, _modules_of(missing, model), source)
@@ -115,7 +117,7 @@ def _model(spec: TaskSpec, source: Source, config) -> tuple[PreTrainedModel, lis
     where = str(SMALL.get(source.name, source.name))
     try:
         if source.random_weights:
-            return auto.from_config(config), []
+            return auto.from_config(config, dtype=torch.float32), []
         options = {"output_loading_info": True, "dtype": torch.float32, "ignore_mismatched_sizes": True}
         model, info = auto.from_pretrained(where, config=config, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

@@ -36,6 +36,9 @@ def encode(rows: dict[str, list], spec: TaskSpec, tokenizer, max_length: int) ->
         raise ValueError(f"{type(tokenizer).__name__} cannot say which word a token is from: {spec.kind} needs a fast tokenizer")
     encoded = ENCODERS[spec.kind](rows, spec, tokenizer, max_length)
     refuse_unknown_words([f["input_ids"] for f in encoded.features], tokenizer)
+    empty = [i for i, f in enumerate(encoded.features) if not f["input_ids"]]
+    if empty:
+        raise ValueError(f"{len(empty)} rows have no token at all, the first is row {empty[0]}: are their texts empty?")
     return encoded
 
 

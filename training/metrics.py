@@ -18,8 +18,11 @@ IGNORE = -100
 def loss_sum(kind: str, outputs, batch: dict[str, Tensor]) -> Tensor:
     """The summed loss of one batch; divided by `answer_count` it is the mean. Token losses skip the label -100."""
     if kind == "qa":
+        padding = batch["attention_mask"] == 0  # no place for an answer, or the loss would depend on a row's neighbours
         starts, ends = (
-            F.cross_entropy(_wide(logits), batch[f"{name}_positions"], ignore_index=IGNORE, reduction="sum")
+            F.cross_entropy(
+                _wide(logits).masked_fill(padding, -torch.inf), batch[f"{name}_positions"], ignore_index=IGNORE, reduction="sum"
+            )
             for name, logits in (("start", outputs.start_logits), ("end", outputs.end_logits))
         )
         return (starts + ends) / 2

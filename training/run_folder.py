@@ -53,14 +53,17 @@ class RunFolder:
             self.lock = None
             raise RunError(f"{self.folder} is in use by another process: wait for it, or choose another --out") from None
         try:
-            for left in self.folder.glob(f".{FILE}.*"):  # a kill in the middle of a write leaves its part
-                left.unlink()
+            for left in (p for name in OURS for p in self.folder.glob(f".{name}.*") if p.is_file()):
+                left.unlink()  # a kill in the middle of a write leaves its part
             if restart:
                 clear(self.folder)
             elif (self.folder / CONFIG).exists():
                 self._refuse_other_settings(settings)
-            elif (self.folder / RESULT).exists():
-                raise RunError(f"{self.folder} has a result and no {CONFIG}: it is damaged. --restart starts over there")
+            elif found := [name for name in OURS if (self.folder / name).exists()]:
+                raise RunError(
+                    f"{self.folder} holds {found} and no {CONFIG}: a run that was damaged (--restart starts over), or files "
+                    "of somebody else's (choose another --out)"
+                )
             write_json(self.folder / CONFIG, settings)
             write_atomic(self.folder / MODULES, (modules + "\n").encode())
             return self._rows_until(saved_step(self.checkpoint) if self.checkpoint.exists() else None)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,9 @@ class TrainSettings:
             "seed": 0,
         }
         at_least(least, self)
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name} {getattr(self, name)!r} is unknown; there are {', '.join(get_args(kind))}")
         if self.seed >= 2**32:
             raise ValueError(f"seed={self.seed}: expected less than {2**32}")
         for name in ("learning_rate", "max_grad_norm", "lora_alpha"):

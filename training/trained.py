@@ -102,7 +102,7 @@ def _folder(where: str) -> Path:
         return Path(where)
     if where.count("/") == 1 and not where.startswith((".", "/", "~")) and not where.startswith("runs/"):
         try:
-            return Path(snapshot_download(where, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+            return Path(snapshot_download(where, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]))
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"{where!r} is no folder, and could not be had from the Hub either: {reason}") from error
