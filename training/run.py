@@ -200,7 +200,7 @@ def _encode_both(settings, spec: TaskSpec, train_rows, rows, split: str, base: B
         if part.truncated:
             _say(f"{part.truncated} of {len(part.features)} {name} texts were cut to {limit} tokens", accelerator)
     largest = max((max(f["input_ids"]) for part in (train_set, test_set) for f in part.features), default=0)
-    words = base.model.get_input_embeddings().num_embeddings
+    words: int = base.model.get_input_embeddings().num_embeddings  # pyright: ignore[reportAssignmentType]
     if largest >= words:
         raise ValueError(f"the tokenizer gives the id {largest}, and the model knows {words} words: they do not belong together")
     answerable = train_set.answerable()
