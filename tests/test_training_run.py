@@ -14,8 +14,8 @@ import loralib as lora
 from training import TrainSettings, train_model
 from training.base_models import load_base
 from training.batching import batches
-from training.compare import draw_comparison, report
 from training.data import load_task
+from training.demo import draw_comparison, report
 from training.encoding import encode
 from training.run_folder import read_rows
 from training.tasks import TASKS

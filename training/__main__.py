@@ -1,23 +1,28 @@
-"""Commands: train (the default), generate, evaluate, report, demo, conditions, pretrain.
+"""Commands: train (the default), generate, evaluate, report, compare, benchmark, demo, conditions, pretrain.
 
 python -m training --task sst2 --model roberta-base --method lora      train; --help lists every setting
 python -m training generate --adapter runs/NAME/adapter                texts from a trained model
 python -m training evaluate --adapter runs/NAME/adapter                its scores on a split
 python -m training report runs/*                                       several runs in one table and chart
+python -m training compare --task sst2 --model roberta-base            every way to adapt, side by side
+python -m training benchmark --tasks all --model roberta-base          the eight tasks of GLUE in one table
 python -m training demo | conditions | pretrain                        what the README shows
 """
 
 import sys
 
+import datasets
 import transformers
 import tyro
 from accelerate import PartialState
 from rich.console import Console
 
+from training.benchmark_command import BenchmarkSettings, benchmark
 from training.checks import NoGradientError
-from training.compare import HEADER, table_rows
+from training.compare_command import CompareSettings, compare
 from training.conditions_command import ConditionsSettings
 from training.conditions_command import run as conditions
+from training.demo import HEADER, table_rows
 from training.demo_command import DemoSettings, demo
 from training.evaluate_command import EvaluateSettings, evaluate_trained
 from training.generate_command import GenerateSettings, generate
@@ -40,6 +45,8 @@ COMMANDS = {
     "generate": (GenerateSettings, generate),
     "evaluate": (EvaluateSettings, evaluate_trained),
     "report": (ReportSettings, report),
+    "compare": (CompareSettings, compare),
+    "benchmark": (BenchmarkSettings, benchmark),
     "demo": (DemoSettings, demo),
     "conditions": (ConditionsSettings, conditions),
     "pretrain": (PretrainSettings, run),
@@ -49,6 +56,7 @@ COMMANDS = {
 def main() -> None:
     transformers.utils.logging.set_verbosity_error()  # its notices about new heads are told by our own tables
     transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     try:
         if name in COMMANDS:

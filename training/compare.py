@@ -1,84 +1,161 @@
-"""Several runs side by side: a table in the terminal, a chart and a page of Markdown."""
+"""One task, every way to adapt: untouched, the head alone, LoRA at several ranks, all weights. Paired seeds, a process each.
 
+What is compared is the same but for the method: rows, order of batches, steps, evaluation. Each method may choose its
+learning rate from the same factors, on a seed of its own that is not one of the compared (`tune`).
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from matplotlib import pyplot as plt
+import numpy as np
 
-from training.records import COLOURS, file_size, markdown_table, save_figure, use_style
-from training.result import TrainResult
+from loralib.checkpoint import write_atomic
+from training.base_models import load_base, window
+from training.data import evaluation_split, load_task
+from training.encoding import encode
+from training.evaluation import HeldOut, evaluate
+from training.methods import apply_method, default_learning_rate
+from training.own_process import train_in_own_process
+from training.processes import make_accelerator
+from training.result import metric_key
+from training.run_folder import TRAINED
+from training.settings import TrainSettings
+from training.tasks import find_task
+from training.trained import load_trained
 
-HEADER = ("task", "method", "metric", "before", "after", "best", "trained", "file", "saved", "ms/step")
-CLOSE = 0.02  # two points of accuracy, about two standard errors of a test set of 1,000 rows; for a loss, 2 %
-
-
-def table_rows(results: list[TrainResult]) -> list[tuple[str, ...]]:
-    """One row of text per run, as HEADER names it. `best` is the computed ceiling; for a loss, lower is better."""
-    return [
-        (
-            r.task,
-            r.method,
-            r.metric_name,
-            f"{r.start_metric:.3f}",
-            f"{r.metric:.3f}",
-            "" if r.ceiling is None else f"{r.ceiling:.3f}",
-            f"{r.trainable:,}",
-            file_size(r.file_bytes),
-            file_size(r.saved_bytes),
-            f"{1000 * r.seconds_per_step:.1f}",
-        )
-        for r in results
-    ]
+TUNING_SEED = 1000
+AFTER = "after.json"
+OTHER_ROWS = 400  # texts of other text to read: 400 paragraphs
 
 
-def draw_comparison(results: list[TrainResult], path: Path) -> Path:
-    """One panel per task: quality reached by each method, with the best possible as a line."""
-    use_style()
-    tasks = list(dict.fromkeys(r.task for r in results))
-    figure, panels = plt.subplots(1, len(tasks), figsize=(3.2 * len(tasks), 3.4), squeeze=False)
-    for panel, task in zip(panels[0], tasks, strict=True):
-        runs = [r for r in results if r.task == task]
-        bars = panel.bar([r.method for r in runs], [r.metric for r in runs], color=[COLOURS[r.method] for r in runs], width=0.6)
-        panel.bar_label(bars, fmt="%.3f", padding=2)
-        if runs[0].ceiling is not None:
-            panel.axhline(runs[0].ceiling, color=COLOURS["ceiling"], linestyle="--", label="best possible")
-        better = "lower is better" if runs[0].metric_name == "loss" else "higher is better"
-        top = max([r.metric for r in runs] + [runs[0].ceiling or 0])
-        panel.set(title=f"{task}\n{finding(runs)}", ylabel=f"{runs[0].metric_name} ({better})", ylim=(0, 1.25 * top))
-        panel.grid(axis="x", visible=False)
-    panels[0][0].legend(loc="upper left")
-    return save_figure(figure, path)
+@dataclass(frozen=True)
+class Plan:
+    """The rows of a comparison, by label, each with the settings of its first seed."""
+
+    rows: dict[str, TrainSettings]
+    seeds: int
+
+    @property
+    def folder(self) -> Path:
+        return Path(next(iter(self.rows.values())).out or "").parent
 
 
-def finding(runs: list[TrainResult]) -> str:
-    """The panel's title in words: does training the head alone reach the best of the other methods?"""
-    head = next((r.metric for r in runs if r.method == "head"), None)
-    others = [r.metric for r in runs if r.method != "head"]
-    if head is None or not others:
-        return f"{runs[0].method}: {runs[0].metric:.3f}"
-    lower = runs[0].metric_name == "loss"
-    behind = head / min(others) - 1 if lower else max(others) - head
-    return "the head alone falls behind" if behind > CLOSE else "the head alone is enough"
+@dataclass(frozen=True)
+class Compared:
+    """What one row measured: the results of its seeds, and what was read from the trained weights afterwards."""
+
+    label: str
+    settings: TrainSettings
+    results: list[dict]
+    after: list[dict]
+    """{train_metric: on training rows, other_loss: on other text} for each seed"""
+
+    @property
+    def method(self) -> str:
+        return self.settings.method
+
+    def values(self, name: str) -> list[float]:
+        return [r[name] for r in self.results]
 
 
-def report(results: list[TrainResult], chart: Path, command: str, seconds: float) -> str:
-    """The page that `make demo` leaves behind."""
-    return f"""# Full fine-tuning, the head alone, and LoRA, side by side
+def make_plan(base: TrainSettings, ranks: tuple[int, ...], seeds: int, out: Path) -> Plan:
+    """The scale alpha / r is the same at every rank, so that one rank's learning rate suits the others. A model that writes
+    text has no head of its own: there that row is left out."""
+    scale = base.lora_alpha / base.r
+    rows = {"untouched": replace(base, method="untouched")}
+    if not find_task(base.task).is_language_modelling:
+        rows["head"] = replace(base, method="head")
+    rows |= {f"LoRA r={r}": replace(base, method="lora", r=r, lora_alpha=scale * r) for r in ranks}
+    rows["full"] = replace(base, method="full")
+    return Plan({label: replace(s, out=str(out / f"{_slug(label)}-0"), trackers="") for label, s in rows.items()}, seeds)
 
-Measured by `{command}` in {seconds:.0f} s on this machine, one seed. All runs of a task share the base, the data,
-the order of the batches and the number of steps; each method has its own default learning rate.
 
-{markdown_table(HEADER, table_rows(results))}
+def tune(plan: Plan, base: TrainSettings, factors: tuple[float, ...], say: Callable[[str], None]) -> tuple[Plan, dict]:
+    """Give each method the best of its default learning rate times `factors` (LoRA: found at the middle rank).
 
-![quality by method]({chart.name})
+    Returns the new plan, and what each rate reached.
+    """
+    tried: dict[str, dict[float, float]] = {}
+    if len(factors) < 2:
+        return plan, tried
+    better = max if find_task(base.task).higher_is_better else min
+    chosen: dict[str, float] = {}
+    ranks = sorted(s.r for s in plan.rows.values() if s.method == "lora")
+    middle = {s.method: s for s in plan.rows.values() if s.method != "lora" or s.r == ranks[len(ranks) // 2]}
+    for method, settings in middle.items():
+        if method == "untouched":
+            continue
+        default = default_learning_rate(method, load_base(find_task(base.task), base.model).model)
+        for rate in (float(f"{factor * default:.2g}") for factor in factors):
+            out = str(plan.folder / f"tune-{method}-{rate:g}")
+            options = {"learning_rate": rate, "seed": TUNING_SEED, "out": out, "score_texts": 0, "samples": 0}
+            result = train_in_own_process(replace(settings, **options))
+            tried.setdefault(method, {})[rate] = result["metric"]
+            say(f"tuning {method}: learning rate {rate:g} gives {result['metric_name']} {result['metric']:.4f}")
+        chosen[method] = better(tried[method], key=tried[method].__getitem__)
+    return Plan({label: replace(s, learning_rate=chosen.get(s.method)) for label, s in plan.rows.items()}, plan.seeds), tried
 
-How to read it
 
-- **before**, **after**: the metric on the test set before and after training. **best** is computed, not guessed: the small
-  world is generated, so the exact Bayes accuracy (for `data2text` the grammar's entropy per token) is known.
-- A bar far from the dashed line says that the text holds more than this method found with these labels and steps.
-- **trained**: parameters that train. **file**: the weights file of what was trained.
-- **saved**: activations, the bytes that autograd keeps for backward on one batch. LoRA saves gradient and optimizer memory;
-  it does *not* save activations by much, since the input of every adapted layer is still needed.
-- **ms/step** on a model this small mostly measures Python. Do not read it as LoRA's speed on a large model.
-- One seed shows that it works. For a comparison of methods, look at the README's table over three seeds.
-"""
+def check_plan(plan: Plan, other_text: str | None) -> None:
+    """Everything that could fail later, before the first run: the data, the model, LoRA's modules, the other text."""
+    first = next(iter(plan.rows.values()))
+    spec = find_task(first.task)
+    load_task(spec, first.data_dir, first.seed, first.train_rows)
+    for settings in plan.rows.values():
+        base = load_base(spec, settings.model)
+        apply_method(settings.method, base, spec, settings.lora_config())
+    if other_text is not None:
+        if not spec.is_language_modelling:
+            raise ValueError(f"other_text is for models that write text: {first.task} has a head that knows only its labels")
+        load_task(find_task("text"), other_text)
+
+
+def run_plan(plan: Plan, train_rows: int, other_text: str | None, say: Callable[[str], None]) -> list[Compared]:
+    """Run all rows, seed by seed, so that a disturbance of the machine meets every row."""
+    found: dict[str, Compared] = {label: Compared(label, s, [], []) for label, s in plan.rows.items()}
+    for seed in range(plan.seeds):
+        for label, settings in plan.rows.items():
+            folder = Path(settings.out or "").with_name(f"{_slug(label)}-{seed}")
+            mine = replace(settings, seed=settings.seed + seed, out=str(folder))
+            result = train_in_own_process(mine)
+            found[label].results.append(result)
+            found[label].after.append(_after(folder, mine, train_rows, other_text))
+            say(f"seed {mine.seed}: {label}: {result['metric_name']} {result['metric']:.4f}")
+    return list(found.values())
+
+
+def _after(folder: Path, settings: TrainSettings, train_rows: int, other_text: str | None) -> dict:
+    """Metric on training rows, and loss on other text; kept beside the run, so that a second start need not do it again."""
+    path, asked = folder / AFTER, {"rows": train_rows, "other": other_text}
+    if path.exists() and (found := json.loads(path.read_text()))["asked"] == asked:
+        return found
+    trained = load_trained(folder / TRAINED)
+    spec, tokenizer, model = trained.spec, trained.base.tokenizer, trained.base.model
+    limit = min(trained.max_length, window(model, tokenizer))
+    rows = load_task(spec, settings.data_dir, settings.seed, settings.train_rows)["train"]
+    rows = rows.select(range(min(train_rows, len(rows))))
+    accelerator = make_accelerator()
+    model.to(accelerator.device)
+    scores = evaluate(model, HeldOut(spec, rows, encode(rows[:], spec, tokenizer, limit)), tokenizer, accelerator)
+    found = {"asked": asked, "train_metric": scores[metric_key(spec)], "train_loss": scores["eval_loss"]}
+    if other_text is not None:
+        text = find_task("text")
+        data = load_task(text, other_text)
+        other = data[evaluation_split(data, text, other_text)]
+        other = other.select(range(min(OTHER_ROWS, len(other))))
+        held_out = HeldOut(text, other, encode(other[:], text, tokenizer, limit))
+        found["other_loss"] = evaluate(model, held_out, tokenizer, accelerator)["eval_loss"]
+    write_atomic(path, (json.dumps(found) + "\n").encode())
+    return found
+
+
+def kept_gain(row: Compared, untouched: Compared, full: Compared) -> list[float]:
+    """Which share of full fine-tuning's gain over the untouched model this row reaches, seed by seed."""
+    start, top, mine = (np.asarray(r.values("metric")) for r in (untouched, full, row))
+    return ((mine - start) / (top - start)).tolist()
+
+
+def _slug(label: str) -> str:
+    return label.lower().replace(" ", "-").replace("=", "")

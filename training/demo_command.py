@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from training.compare import HEADER, draw_comparison, report, table_rows
+from training.demo import HEADER, draw_comparison, report, table_rows
 from training.result import TrainResult
 from training.run import train_model
 

@@ -99,6 +99,11 @@ class Trainer:
             self.before_save()
             save_checkpoint(self.checkpoint, self.parts(), self.accelerator)
 
+    def optimizer_bytes(self) -> int:
+        """What the optimizer keeps for each trained number: two more numbers with Adam."""
+        kept = [value for state in self.optimizer.state.values() for value in state.values()]
+        return sum(value.nbytes for value in kept if isinstance(value, Tensor))
+
     def step(self, step: int, window: list[Batch]) -> dict:
         """One update from this rank's micro-batches; returns its row."""
         started = time.perf_counter()
@@ -163,6 +168,7 @@ def train(
     if settings.keep == "best":
         trainer.weights.load_state_dict(trainer.progress.best_weights)
     model.eval()
+    trainer.progress.optimizer_bytes = trainer.optimizer_bytes()
     return trainer.progress
 
 

@@ -1,4 +1,4 @@
-"""Three ways to adapt a base: all weights, the head alone, or LoRA. Each says what it trains."""
+"""Ways to adapt a base: all weights, the head alone, or LoRA; and `untouched`, which trains nothing. Each says what it trains."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from loralib.matching import new_heads, output_head
 from training.base_models import PEFT_TASK_TYPE, Base
 from training.tasks import TaskSpec
 
-METHODS = ("full", "head", "lora")
+METHODS = ("untouched", "head", "lora", "full")
 SMALL_MODEL = 5_000_000
 # full and lora: the usual values of the papers for large models. head: on SST-2 (22 M) 1e-3 reached 0.54, 1e-2 0.69
 LEARNING_RATE = {
@@ -33,6 +33,9 @@ def default_learning_rate(method: str, model: nn.Module) -> float:
 
 def apply_method(name: str, base: Base, spec: TaskSpec, config: loralib.LoraConfig | None = None, seed: int = 0) -> Method:
     """Freeze and adapt `base.model` in place. ValueError for an unknown method or a model without a head to train."""
+    if name == "untouched":
+        base.model.requires_grad_(False)
+        return Method(name, "nothing trains")
     if name == "full":
         base.model.requires_grad_(True)
         return Method(name, "all weights train")

@@ -21,6 +21,8 @@ class Progress:
     """evaluations since the best one"""
     stopped: bool = False
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    optimizer_bytes: int = 0
+    """of the optimizer's state, counted at the end"""
 
     def judge(self, score: float | None, patience: int | None, weights: TrainableWeights) -> None:
         """Take in one evaluation. ValueError when best weights or early stopping are asked for and there is no score;

@@ -14,6 +14,7 @@ from loralib.checkpoint import write_atomic
 
 # one colour per method, in every plot and lesson (Okabe and Ito's colour-blind safe set)
 COLOURS = {
+    "untouched": "#BBBBBB",
     "full": "#000000",
     "head": "#E69F00",
     "lora": "#0072B2",

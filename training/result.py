@@ -26,6 +26,7 @@ class Measured:
     """What the run itself knows at its end."""
 
     progress: Progress
+    learning_rate: float
     file_bytes: int
     saved_bytes: int
     texts: dict[str, float]
@@ -41,6 +42,8 @@ class TrainResult:
     model_name: str
     seed: int
     steps: int
+    learning_rate: float
+    """the highest of the schedule"""
     best_step: int
     metric_name: str
     metric: float
@@ -55,8 +58,12 @@ class TrainResult:
     file_bytes: int
     saved_bytes: int
     """kept by autograd for backward, one batch"""
+    optimizer_bytes: int
+    """the optimizer's state"""
     peak_bytes: int
     """of the whole process: comparable only between runs with a process each"""
+    seconds: float
+    """of all steps together, without the evaluations"""
     seconds_per_step: float
     tokens_per_second: float
     samples: list[Sample]
@@ -87,7 +94,11 @@ def finish(
     """Gather the result, draw curves and report, write `result.json`, and drop the checkpoint."""
     spec, rows, progress = held_out.spec, folder.rows, measured.progress
     count, key = count_parameters(base.model), metric_key(spec)
-    end = next(r for r in rows if r["step"] == (progress.best_step if settings.keep == "best" else progress.step))
+    end = (
+        rows[0]
+        if not progress.step
+        else next(r for r in rows if r["step"] == (progress.best_step if settings.keep == "best" else progress.step))
+    )
     timed = [r for r in rows if "seconds" in r]
     known = is_world(spec.name) and settings.data_dir is None
     result = TrainResult(
@@ -96,6 +107,7 @@ def finish(
         model_name=base.source.name,
         seed=settings.seed,
         steps=progress.step,
+        learning_rate=measured.learning_rate,
         best_step=progress.best_step,
         metric_name=spec.metric,
         metric=end[key],
@@ -108,9 +120,11 @@ def finish(
         head_parameters=count.other if settings.method == "lora" else count.trainable,
         file_bytes=measured.file_bytes,
         saved_bytes=measured.saved_bytes,
+        optimizer_bytes=progress.optimizer_bytes,
         peak_bytes=peak_bytes(accelerator.device),
-        seconds_per_step=statistics.median(r["seconds"] for r in timed),
-        tokens_per_second=statistics.median(r["tokens"] / r["seconds"] for r in timed),
+        seconds=sum(r["seconds"] for r in timed),
+        seconds_per_step=statistics.median(r["seconds"] for r in timed) if timed else 0.0,
+        tokens_per_second=statistics.median(r["tokens"] / r["seconds"] for r in timed) if timed else 0.0,
         samples=measured.samples,
         rows=rows,
         model=base.model,
@@ -118,7 +132,8 @@ def finish(
         folder=folder.folder,
     )
     title = f"{spec.name}, {settings.method}: {spec.metric} {result.start_metric:.3f} → {result.metric:.3f}"
-    draw_curves(rows, key, title, folder.folder / "curves.png", result.ceiling)
+    if timed:
+        draw_curves(rows, key, title, folder.folder / "curves.png", result.ceiling)
     (folder.folder / "report.md").write_text(page(result, split))
     content = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in NOT_IN_FILE}
     write_json(folder.folder / RESULT, content | {"samples": [asdict(s) for s in result.samples]})
@@ -157,6 +172,7 @@ def page(result: TrainResult, split: str) -> str:
         ("trainable parameters", f"{result.trainable:,}"),
         ("weights file", file_size(result.file_bytes)),
         ("bytes saved for backward, one batch", file_size(result.saved_bytes)),
+        ("bytes of the optimizer's state", file_size(result.optimizer_bytes)),
         ("peak memory of the process", file_size(result.peak_bytes)),
         ("seconds per step (median)", f"{result.seconds_per_step:.3f}"),
         ("tokens per second (median)", f"{result.tokens_per_second:,.0f}"),
@@ -165,7 +181,8 @@ def page(result: TrainResult, split: str) -> str:
     return (
         f"# {result.task}, {result.method}\n\n"
         f"Measured on `{split}` by `python -m training --task {result.task} --method {result.method} ...`; "
-        f"all settings are in `config.json`.\n\n{markdown_table(('', 'value'), rows)}\n\n![curves](curves.png)\n"
+        f"all settings are in `config.json`.\n\n{markdown_table(('', 'value'), rows)}\n"
+        + "\n![curves](curves.png)\n" * bool(result.steps)
         + "".join(samples)
         + "\n" * bool(samples)
     )

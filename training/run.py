@@ -10,8 +10,6 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from kernels.measure import saved_bytes
-from loralib import LoraConfig
-from loralib.config import ALL_LINEAR
 from training import loop, processes
 from training.base_models import Base, load_base, window
 from training.batching import Steps, checksum
@@ -21,6 +19,7 @@ from training.encoding import Encoded, encode
 from training.evaluation import HeldOut, evaluate, objective_of
 from training.generation import Sample, checked_prompts, generate_samples, references_by_prompt
 from training.methods import SMALL_MODEL, apply_method, default_learning_rate
+from training.progress import Progress
 from training.randomness import seeded
 from training.result import Measured, TrainResult, finish, finished_result, metric_key
 from training.run_folder import TRAINED, RunFolder
@@ -55,7 +54,7 @@ def _train(
     split = evaluation_split(data, spec, settings.data_dir)
     rows = data[split].select(range(min(settings.eval_rows or len(data[split]), len(data[split]))))
     train_set, held_out = _encode_both(settings, spec, data["train"], rows, split, base, accelerator)
-    method = apply_method(settings.method, base, spec, _lora_config(settings), settings.seed)
+    method = apply_method(settings.method, base, spec, settings.lora_config(), settings.seed)
     if settings.gradient_checkpointing:
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
@@ -93,6 +92,9 @@ class _Run:
         self.settings, self.spec, self.split, self.base = settings, spec, split, base
         self.accelerator, self.folder, self.held_out = accelerator, folder, held_out
         self.objective, self.steps = objective_of(spec.kind), steps
+        trains = settings.method != "untouched"
+        default = default_learning_rate(settings.method, base.model) if trains else 0.0
+        self.learning_rate = settings.learning_rate or default
 
     def go(self, trackers: list[str]) -> TrainResult:
         folder, resumed = self.folder, bool(self.folder.rows)
@@ -112,6 +114,8 @@ class _Run:
         folder = self.folder
         if not resumed:
             folder.keep({"step": 0, **self.evaluate(), **self.score_texts()[0]})
+        if self.settings.method == "untouched":
+            return self.results(Progress(self.spec.higher_is_better, keeps_best=False), 0)
         with seeded(self.settings.seed + 1000 * self.accelerator.process_index):  # dropout differs between the processes
             kept = self.saved_bytes()
         with seeded(self.settings.seed + 1000 * self.accelerator.process_index):
@@ -169,7 +173,7 @@ class _Run:
             "keep",
         )
         return loop.LoopSettings(
-            learning_rate=self.settings.learning_rate or default_learning_rate(self.settings.method, self.base.model),
+            learning_rate=self.learning_rate,
             watch=metric_key(self.spec),
             higher_is_better=self.spec.higher_is_better,
             **{name: getattr(self.settings, name) for name in names},
@@ -186,7 +190,7 @@ class _Run:
         def write() -> None:
             where = self.folder.folder / TRAINED
             file_bytes = save_trained(where, self.settings.method, self.base, self.spec, self.settings.max_length)
-            measured = Measured(progress, file_bytes, kept, texts, samples)
+            measured = Measured(progress, self.learning_rate, file_bytes, kept, texts, samples)
             results.append(finish(self.settings, self.held_out, self.split, self.base, self.folder, self.accelerator, measured))
 
         processes.on_main(write, self.accelerator)
@@ -225,16 +229,6 @@ def _check_prompts(settings: TrainSettings, held_out: HeldOut, base: Base) -> No
 def _say(text: str, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
         tqdm.write(text)
-
-
-def _lora_config(settings: TrainSettings) -> LoraConfig:
-    targets = settings.target_modules
-    return LoraConfig(
-        r=settings.r,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        target_modules=ALL_LINEAR if targets == ALL_LINEAR else targets.split(","),
-    )
 
 
 @contextmanager

@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
+from loralib import LoraConfig
+from loralib.config import ALL_LINEAR
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -14,8 +17,8 @@ class TrainSettings:
     e2e_nlg, squad, ud_pos; your own: text (column text), prompt (columns prompt and completion)"""
     model: str | None = None
     """encoder or decoder (the committed small bases; None picks by task), a folder, or a Hub name"""
-    method: Literal["full", "head", "lora"] = "lora"
-    """what trains: all weights, the head alone, or LoRA and the head"""
+    method: Literal["full", "head", "lora", "untouched"] = "lora"
+    """what trains: all weights, the head alone, LoRA and the head, or nothing (the row to compare with)"""
     data_dir: str | None = None
     """folder with train and validation (or test) as .parquet, .jsonl, .json, .csv or .txt, columns as on the Hub"""
     steps: int = 300
@@ -101,6 +104,16 @@ class TrainSettings:
         for name in ("warmup_share", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more and less than 1")
+
+    def lora_config(self) -> LoraConfig:
+        """LoRA's settings among these; the task and the base add the rest (`methods.apply_method`)."""
+        targets = self.target_modules
+        return LoraConfig(
+            r=self.r,
+            lora_alpha=self.lora_alpha,
+            lora_dropout=self.lora_dropout,
+            target_modules=ALL_LINEAR if targets == ALL_LINEAR else targets.split(","),
+        )
 
 
 def at_least(least: dict[str, int], settings) -> None:

@@ -49,6 +49,8 @@ def save_trained(folder: Path, name: str, base: Base, spec: TaskSpec, max_length
     if name == "lora":
         loralib.save_adapter(base.model, partial)
         base.model.config.save_pretrained(partial)
+    elif name == "untouched":
+        base.model.config.save_pretrained(partial)
     elif name == "full":
         base.model.save_pretrained(partial)
     else:
@@ -76,6 +78,9 @@ def load_trained(where: str | Path, task: str | None = None, model: str | None =
     if card.get("method") == "full":
         return _load_full(folder, spec, model, limit)
     base = load_base(spec, source, tokenizer=str(folder) if (folder / "tokenizer_config.json").exists() else None)
+    if card.get("method") == "untouched":
+        base.model.requires_grad_(False)
+        return Trained(base, spec, "untouched", "nothing was trained", limit)
     if card.get("method") == "head":
         return Trained(base, spec, "head", _load_head(base, spec, folder), limit)
     report = loralib.load_adapter(base.model, folder, trainable=False)

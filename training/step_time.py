@@ -1,0 +1,57 @@
+"""Step times that can be compared: one process, one batch, every method in turn, round after round.
+
+A machine that slows down slows all methods of that round; so the ratio within a round says more than any time alone.
+"""
+
+import statistics
+from collections.abc import Callable, Iterable
+
+from training.base_models import load_base, window
+from training.batching import Steps
+from training.data import load_task
+from training.encoding import encode
+from training.evaluation import objective_of
+from training.loop import LoopSettings, Trainer
+from training.methods import apply_method
+from training.processes import make_accelerator
+from training.settings import TrainSettings
+from training.tasks import find_task
+
+WARM_UP = 2
+
+
+def step_times(
+    rows: dict[str, TrainSettings], rounds: int, progress: Callable[[Iterable[int]], Iterable[int]] = iter
+) -> dict[str, list[float]]:
+    """Seconds of one training step, `rounds` times for each row, taken in turn. All rows see the same batches."""
+    trainers = {label: _trainer(settings) for label, settings in rows.items()}
+    times: dict[str, list[float]] = {label: [] for label in rows}
+    for number in progress(range(WARM_UP + rounds)):
+        for label, trainer in trainers.items():
+            row = trainer.step(number + 2, next(trainer.data))  # 2: step 1 checks gradients, which costs time of its own
+            if number >= WARM_UP:
+                times[label].append(row["seconds"])
+    return times
+
+
+def ratios(times: dict[str, list[float]], to: str) -> dict[str, tuple[float, float, float]]:
+    """(20 %, 50 %, 80 % quantile) of the time of `to` over each row's own, round by round: 2 means twice as fast."""
+    found = {}
+    for label, mine in times.items():
+        of_rounds = [base / own for base, own in zip(times[to], mine, strict=True)]
+        low, *_, high = statistics.quantiles(of_rounds, n=5)
+        found[label] = (low, statistics.median(of_rounds), high)
+    return found
+
+
+def _trainer(settings: TrainSettings) -> Trainer:
+    spec = find_task(settings.task)
+    base = load_base(spec, settings.model, settings.seed)
+    apply_method(settings.method, base, spec, settings.lora_config(), settings.seed)
+    rows = load_task(spec, settings.data_dir, settings.seed, settings.train_rows)["train"]
+    limit = min(settings.max_length, window(base.model, base.tokenizer))
+    features = encode(rows[:], spec, base.tokenizer, limit).answerable().features
+    accelerator = make_accelerator(settings.mixed_precision)
+    steps = Steps(features, base.tokenizer, settings.batch_size, settings.seed, settings.accumulation, 0, 1)
+    base.model.train()
+    return Trainer(base.model, steps, objective_of(spec.kind), LoopSettings(steps=10**6, warmup_share=0.0), accelerator)
