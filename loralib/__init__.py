@@ -1,6 +1,7 @@
 """LAYERS: LoRA by hand. Names people know from Microsoft's `loralib` and from `peft`, with stricter manners."""
 
 from loralib.checkpoint import AdapterFileError, LoadReport, load_adapter, save_adapter
+from loralib.combine import CombineReport, combine_adapters
 from loralib.config import LoraConfig
 from loralib.counting import (
     ParameterCount,
@@ -10,18 +11,24 @@ from loralib.counting import (
     print_trainable_parameters,
 )
 from loralib.functional import lora_linear
+from loralib.hotswap import hotswap_adapter, prepare_hotswap
+from loralib.ia3 import IA3Config
 from loralib.inject import MatchReport, add_adapter, delete_adapter, get_peft_model, inject
 from loralib.layers import Conv1D, Conv2d, Embedding, Linear, MergedLinear
 from loralib.lora_layer import lora_layers
+from loralib.lora_plus import lora_plus_groups
 from loralib.merge import merge, merge_and_unload, merged_adapters, unmerge
 from loralib.microsoft import load_microsoft
+from loralib.mixed_batch import mixed_batch
 from loralib.switch import disable_adapters, set_active, set_trainable
 
 __all__ = [
     "AdapterFileError",
+    "CombineReport",
     "Conv1D",
     "Conv2d",
     "Embedding",
+    "IA3Config",
     "Linear",
     "LoadReport",
     "LoraConfig",
@@ -29,20 +36,25 @@ __all__ = [
     "MergedLinear",
     "ParameterCount",
     "add_adapter",
+    "combine_adapters",
     "count_parameters",
     "delete_adapter",
     "disable_adapters",
     "get_peft_model",
+    "hotswap_adapter",
     "inject",
     "load_adapter",
     "load_microsoft",
     "lora_layers",
     "lora_linear",
+    "lora_plus_groups",
     "lora_state_dict",
     "mark_only_lora_as_trainable",
     "merge",
     "merge_and_unload",
     "merged_adapters",
+    "mixed_batch",
+    "prepare_hotswap",
     "print_trainable_parameters",
     "save_adapter",
     "set_active",

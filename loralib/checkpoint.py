@@ -1,8 +1,6 @@
 """Adapter files in peft's format: `adapter_config.json` + `adapter_model.safetensors`, strict in both directions.
 
-Keys in the file: `base_model.model.<path>.lora_A.weight`, for embeddings `<path>.lora_embedding_A`, and for modules saved
-whole their own names. An adapter on parts of a projection (`enable_lora`) is written as the equal plain adapter, with
-block-shaped B and its rank in `rank_pattern`, so that peft computes the same.
+The keys stand in `file_tensors.py`, the settings in `peft_config.py`.
 """
 
 import contextlib
@@ -17,16 +15,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from loralib.config import LoraConfig
+from loralib.biases import model_biases
+from loralib.config import AdapterConfig
+from loralib.file_tensors import PREFIX, file_tensors, is_factor, layer_tensors, saved_heads
 from loralib.heads import saved_modules
 from loralib.inject import adapter_configs, add_adapter, delete_adapter
-from loralib.layers import Conv2d, Embedding, Projection
+from loralib.layers import Conv2d, Embedding
 from loralib.lora_layer import LoraLayer, lora_layers
 from loralib.merge import merged_adapters
 from loralib.peft_config import config_from_peft, config_to_peft
 from loralib.switch import set_active, set_trainable
 
-WEIGHTS, CONFIG, PREFIX = "adapter_model.safetensors", "adapter_config.json", "base_model.model."
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 class AdapterFileError(ValueError):
@@ -54,14 +54,14 @@ def save_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "defa
     configs = adapter_configs(model)
     if adapter_name not in configs:
         raise KeyError(f"no adapter {adapter_name!r} to save; there are {sorted(configs)}")
-    tensors = {key: value.detach().cpu().contiguous() for key, value in _file_tensors(model, adapter_name).items()}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in file_tensors(model, adapter_name).items()}
     bad = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
     if bad:
         raise ValueError(f"not finite, so not saved: {bad[:3]}")
     _refuse_unsaved(model, configs)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = config_to_peft(configs[adapter_name], lora_layers(model), _heads(model, adapter_name), adapter_name)
+    settings = config_to_peft(configs[adapter_name], lora_layers(model), saved_heads(model, adapter_name), adapter_name)
     write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     write_atomic(folder / CONFIG, (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode())
     return folder
@@ -79,7 +79,7 @@ def load_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "defa
     if merged_adapters(model):
         raise RuntimeError(f"adapters {merged_adapters(model)} are merged: unmerge(model) before loading another")
     config = read_config(folder)
-    tensors = _without_base_copies(model, read_tensors(folder), folder / WEIGHTS)
+    tensors = _without_base_copies(model, config, read_tensors(folder), folder / WEIGHTS)
     if config.modules_to_save:  # peft lists names that a model may lack (`classifier`, `score`): the file decides
         there = [n for n in config.modules_to_save if any(f".{n}." in f".{key}" for key in tensors)]
         config = _replace(config, modules_to_save=there)
@@ -98,7 +98,7 @@ def load_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "defa
     return LoadReport(len(tensors), len(tensors), cast)
 
 
-def read_config(folder: Path) -> LoraConfig:
+def read_config(folder: Path) -> AdapterConfig:
     """Read `adapter_config.json`; AdapterFileError where it is absent, damaged or asks for what we cannot do."""
     path = folder / CONFIG
     try:
@@ -126,7 +126,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     if strange or not tensors:
         raise AdapterFileError(f"{path}: {len(tensors)} tensors, names without '{PREFIX}': {strange[:3]}")
     for key, tensor in tensors.items():
-        if "lora_" in key and (not tensor.is_floating_point() or tensor.dtype.itemsize < 2):
+        if is_factor(key) and (not tensor.is_floating_point() or tensor.dtype.itemsize < 2):
             raise AdapterFileError(f"{path}: {key} is {tensor.dtype}, expected float16, bfloat16, float32 or float64")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise AdapterFileError(f"{path}: {key} has values that are not finite")
@@ -152,29 +152,15 @@ def write_atomic(path: Path, content: bytes) -> None:
 # ---------------------------------------------------------------- names and tensors
 
 
-def _file_tensors(model: nn.Module, adapter_name: str) -> dict[str, Tensor]:
-    tensors = {}
-    for path, layer in lora_layers(model).items():
-        if adapter_name in layer.slots:
-            key_A, key_B = _keys(path, layer)
-            A, B = _dense(layer, adapter_name)
-            tensors |= {PREFIX + key_A: A, PREFIX + key_B: B}
-    for path, head in saved_modules(model).items():
-        if adapter_name in head.copies:
-            tensors |= {f"{PREFIX}{path}.{k}": v for k, v in head.copies[adapter_name].state_dict().items()}
-    return tensors
-
-
-def _heads(model: nn.Module, adapter_name: str) -> list[str]:
-    return sorted(path for path, head in saved_modules(model).items() if adapter_name in head.copies)
-
-
-def _without_base_copies(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+def _without_base_copies(model: nn.Module, config: AdapterConfig, tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """peft stores an adapted embedding's own weight too: it must be the weight that the model has, and adds nothing then."""
+    trains_biases = getattr(config, "bias", "none") != "none"
     kept = {}
     for key, tensor in tensors.items():
+        if trains_biases and (".original_module." in key or ".modules_to_save." in key):
+            continue  # peft writes a head's bias three times with bias="all": this one nobody uses, the head has its own key
         owner, found, parameter = key.partition(".base_layer.")
-        if not found:
+        if not found or (trains_biases and "bias" in parameter):
             kept[key] = tensor
             continue
         ours = dict(model.named_parameters(remove_duplicate=False)).get(f"{owner}.{parameter}")
@@ -183,20 +169,8 @@ def _without_base_copies(model: nn.Module, tensors: dict[str, Tensor], path: Pat
     return kept
 
 
-def _keys(path: str, layer: LoraLayer) -> tuple[str, str]:
-    if isinstance(layer, Embedding):
-        return f"{path}.lora_embedding_A", f"{path}.lora_embedding_B"
-    return f"{path}.lora_A.weight", f"{path}.lora_B.weight"
-
-
-def _dense(layer: LoraLayer, adapter_name: str) -> tuple[Tensor, Tensor]:
-    if isinstance(layer, Projection):
-        return layer.dense_factors(adapter_name)
-    return layer.lora_A[adapter_name], layer.lora_B[adapter_name]
-
-
-def _fill(model: nn.Module, adapter_name: str, tensors: dict[str, Tensor], path: Path) -> str | None:
-    expected = {k.removeprefix(PREFIX): v for k, v in _file_tensors(model, adapter_name).items()}
+def check_fits(tensors: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
+    """Names, shapes and kinds of the tensors of a file against those of the model. AdapterFileError for the first difference."""
     missing, unexpected = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
     if missing or unexpected:
         raise AdapterFileError(
@@ -211,25 +185,41 @@ def _fill(model: nn.Module, adapter_name: str, tensors: dict[str, Tensor], path:
     wrong = [k for k, v in expected.items() if v.is_floating_point() != tensors[k].is_floating_point()]
     if wrong:
         raise AdapterFileError(f"{path}: {wrong[0]} is {tensors[wrong[0]].dtype}, expected {expected[wrong[0]].dtype}")
-    kinds = {t.dtype for k, t in tensors.items() if "lora_" in k}
+
+
+def _fill(model: nn.Module, adapter_name: str, tensors: dict[str, Tensor], path: Path) -> str | None:
+    expected = {k.removeprefix(PREFIX): v for k, v in file_tensors(model, adapter_name).items()}
+    check_fits(tensors, expected, path)
+    kinds = {t.dtype for k, t in tensors.items() if is_factor(k)}
     if len(kinds) > 1:
         raise AdapterFileError(f"{path}: LoRA tensors of several dtypes {sorted(map(str, kinds))}; one file has one")
     for name, layer in lora_layers(model).items():
         if adapter_name in layer.slots:
-            key_A, key_B = _keys(name, layer)
-            _fill_layer(layer, adapter_name, tensors[key_A], tensors[key_B], path)
+            _fill_layer(layer, adapter_name, {key: tensors[key] for key in layer_tensors(name, layer, adapter_name)}, path)
+    for name, bias in model_biases(model).copies.get(adapter_name, {}).items():
+        owner, _, leaf = name.rpartition(".")
+        bias.data.copy_(tensors[name] if name in tensors else tensors[f"{owner}.base_layer.{leaf}"])
     for name, head in saved_modules(model).items():
         if adapter_name in head.copies:
             state = {k.removeprefix(name + "."): v for k, v in tensors.items() if k.startswith(name + ".")}
             head.copies[adapter_name].load_state_dict(state, strict=True)
-    target = next(iter(lora_layers(model).values())).lora_A
-    theirs, ours = kinds.pop(), target[adapter_name].dtype if adapter_name in target else torch.float32
+    mine = next(
+        p for layer in lora_layers(model).values() if adapter_name in layer.slots for p in layer.trained(adapter_name).values()
+    )
+    theirs, ours = kinds.pop(), mine.dtype
     return None if theirs == ours else f"cast from {theirs} to {ours}"
 
 
 @torch.no_grad()
-def _fill_layer(layer: LoraLayer, name: str, A: Tensor, B: Tensor, path: Path) -> None:
-    slot = layer.slots[name]
+def _fill_layer(layer: LoraLayer, name: str, found: dict[str, Tensor], path: Path) -> None:
+    """`found`: the layer's tensors in the order of `layer_tensors`."""
+    slot, (A, *rest) = layer.slots[name], found.values()
+    if slot.is_ia3:
+        layer.ia3_l[name].copy_(A.flatten())
+        return
+    B = rest[0]
+    if slot.kind == "dora":
+        layer.lora_magnitude_vector[name].copy_(rest[1])
     layer.lora_A[name].copy_(A)
     if slot.enable_lora is None or isinstance(layer, Embedding | Conv2d):
         layer.lora_B[name].copy_(B)
@@ -241,7 +231,8 @@ def _fill_layer(layer: LoraLayer, name: str, A: Tensor, B: Tensor, path: Path) -
 
 
 def _refuse_unsaved(model: nn.Module, configs: dict) -> None:
-    saved = {id(p) for layer in lora_layers(model).values() for d in (layer.lora_A, layer.lora_B) for p in d.values()}
+    saved = {id(p) for layer in lora_layers(model).values() for name in layer.slots for p in layer.trained(name).values()}
+    saved |= {id(p) for copies in model_biases(model).copies.values() for p in copies.values()}
     saved |= {id(p) for head in saved_modules(model).values() for p in head.copies.parameters()}
     lost = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in saved]
     if lost:
@@ -251,5 +242,5 @@ def _refuse_unsaved(model: nn.Module, configs: dict) -> None:
         )
 
 
-def _replace(config: LoraConfig, **changes) -> LoraConfig:
+def _replace(config: AdapterConfig, **changes) -> AdapterConfig:
     return type(config)(**{**config.__dict__, **changes})

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from loralib.config import BIAS
 from loralib.heads import saved_modules
-from loralib.lora_layer import lora_layers
+from loralib.lora_layer import is_adapter_parameter, lora_layers
 
 
 @dataclass(frozen=True)
 class ParameterCount:
     adapter: int
-    """trainable LoRA factors"""
+    """trainable LoRA factors, with what a variant adds to them"""
     other: int
     """other trainable parameters, as a rule the task head"""
     base: int
@@ -30,9 +31,9 @@ class ParameterCount:
 def count_parameters(model: nn.Module) -> ParameterCount:
     """Count without needing LoRA layers (adapter = 0 then)."""
     trainable = {n: p.numel() for n, p in model.named_parameters() if p.requires_grad}
-    adapter = sum(count for name, count in trainable.items() if ".lora_" in f".{name}")
+    adapter = sum(count for name, count in trainable.items() if is_adapter_parameter(name))
     extra = sum(p.numel() for head in saved_modules(model).values() for p in head.copies.parameters())
-    lora = sum(p.numel() for n, p in model.named_parameters() if ".lora_" in f".{n}")
+    lora = sum(p.numel() for n, p in model.named_parameters() if is_adapter_parameter(n))
     base = sum(p.numel() for p in model.parameters()) - lora - extra
     return ParameterCount(adapter, sum(trainable.values()) - adapter, base)
 
@@ -50,17 +51,35 @@ def print_trainable_parameters(model: nn.Module) -> ParameterCount:
 
 def mark_only_lora_as_trainable(model: nn.Module, bias: str = "none") -> None:
     """Microsoft's call: train the active adapters' factors, freeze all else. It adds nothing, so without LoRA it raises."""
-    if bias != "none":
-        raise ValueError(f"bias={bias!r}: only 'none' is supported; name modules in modules_to_save to train their biases")
-    layers = lora_layers(model)
+    layers, biases = lora_layers(model), _base_biases(model, bias)
     model.requires_grad_(False)
     for layer in layers.values():
         for name in layer.active:
-            layer.lora_A[name].requires_grad_(True)
-            layer.lora_B[name].requires_grad_(True)
+            for p in layer.trained(name).values():
+                p.requires_grad_(True)
+    for name in biases:
+        model.get_parameter(name).requires_grad_(True)
 
 
-def lora_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Microsoft's call: the LoRA factors alone, under the model's own names. Raises ValueError without LoRA layers."""
+def lora_state_dict(model: nn.Module, bias: str = "none") -> dict[str, torch.Tensor]:
+    """Microsoft's call: the LoRA factors, and with `bias` those biases, under the model's own names.
+
+    Raises ValueError without LoRA layers, and when biases train that this `bias` would leave out of the file.
+    """
     lora_layers(model)
-    return {name: p for name, p in model.state_dict().items() if ".lora_" in f".{name}"}
+    biases = _base_biases(model, bias)
+    lost = [n for n in _base_biases(model, "all") if model.get_parameter(n).requires_grad and n not in biases]
+    if lost:
+        raise ValueError(f"{len(lost)} biases train and bias={bias!r} would not save them, e.g. {lost[:3]}")
+    return {name: p for name, p in model.state_dict().items() if is_adapter_parameter(name) or name in biases}
+
+
+def _base_biases(model: nn.Module, bias: str) -> list[str]:
+    """The base's own biases that a setting means; heads (`modules_to_save`) have theirs in their copies."""
+    if bias not in BIAS:
+        raise ValueError(f"bias={bias!r}: expected one of {', '.join(BIAS)}")
+    if bias == "none":
+        return []
+    heads = [f"{path}." for path in saved_modules(model)]
+    names = [n for n, _ in model.named_parameters() if "bias" in n.rpartition(".")[2] and not n.startswith(tuple(heads))]
+    return names if bias == "all" else [n for n in names if n.rpartition(".")[0] in lora_layers(model)]

@@ -19,17 +19,25 @@ def lora_linear(
     bias: Float[Tensor, " N"] | None,
     lora_A: Float[Tensor, "pr K"],
     lora_B: Float[Tensor, "width r"],
-    scaling: float,
+    scaling: float | Tensor,
     dropout: float = 0.0,
     parts: Parts | None = None,
 ) -> Float[Tensor, "*batch N"]:
     """y = x Wᵀ + b + scaling · (dropout(x) Aᵀ) Bᵀ, in x's dtype (autocast's, where it is on).
 
     `parts` are the column ranges of y that the stacked (A_i, B_i) update; None is one part, all of y.
-    The dropout mask is drawn from the global generator of x's device, as `F.dropout` does.
+    The dropout mask is drawn from the global generator of x's device, as `F.dropout` does. A scale that is a tensor can
+    change without a new compilation; it is put into B, since a number alone can ride in the product.
     """
-    keep = torch.empty(x.shape, dtype=torch.bool, device=x.device).bernoulli_(1 - dropout) if dropout > 0 else None
+    keep = dropout_mask(x, dropout)
+    if isinstance(scaling, Tensor):
+        lora_B, scaling = lora_B * scaling, 1.0
     return LoraLinearFunction.apply(x, weight, bias, lora_A, lora_B, scaling, keep, dropout, parts or ((0, weight.shape[0]),))
+
+
+def dropout_mask(x: Tensor, p: float) -> Tensor | None:
+    """What dropout keeps of x, as a bool mask; None without dropout."""
+    return torch.empty(x.shape, dtype=torch.bool, device=x.device).bernoulli_(1 - p) if p > 0 else None
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -46,13 +54,11 @@ class LoraLinearFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, lora_A, lora_B, scaling, keep, p, parts):
         dtype = compute_dtype(x)
-        rows = _cast(x.reshape(-1, x.shape[-1]), dtype)  # (M, K)
+        rows = cast(x.reshape(-1, x.shape[-1]), dtype)  # (M, K)
         mask = None if keep is None else keep.view(rows.shape)
         dropped = None if mask is None else drop(rows, mask, p)
-        bias_ = None if bias is None else _cast(bias, dtype)
-        y, S = lora_forward(
-            rows, _cast(weight, dtype), bias_, _cast(lora_A, dtype), _cast(lora_B, dtype), scaling, parts, dropped
-        )
+        bias_ = None if bias is None else cast(bias, dtype)
+        y, S = lora_forward(rows, cast(weight, dtype), bias_, cast(lora_A, dtype), cast(lora_B, dtype), scaling, parts, dropped)
         ctx.save_for_backward(x, weight, bias, lora_A, lora_B, S, mask)
         ctx.settings = scaling, p, parts
         return y.view(*x.shape[:-1], weight.shape[0])
@@ -72,15 +78,15 @@ def _backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
     scaling, p, parts = ctx.settings
     need_x, need_weight, need_bias, need_A, need_B, *_ = ctx.needs_input_grad
     dtype = S.dtype
-    rows, grads = _cast(x.reshape(-1, x.shape[-1]), dtype), dy.reshape(-1, dy.shape[-1])
-    factors = _cast(weight, dtype), _cast(lora_A, dtype), _cast(lora_B, dtype)
+    rows, grads = cast(x.reshape(-1, x.shape[-1]), dtype), dy.reshape(-1, dy.shape[-1])
+    factors = cast(weight, dtype), cast(lora_A, dtype), cast(lora_B, dtype)
     dx, dA, dB = lora_backward(grads, rows, *factors, S, scaling, parts, mask, p, (need_x, need_A, need_B))
     return (
-        None if dx is None else _cast(dx.view(x.shape), x.dtype),
-        _cast(grads.T @ rows, weight.dtype) if need_weight else None,  # a trainable base stays trainable
-        _cast(grads.sum(0), bias.dtype) if need_bias else None,
-        None if dA is None else _cast(dA, lora_A.dtype),
-        None if dB is None else _cast(dB, lora_B.dtype),
+        None if dx is None else cast(dx.view(x.shape), x.dtype),
+        cast(grads.T @ rows, weight.dtype) if need_weight else None,  # a trainable base stays trainable
+        cast(grads.sum(0), bias.dtype) if need_bias else None,
+        None if dA is None else cast(dA, lora_A.dtype),
+        None if dB is None else cast(dB, lora_B.dtype),
         None,
         None,
         None,
@@ -88,5 +94,6 @@ def _backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor itself where the dtype is right already."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)

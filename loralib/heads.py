@@ -5,7 +5,10 @@ Switching adapters switches heads, and with adapters off the original answers, b
 
 import copy
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from loralib.rows import Rows
 
 
 class SavedModule(nn.Module):
@@ -17,6 +20,7 @@ class SavedModule(nn.Module):
         self.copies = nn.ModuleDict()
         self.active: str | None = None
         self.active_before_merge: str | None = None
+        self.rows: Rows | None = None
 
     def add(self, adapter_name: str) -> None:
         self.copies[adapter_name] = copy.deepcopy(self.original).requires_grad_(False)
@@ -29,7 +33,27 @@ class SavedModule(nn.Module):
         return self.original if self.active is None else self.copies[self.active]
 
     def forward(self, *args, **kwargs):
+        if self.rows is not None:
+            return self._forward_rows(self.rows, *args, **kwargs)
         return self.current()(*args, **kwargs)
+
+    def _forward_rows(self, rows: Rows, *args, **kwargs) -> Tensor:
+        """Each row through the copy of its adapter; rows of the base, and of adapters without a copy, through the original."""
+        given = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+        names = [name if name is not None and name in self.copies else "" for name in rows.names]
+        parts = Rows(tuple(names), rows.repeats)
+        pieces, places = [], []
+        for name, index in parts.groups(given[0], "a module that is saved whole"):
+            module = self.copies[name] if name else self.original
+            here = {k: _rows_of(v, index) for k, v in kwargs.items()}
+            out = module(*(_rows_of(a, index) for a in args), **here)
+            if not isinstance(out, Tensor):
+                raise TypeError(
+                    f"{type(module).__name__} returns {type(out).__name__}: only a tensor can be put together by rows"
+                )
+            pieces.append(out)
+            places.append(index)
+        return torch.cat(pieces)[torch.cat(places).argsort()]
 
     def __getattr__(self, name: str):
         """Attributes of the module in use (`weight`, `out_features`), so that code which reads them still works."""
@@ -39,6 +63,10 @@ class SavedModule(nn.Module):
             if name in ("original", "copies"):
                 raise
             return getattr(self.current(), name)
+
+
+def _rows_of(value, index: Tensor):
+    return value[index] if isinstance(value, Tensor) else value
 
 
 def put_saved_module(model: nn.Module, path: str, adapter_name: str) -> SavedModule:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from loralib.config import LoraConfig
+from loralib.biases import add_biases, bias_names, delete_biases
+from loralib.config import AdapterConfig, LoraConfig
 from loralib.heads import put_saved_module, replace_module, saved_modules
-from loralib.layers import to_lora, to_plain
-from loralib.lora_layer import LoraLayer, check_adapter_name
-from loralib.matching import heads_to_save, match_targets, name_ends_with
+from loralib.layers import LORA_CLASSES, to_lora, to_plain
+from loralib.lora_layer import LoraLayer, Slot, check_adapter_name, kinds_for
+from loralib.matching import heads_to_save, match_targets
+from loralib.slots import slots_for
 from loralib.switch import set_active, set_trainable
 
 
@@ -42,7 +44,7 @@ class MatchReport:
 
 def inject(
     model: nn.Module,
-    config: LoraConfig,
+    config: AdapterConfig,
     adapter_name: str = "default",
     *,
     autocast_adapter_dtype: bool = True,
@@ -60,7 +62,7 @@ def inject(
     return report
 
 
-def get_peft_model(model: nn.Module, config: LoraConfig, adapter_name: str = "default", **options) -> nn.Module:
+def get_peft_model(model: nn.Module, config: AdapterConfig, adapter_name: str = "default", **options) -> nn.Module:
     """`inject` under peft's name; returns the same model, changed in place (no wrapper around it)."""
     inject(model, config, adapter_name, **options)
     return model
@@ -68,7 +70,7 @@ def get_peft_model(model: nn.Module, config: LoraConfig, adapter_name: str = "de
 
 def add_adapter(
     model: nn.Module,
-    config: LoraConfig,
+    config: AdapterConfig,
     adapter_name: str,
     *,
     autocast_adapter_dtype: bool = True,
@@ -78,9 +80,10 @@ def add_adapter(
     configs = adapter_configs(model)
     check_adapter_name(adapter_name, configs)
     heads, names = heads_to_save(model, config), match_targets(model, config)
-    parts = {name: _parts_of(name, config) for name in names}
-    _check_parts(config, names)
-    _check_shapes(model, parts)
+    slots = slots_for(config, names)
+    _check_shapes(model, slots)
+    biases = bias_names(model, config, names, heads)
+    zero_start = not isinstance(config, LoraConfig) or bool(config.init_lora_weights)
     for name in names:
         module = model.get_submodule(name)
         check_adapter_name(adapter_name, module.slots if isinstance(module, LoraLayer) else ())
@@ -89,26 +92,21 @@ def add_adapter(
         layer = to_lora(model.get_submodule(name))
         generator = None if seed is None else torch.Generator(layer.weight.device).manual_seed(seed * 100_003 + index)
         layer.add_adapter(
-            adapter_name,
-            config.r,
-            config.lora_alpha,
-            config.lora_dropout,
-            parts[name],
-            config.init_lora_weights,
-            None if autocast_adapter_dtype else layer.weight.dtype,
-            generator,
+            adapter_name, slots[name], zero_start, None if autocast_adapter_dtype else layer.weight.dtype, generator
         )
-        layer.lora_A[adapter_name].requires_grad_(False)
-        layer.lora_B[adapter_name].requires_grad_(False)
-        count = layer.lora_A[adapter_name].numel() + layer.lora_B[adapter_name].numel()
-        rows.append((name, type(layer).__name__, tuple(layer.weight.shape), config.r, count))
+        trained = layer.trained(adapter_name).values()
+        for p in trained:
+            p.requires_grad_(False)
+        count = sum(p.numel() for p in trained)
+        rows.append((name, type(layer).__name__, tuple(layer.weight.shape), slots[name].r, count))
+    add_biases(model, adapter_name, biases)
     for head in heads:
         put_saved_module(model, head, adapter_name)
     configs[adapter_name] = config
     return MatchReport(tuple(rows), tuple(heads))
 
 
-def adapter_configs(model: nn.Module) -> dict[str, LoraConfig]:
+def adapter_configs(model: nn.Module) -> dict[str, AdapterConfig]:
     """The settings of each adapter in the model, by name (kept on the model under peft's name, `peft_config`)."""
     if not isinstance(model.__dict__.get("peft_config"), dict):
         model.__dict__["peft_config"] = {}
@@ -130,6 +128,7 @@ def delete_adapter(model: nn.Module, adapter_name: str) -> None:
         layer.delete_adapter(adapter_name)
         if not layer.slots:
             to_plain(layer)
+    delete_biases(model, adapter_name)
     for path, head in saved_modules(model).items():
         if adapter_name in head.copies:
             head.delete(adapter_name)
@@ -138,26 +137,22 @@ def delete_adapter(model: nn.Module, adapter_name: str) -> None:
     del configs[adapter_name]
 
 
-def _parts_of(name: str, config: LoraConfig) -> list[bool] | None:
-    return next((parts for suffix, parts in config.enable_lora.items() if name_ends_with(name, suffix)), None)
-
-
-def _check_parts(config: LoraConfig, names: list[str]) -> None:
-    for suffix in config.enable_lora:
-        if not any(name_ends_with(n, suffix) for n in names):
-            raise ValueError(f"enable_lora names {suffix!r}, which is none of the matched modules, e.g. {names[:3]}")
-
-
-def _check_shapes(model: nn.Module, parts: dict[str, list[bool] | None]) -> None:
+def _check_shapes(model: nn.Module, slots: dict[str, Slot]) -> None:
     """Everything that could still fail, before the first module is changed."""
-    for name, chosen in parts.items():
+    for name, slot in slots.items():
         module = model.get_submodule(name)
         if isinstance(module, nn.Conv2d) and module.groups != 1:
             raise ValueError(f"{name}: LoRA on Conv2d with groups={module.groups} has no low-rank form that merges")
-        if chosen is None:
+        kind = type(module) if isinstance(module, LoraLayer) else LORA_CLASSES[type(module)]
+        if slot.kind not in kind.KINDS:
+            raise ValueError(f"{name}: {slot.kind} is for {', '.join(kinds_for(slot.kind))}, not for {kind.__name__}")
+        directions = min(module.get_parameter("weight").shape)
+        if slot.kind == "pissa" and slot.r > directions:
+            raise ValueError(f"{name}: PiSSA with r={slot.r}, but the weight has only {directions} directions")
+        if slot.enable_lora is None:
             continue
-        if not hasattr(module, "weight") or isinstance(module, nn.Embedding | nn.Conv2d):
+        if isinstance(module, nn.Embedding | nn.Conv2d):
             raise ValueError(f"{name}: enable_lora is for projections, not for {type(module).__name__}")
         d_out = module.out_features if isinstance(module, nn.Linear) else module.get_parameter("weight").shape[1]
-        if d_out % len(chosen):
-            raise ValueError(f"{name}: {len(chosen)} parts in enable_lora, but d_out={d_out} is not a multiple of it")
+        if d_out % len(slot.enable_lora):
+            raise ValueError(f"{name}: {len(slot.enable_lora)} parts in enable_lora, but d_out={d_out} is not a multiple of it")

@@ -8,18 +8,26 @@ Conv2d: A (r, c_in, kh, kw), B (c_out, r, 1, 1). A starts as torch's Linear does
 embeddings A is zero and B normal, since A holds one row per word and most words are rare.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D as PlainConv1D
 
+from kernels.dora_matmul import row_norms
+from loralib.dora import dora_linear
 from loralib.functional import lora_linear
-from loralib.lora_layer import LoraLayer, wide
+from loralib.lora_layer import FIXED, TRAINED, LoraLayer, Slot, wide
+from loralib.pissa import principal_factors
 
 
 class Projection(LoraLayer):
     """Linear and Conv1D: one product, told apart only by how the weight lies."""
 
     bias: nn.Parameter | None
+    KINDS = ("lora", "dora", "pissa", "ia3_input", "ia3_output")
+    hot: str | None = None
+    """the adapter that is made to be exchanged (`hotswap.py`); its scale lies in the buffer `hot_scaling`"""
+    hot_scaling: Tensor
 
     def matrix(self) -> Tensor:
         """The weight as (d_out, d_in)."""
@@ -34,29 +42,52 @@ class Projection(LoraLayer):
         changed = sum(high - low for low, high in slot.ranges(d_out))
         return (slot.r * sum(slot.enable_lora), d_in), (changed, slot.r)
 
-    def forward(self, x: Tensor) -> Tensor:  # (*batch, d_in) -> (*batch, d_out)
-        names = self.running()
-        if not names:
-            return super().forward(x)
-        slot, matrix = self.slots[names[0]], self.matrix()
-        dropout, parts = slot.dropout if self.training else 0.0, slot.ranges(len(matrix))
-        A, B = self.lora_A[names[0]], self.lora_B[names[0]]
-        y = lora_linear(x, matrix, self.bias, A, B, slot.scaling, dropout, parts)
-        for name in names[1:]:
-            y = y + self._branch(name, x)
-        return y
+    @torch.no_grad()
+    def start_variant(self, name, dtype):
+        slot, matrix = self.slots[name], self.matrix()
+        if slot.kind == "pissa":
+            for kind, start in zip("AB", principal_factors(matrix, slot.r, slot.scaling), strict=True):
+                getattr(self, f"lora_{kind}")[name].copy_(start)
+                fixed = getattr(self, f"lora_{kind}")[name].detach().clone()
+                self.container(f"lora_start_{kind}")[name] = nn.Parameter(fixed, requires_grad=False)
+        elif slot.kind == "dora":
+            norms = self.row_norms(name).to(dtype)
+            self.container("lora_magnitude_vector")[name] = nn.Parameter(norms)
+        elif slot.is_ia3:
+            size = matrix.shape[slot.kind == "ia3_input"]
+            self.container("ia3_l")[name] = nn.Parameter(torch.ones(size, dtype=dtype, device=matrix.device))
 
-    def _branch(self, name: str, x: Tensor) -> Tensor:
-        """A further active adapter alone, in plain autograd: rare, so simple."""
+    def adapted(self, name: str, x: Tensor) -> Tensor:  # (*batch, d_in) -> (*batch, d_out)
         slot = self.slots[name]
+        if slot.is_ia3:
+            scale = self.ia3_l[name].to(x.dtype)
+            return self.plain(x * scale) if slot.kind == "ia3_input" else self.plain(x) * scale
+        A, B, matrix = self.lora_A[name], self.lora_B[name], self.matrix()
+        dropout = slot.dropout if self.training else 0.0
+        if slot.kind == "dora":
+            return dora_linear(
+                x, matrix, self.bias, A, B, self.lora_magnitude_vector[name], self.squares(), slot.scaling, dropout
+            )
+        if slot.kind == "pissa":
+            A, B = self.dense_factors(name)
+        scaling = self.hot_scaling if self.hot == name else slot.scaling
+        return lora_linear(x, matrix, self.bias, A, B, scaling, dropout, slot.ranges(len(matrix)))
+
+    def update(self, name: str, x: Tensor) -> Tensor:
+        """A further active adapter, or that of some rows, in plain autograd: rare, so simple."""
+        slot = self.slots[name]
+        if slot.is_ia3 or slot.kind == "dora":
+            return self.adapted(name, x) - self.plain(x)
         A, B = (factor.to(x.dtype) for factor in self.dense_factors(name))
         return F.linear(F.linear(F.dropout(x, slot.dropout, self.training), A), B) * slot.scaling
 
     def dense_factors(self, name: str) -> tuple[Tensor, Tensor]:
         """(A, B) of an equal plain adapter over the whole output: with parts, B becomes block-shaped (d_out, p·r)."""
         slot, A, B = self.slots[name], self.lora_A[name], self.lora_B[name]
+        if slot.kind == "pissa":
+            return torch.cat([A, self.lora_start_A[name]]), torch.cat([B, -self.lora_start_B[name]], 1)
         if slot.enable_lora is None:
-            return A, B
+            return A[: slot.r], B[:, : slot.r]  # an adapter made to be exchanged is wider than its rank
         d_out = self.matrix().shape[0]
         dense, row = B.new_zeros(d_out, len(A)), 0
         for i, (low, high) in enumerate(slot.ranges(d_out)):
@@ -64,9 +95,38 @@ class Projection(LoraLayer):
             row += high - low
         return A, dense
 
+    def squares(self) -> Tensor:
+        """‖W‖² by row, in float32 or wider; computed again when the weight is another one than last time."""
+        matrix = self.matrix()
+        seen = self.__dict__.get("_squares")
+        now = matrix.data_ptr(), matrix._version, matrix.device
+        if seen is None or now != (seen[0].data_ptr(), seen[1], seen[0].device):
+            norm = torch.linalg.vector_norm(matrix.detach(), dim=1, dtype=torch.promote_types(matrix.dtype, torch.float32))
+            # the detached weight is kept so that its address cannot be given to another one
+            self.__dict__["_squares"] = seen = (matrix.detach(), matrix._version, norm.square_())
+        return seen[2]
+
+    def row_norms(self, name: str) -> Tensor:
+        """‖W + s B A‖ by row."""
+        factors = self.lora_A[name].detach(), self.lora_B[name].detach()
+        return row_norms(self.matrix().detach(), self.squares(), *factors, self.slots[name].scaling)
+
     def delta_weight(self, name):
+        slot, matrix = self.slots[name], wide(self.matrix())
+        if slot.is_ia3:
+            change = wide(self.ia3_l[name]).to(matrix.dtype) - 1
+            return matrix * (change if slot.kind == "ia3_input" else change[:, None])
         A, B = self.dense_factors(name)
-        return (wide(B) @ wide(A)) * self.slots[name].scaling
+        delta = (wide(B) @ wide(A)) * slot.scaling
+        if slot.kind == "dora":
+            gain = wide(self.lora_magnitude_vector[name]) / self.row_norms(name)
+            return gain[:, None] * (matrix + delta) - matrix
+        return delta
+
+    def delta_bias(self, name):
+        if self.slots[name].kind != "ia3_output" or self.bias is None:
+            return None
+        return wide(self.bias) * (wide(self.ia3_l[name]) - 1)
 
 
 class Linear(Projection, nn.Linear):
@@ -79,7 +139,8 @@ class Linear(Projection, nn.Linear):
         nn.Linear.__init__(self, in_features, out_features, **linear)
         self.requires_grad_(False)
         self.start_lora()
-        self.add_adapter("default", r, lora_alpha, lora_dropout, enable_lora)
+        parts = None if enable_lora is None else tuple(enable_lora)
+        self.add_adapter("default", Slot(r, lora_alpha, lora_dropout, parts))
         self.active = ("default",)
 
 
@@ -110,7 +171,7 @@ class Embedding(LoraLayer, nn.Embedding):
         nn.Embedding.__init__(self, num_embeddings, embedding_dim, **embedding)
         self.requires_grad_(False)
         self.start_lora()
-        self.add_adapter("default", r, lora_alpha)
+        self.add_adapter("default", Slot(r, lora_alpha))
         self.active = ("default",)
 
     def factor_shapes(self, slot):
@@ -120,12 +181,9 @@ class Embedding(LoraLayer, nn.Embedding):
         nn.init.zeros_(A) if zero_start else nn.init.normal_(A, generator=generator)
         nn.init.normal_(B, generator=generator)
 
-    def forward(self, input: Tensor) -> Tensor:  # (*batch) ids -> (*batch, d)
-        y = super().forward(input)
-        for name in self.running():
-            rows = F.embedding(input, self.lora_A[name].T, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
-            y = y + ((rows @ self.lora_B[name].T) * self.slots[name].scaling).to(y.dtype)
-        return y
+    def update(self, name: str, input: Tensor) -> Tensor:  # (*batch) ids -> (*batch, d)
+        rows = F.embedding(input, self.lora_A[name].T, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
+        return ((rows @ self.lora_B[name].T) * self.slots[name].scaling).to(self.weight.dtype)
 
     def delta_weight(self, name):
         delta = (wide(self.lora_B[name]) @ wide(self.lora_A[name])).T * self.slots[name].scaling
@@ -140,14 +198,11 @@ class Conv2d(LoraLayer, nn.Conv2d):
             raise ValueError(f"LoRA on Conv2d with groups={self.groups}: only groups=1 has a low-rank form that merges")
         return (slot.r, self.in_channels, *self.kernel_size), (self.out_channels, slot.r, 1, 1)
 
-    def forward(self, input: Tensor) -> Tensor:  # (B, c_in, H, W) -> (B, c_out, H', W')
-        y = super().forward(input)
-        for name in self.running():
-            slot, dtype = self.slots[name], input.dtype
-            x = F.dropout(input, slot.dropout, self.training)
-            S = self._conv_forward(x, self.lora_A[name].to(dtype), None)
-            y = y + F.conv2d(S, self.lora_B[name].to(dtype)) * slot.scaling
-        return y
+    def update(self, name: str, input: Tensor) -> Tensor:  # (B, c_in, H, W) -> (B, c_out, H', W')
+        slot, dtype = self.slots[name], input.dtype
+        x = F.dropout(input, slot.dropout, self.training)
+        S = self._conv_forward(x, self.lora_A[name].to(dtype), None)
+        return F.conv2d(S, self.lora_B[name].to(dtype)) * slot.scaling
 
     def delta_weight(self, name):
         A, B = wide(self.lora_A[name]), wide(self.lora_B[name])
@@ -176,8 +231,10 @@ def to_lora(module: nn.Module) -> LoraLayer:
 
 def to_plain(layer: nn.Module) -> None:
     """Take LoRA out in place: the class and the attributes are what they were."""
-    for name in ("lora_A", "lora_B", "slots", "active", "merged", "_before_merge"):
-        delattr(layer, name)
+    state = ("slots", "active", "merged", "rows", "_before_merge", "_squares", "hot", "hot_scaling")
+    for name in (*TRAINED, *FIXED, *state):
+        if name in layer._modules or name in layer._buffers or name in layer.__dict__:
+            delattr(layer, name)
     layer.__class__ = next(  # pyright: ignore[reportAttributeAccessIssue]
         plain for plain, lora in LORA_CLASSES.items() if isinstance(layer, lora)
     )

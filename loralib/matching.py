@@ -1,4 +1,4 @@
-"""Which modules a LoraConfig names. The rules are peft's (suffix list, regular expression, `all-linear`, exclude, layer
+"""Which modules an AdapterConfig names. The rules are peft's (suffix list, regular expression, `all-linear`, exclude, layer
 numbers), but every name must match something: one wrong name among right ones raises, with the nearest real names."""
 
 import difflib
@@ -8,16 +8,16 @@ from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers.pytorch_utils import Conv1D
 
-from loralib.config import ALL_LINEAR, LoraConfig
+from loralib.config import ALL_LINEAR, AdapterConfig
 from loralib.heads import SavedModule
 from loralib.layers import LORA_CLASSES
-from loralib.lora_layer import LoraLayer
+from loralib.lora_layer import FIXED, TRAINED, LoraLayer
 
 SUPPORTED = (*LORA_CLASSES, LoraLayer)
 BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 
-def match_targets(model: nn.Module, config: LoraConfig) -> list[str]:
+def match_targets(model: nn.Module, config: AdapterConfig) -> list[str]:
     """Paths of the modules to adapt, in model order. Raises ValueError for a name, pattern or layer that matches nothing."""
     heads = heads_to_save(model, config)
     candidates = [n for n in _model_paths(model) if not _inside(n, heads)]
@@ -41,7 +41,7 @@ def match_targets(model: nn.Module, config: LoraConfig) -> list[str]:
     return names
 
 
-def heads_to_save(model: nn.Module, config: LoraConfig) -> list[str]:
+def heads_to_save(model: nn.Module, config: AdapterConfig) -> list[str]:
     """Paths of the modules that are trained and saved whole: `modules_to_save`, or the new heads found by structure."""
     if config.modules_to_save is None:
         return new_heads(model)
@@ -102,7 +102,7 @@ def _nothing(name: str, paths: list[str], model: nn.Module) -> str:
     return f"matches none of {len(usable)} adaptable layers; nearest: {', '.join(near) or 'none'}"
 
 
-def _of_layers(names: list[str], config: LoraConfig) -> list[str]:
+def _of_layers(names: list[str], config: AdapterConfig) -> list[str]:
     if config.layers_to_transform is None:
         return names
     given = config.layers_to_transform
@@ -165,7 +165,7 @@ def _model_paths(model: nn.Module) -> list[str]:
     paths = []
     for path, _ in model.named_modules():
         owner = model.get_submodule(path.rpartition(".")[0])
-        container = isinstance(owner, LoraLayer) and path.rpartition(".")[2] in ("lora_A", "lora_B")
+        container = isinstance(owner, LoraLayer) and path.rpartition(".")[2] in (*TRAINED, *FIXED)
         if path and not container and not any(path.startswith(h + ".") for h in hidden):
             paths.append(path)
     return paths

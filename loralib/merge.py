@@ -7,6 +7,7 @@ rounded once. The original weight is kept, so `unmerge` restores its exact bits,
 import torch
 from torch import nn
 
+from loralib.biases import model_biases, the_one_with_biases, use_biases
 from loralib.heads import SavedModule, replace_module, saved_modules
 from loralib.layers import to_plain
 from loralib.lora_layer import LoraLayer, lora_layers
@@ -30,12 +31,23 @@ def merge(model: nn.Module, names: str | list[str] | None = None) -> list[str]:
     if not chosen:
         raise ValueError(f"no adapter is active, so there is nothing to merge; there are {known}")
     owners = {path: the_one_owner(path, head, chosen) for path, head in heads.items()}
+    with_biases = the_one_with_biases(model, chosen)
     _refuse_tied(model, [layers[path] for path, ns in plan.items() if ns])
-    weights = {path: _merged_weight(path, layers[path], ns) for path, ns in plan.items() if ns}
+    weights = {path: _merged(path, layers[path], "weight", ns) for path, ns in plan.items() if ns}
+    scaled = {path: ns for path, ns in plan.items() if any(layers[path].delta_bias(n) is not None for n in ns)}
+    if scaled and with_biases:
+        raise ValueError(f"{chosen}: one adapter scales biases and {with_biases!r} brings its own: merge them one at a time")
+    biases = {path: _merged(path, layers[path], "bias", ns) for path, ns in scaled.items()}
+    bias_before = model_biases(model).active
     for path, layer in layers.items():  # from here on nothing can fail
-        layer._before_merge = (layer.weight.data if path in weights else None, layer.active)
+        kept = layer.weight.data if path in weights else None, layer.get_parameter("bias").data if path in biases else None
+        layer._before_merge = (*kept, layer.active)
         layer.weight.data = weights.get(path, layer.weight.data)
+        if path in biases:
+            layer.get_parameter("bias").data = biases[path]
         layer.active = layer.merged = tuple(plan[path])
+    use_biases(model, with_biases)
+    model_biases(model).before_merge = bias_before
     for path, head in heads.items():
         head.active_before_merge, head.active = head.active, owners[path]
     return chosen
@@ -46,10 +58,13 @@ def unmerge(model: nn.Module) -> None:
     if not merged_adapters(model):
         raise RuntimeError("nothing is merged, so there is nothing to unmerge")
     for layer in lora_layers(model).values():
-        kept, active = layer._before_merge
-        if kept is not None:
-            layer.weight.data = kept.to(layer.weight.device, layer.weight.dtype)  # the model may have moved since
-        layer._before_merge, layer.merged, layer.active = (None, ()), (), active
+        weight, bias, active = layer._before_merge
+        for name, kept in (("weight", weight), ("bias", bias)):
+            if kept is not None:
+                p = layer.get_parameter(name)
+                p.data = kept.to(p.device, p.dtype)  # the model may have moved since
+        layer._before_merge, layer.merged, layer.active = (None, None, ()), (), active
+    use_biases(model, model_biases(model).before_merge)
     for head in saved_modules(model).values():
         head.active = head.active_before_merge
 
@@ -74,6 +89,7 @@ def merge_and_unload(model: nn.Module, names: str | list[str] | None = None) -> 
             setattr(model.config, "tie_word_embeddings", False)  # noqa: B010  # the trained copy is no longer the embedding
         replace_module(model, path, head.current())
     model.__dict__.pop("peft_config", None)
+    model.__dict__.pop("lora_biases", None)
     return model
 
 
@@ -85,15 +101,19 @@ def the_one_owner(path: str, head: SavedModule, names: list[str]) -> str | None:
     return owners[0] if owners else None
 
 
-def _merged_weight(path: str, layer: LoraLayer, names: list[str]) -> torch.Tensor:
-    wide = torch.promote_types(layer.weight.dtype, torch.float32)
-    weight = layer.weight.detach().to(wide, copy=True)
+def _merged(path: str, layer: LoraLayer, kind: str, names: list[str]) -> torch.Tensor:
+    """Weight or bias with the updates of the adapters: summed wide, rounded once."""
+    base = layer.get_parameter(kind)
+    wide = torch.promote_types(base.dtype, torch.float32)
+    total = base.detach().to(wide, copy=True)
     for name in names:
-        weight += layer.delta_weight(name).to(wide)
-    weight = weight.to(layer.weight.dtype)
-    if not torch.isfinite(weight).all():
-        raise ValueError(f"{names} merged into {path} would not be finite in {weight.dtype}: nothing was merged")
-    return weight
+        delta = layer.delta_weight(name) if kind == "weight" else layer.delta_bias(name)
+        if delta is not None:
+            total += delta.to(wide)
+    total = total.to(base.dtype)
+    if not torch.isfinite(total).all():
+        raise ValueError(f"{names} merged into {path} would not be finite in {total.dtype}: nothing was merged")
+    return total
 
 
 def _refuse_tied(model: nn.Module, layers: list[LoraLayer]) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from loralib.biases import model_biases, the_one_with_biases, use_biases
 from loralib.heads import saved_modules
 from loralib.lora_layer import lora_layers
 from loralib.merge import merge, merged_adapters, the_one_owner, unmerge
@@ -22,6 +23,7 @@ def set_active(model: nn.Module, names: str | list[str]) -> None:
     if merged_adapters(model):
         raise RuntimeError(f"adapters {merged_adapters(model)} are merged: unmerge(model) before choosing others")
     owners = {path: the_one_owner(path, head, names) for path, head in heads.items()}
+    use_biases(model, the_one_with_biases(model, names))
     for layer in layers.values():
         layer.active = tuple(n for n in names if n in layer.slots)
     for path, head in heads.items():
@@ -36,11 +38,14 @@ def set_trainable(model: nn.Module, names: str | list[str]) -> None:
     model.requires_grad_(False)
     for layer in layers.values():
         for name in (n for n in names if n in layer.slots):
-            layer.lora_A[name].requires_grad_(True)
-            layer.lora_B[name].requires_grad_(True)
+            for p in layer.trained(name).values():
+                p.requires_grad_(True)
     for head in saved_modules(model).values():
         for name in (n for n in names if n in head.copies):
             head.copies[name].requires_grad_(True)
+    for name, copies in model_biases(model).copies.items():
+        for p in copies.values():
+            p.requires_grad_(name in names)
 
 
 @contextmanager
@@ -52,6 +57,8 @@ def disable_adapters(model: nn.Module) -> Iterator[None]:
         unmerge(model)
     layers_before = {path: layer.active for path, layer in layers.items()}
     heads_before = {path: head.active for path, head in heads.items()}
+    biases_before = model_biases(model).active
+    use_biases(model, None)
     for layer in layers.values():
         layer.active = ()
     for head in heads.values():
@@ -63,6 +70,7 @@ def disable_adapters(model: nn.Module) -> Iterator[None]:
             layer.active = tuple(n for n in layers_before[path] if n in layer.slots)
         for path, head in heads.items():
             head.active = next((n for n in head.copies if n == heads_before[path]), None)
+        use_biases(model, biases_before)
         left = [n for n in merged if any(n in layer.slots for layer in layers.values())]
         if left:
             merge(model, left)

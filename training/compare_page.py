@@ -26,7 +26,7 @@ def page(rows: list[Compared], tried: dict, times: Times, chart: str, words: str
 
 `{words}`
 
-{seeds} paired seeds; {settings.steps} steps of {settings.batch_size * settings.accumulation} rows of at most
+{seeds} paired seeds; {settings.steps} steps of {settings.batch_size * settings.accumulation} rows; texts of at most
 {settings.max_length} tokens; `±` is the standard deviation over the seeds.{_tuned(tried)}
 
 ## Quality
@@ -179,7 +179,7 @@ def _memory(panel, rows: list[Compared]) -> None:
     panel.grid(axis="y", visible=False)
     panel.set(xlabel="MB of one training step, counted")
     panel.set_title("LoRA saves gradients and optimizer, not activations")
-    panel.legend(fontsize=8)
+    panel.legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.45, -0.18), columnspacing=1.0)
 
 
 def _tuned(tried: dict) -> str:

@@ -1,0 +1,93 @@
+"""Biases trained beside LoRA (`bias="all"` or `"lora_only"`): every adapter has copies of its own, and the base keeps its own.
+
+The copy of the active adapter stands in the model under the bias's usual name; with no adapter active the original stands
+there, bit for bit. So switching, merging, saving and disabling do with biases what they do with factors.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from torch import nn
+from torch.nn import Parameter
+
+from loralib.config import AdapterConfig, LoraConfig
+
+
+@dataclass
+class Biases:
+    """The biases of a model that some adapter trains; `active` names the adapter whose copies stand in the model."""
+
+    originals: dict[str, Parameter] = field(default_factory=dict)
+    copies: dict[str, dict[str, Parameter]] = field(default_factory=dict)
+    active: str | None = None
+    before_merge: str | None = None
+
+
+def model_biases(model: nn.Module) -> Biases:
+    """The record of the model, made when first asked for."""
+    if "lora_biases" not in model.__dict__:
+        model.__dict__["lora_biases"] = Biases()
+    return model.__dict__["lora_biases"]
+
+
+def bias_names(model: nn.Module, config: AdapterConfig, targets: Iterable[str], heads: Iterable[str]) -> list[str]:
+    """Full names of the biases that this adapter trains. ValueError where it asks for biases and there are none."""
+    kind = config.bias if isinstance(config, LoraConfig) else "none"
+    if kind == "none":
+        return []
+    owners = set(targets)
+    names = [name for name, _ in model.named_parameters() if "bias" in name.rpartition(".")[2]]
+    names = [n for n in names if not any(n.startswith((f"{h}.original.", f"{h}.copies.", f"{h}.")) for h in heads)]
+    if kind == "lora_only":
+        names = [n for n in names if n.rpartition(".")[0] in owners]
+    if not names:
+        raise ValueError(f"bias={kind!r}: none of the {'adapted modules' if kind == 'lora_only' else 'modules'} has a bias")
+    return names
+
+
+def add_biases(model: nn.Module, adapter_name: str, names: list[str]) -> None:
+    """Copies of the base's biases for one adapter, frozen until `set_trainable`."""
+    if not names:
+        return
+    record = model_biases(model)
+    for name in names:
+        original = record.originals.setdefault(name, model.get_parameter(name))
+        copy = Parameter(original.detach().clone(), requires_grad=False)
+        record.copies.setdefault(adapter_name, {})[name] = copy
+
+
+def use_biases(model: nn.Module, adapter_name: str | None) -> None:
+    """Put the adapter's biases in their places, and originals everywhere else."""
+    record = model_biases(model)
+    chosen = record.copies.get(adapter_name or "", {})
+    for name, original in record.originals.items():
+        _put(model, name, chosen.get(name, original))
+    record.active = adapter_name if chosen else None
+
+
+def delete_biases(model: nn.Module, adapter_name: str) -> None:
+    record = model_biases(model)
+    if record.active == adapter_name:
+        use_biases(model, None)
+    record.copies.pop(adapter_name, None)
+    still = {name for copies in record.copies.values() for name in copies}
+    record.originals = {name: p for name, p in record.originals.items() if name in still}
+
+
+def the_one_with_biases(model: nn.Module, names: Iterable[str]) -> str | None:
+    """Which of the adapters brings biases; ValueError when several do, since a place holds one bias."""
+    owners = [n for n in names if n in model_biases(model).copies]
+    if len(owners) > 1:
+        raise ValueError(f"adapters {owners} each have biases of their own: only one of them can be active at a time")
+    return owners[0] if owners else None
+
+
+def _put(model: nn.Module, name: str, parameter: Parameter) -> None:
+    here = model.get_parameter(name)
+    if here is parameter:
+        return
+    parameter.data = parameter.data.to(here.device, here.dtype)  # the model may have moved while it was away
+    for module in model.modules():  # a bias that is shared is exchanged in all its places
+        for leaf, other in list(module._parameters.items()):
+            if other is here:
+                module._parameters[leaf] = parameter

@@ -1,0 +1,79 @@
+"""DoRA: the rows of the weight keep a length of their own, and LoRA turns their directions (Liu et al. 2024, arXiv 2402.09353).
+
+    y = m ⊙ (W + s B A) x / ‖W + s B A‖ + b          m starts at ‖W‖, so the model starts as the base
+
+One hand-written autograd node, as for LoRA; the formulas stand in `kernels/dora_matmul.py`. Two things differ from peft's:
+the norm comes in closed form, without a matrix of the weight's size; and dropout touches the LoRA branch alone (peft, as
+the paper's code, also drops the input of W where dropout is on).
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from kernels.dora_matmul import dora_backward, dora_forward, row_norms
+from kernels.lora_matmul import drop
+from loralib.functional import cast, compute_dtype, dropout_mask
+
+
+def dora_linear(
+    x: Float[Tensor, "*batch K"],
+    weight: Float[Tensor, "N K"],
+    bias: Float[Tensor, " N"] | None,
+    lora_A: Float[Tensor, "r K"],
+    lora_B: Float[Tensor, "N r"],
+    magnitude: Float[Tensor, " N"],
+    weight_squares: Float[Tensor, " N"],
+    scaling: float,
+    dropout: float = 0.0,
+) -> Float[Tensor, "*batch N"]:
+    """DoRA's output, in x's dtype (autocast's, where it is on). `weight_squares` is ‖W‖² by row, in float32 or wider.
+
+    The norm is a constant in backward (section 4.3). Rows of W + s B A that are zero give zero, not NaN.
+    """
+    keep = dropout_mask(x, dropout)
+    return DoraLinearFunction.apply(x, weight, bias, lora_A, lora_B, magnitude, weight_squares, scaling, keep, dropout)
+
+
+class DoraLinearFunction(torch.autograd.Function):
+    """Forward and backward of `dora_linear`."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, lora_A, lora_B, magnitude, weight_squares, scaling, keep, p):
+        dtype = compute_dtype(x)
+        rows = cast(x.reshape(-1, x.shape[-1]), dtype)  # (M, K)
+        mask = None if keep is None else keep.view(rows.shape)
+        dropped = None if mask is None else drop(rows, mask, p)
+        norm = row_norms(weight, weight_squares, lora_A, lora_B, scaling)
+        gain = (magnitude / norm).to(dtype)
+        bias_ = None if bias is None else cast(bias, dtype)
+        y, v, S = dora_forward(rows, cast(weight, dtype), bias_, cast(lora_A, dtype), cast(lora_B, dtype), gain, scaling, dropped)
+        ctx.save_for_backward(x, weight, bias, lora_A, lora_B, magnitude, S, v, gain, norm, mask)
+        ctx.settings = scaling, p
+        return y.view(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
+        with torch.autocast(dy.device.type, enabled=False):  # every operand is given the forward's dtype by hand
+            return _backward(ctx, dy)
+
+
+def _backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, bias, lora_A, lora_B, magnitude, S, v, gain, norm, mask = ctx.saved_tensors
+    scaling, p = ctx.settings
+    need_x, need_weight, need_bias, need_A, need_B, *_ = ctx.needs_input_grad
+    dtype = S.dtype
+    rows, grads = cast(x.reshape(-1, x.shape[-1]), dtype), dy.reshape(-1, dy.shape[-1])
+    factors = cast(weight, dtype), cast(lora_A, dtype), cast(lora_B, dtype)
+    dx, dA, dB, dm, dv = dora_backward(grads, v, gain, norm, rows, *factors, S, scaling, mask, p, (need_x, need_A, need_B))
+    return (
+        None if dx is None else cast(dx.view(x.shape), x.dtype),
+        cast(dv.T @ rows, weight.dtype) if need_weight else None,
+        cast(grads.sum(0), bias.dtype) if need_bias else None,
+        None if dA is None else cast(dA, lora_A.dtype),
+        None if dB is None else cast(dB, lora_B.dtype),
+        cast(dm, magnitude.dtype),
+        *(None,) * 4,
+    )
