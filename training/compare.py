@@ -105,7 +105,7 @@ def check_plan(plan: Plan, other_text: str | None) -> None:
     load_task(spec, first.data_dir, first.seed, first.train_rows)
     for settings in plan.rows.values():
         base = load_base(spec, settings.model)
-        apply_method(settings.method, base, spec, settings.lora_config())
+        apply_method(settings.method, base, spec, settings.adapter_config())
     if other_text is not None:
         if not spec.is_language_modelling:
             raise ValueError(f"other_text is for models that write text: {first.task} has a head that knows only its labels")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import get_scheduler
 
+from loralib import lora_plus_groups
 from training import processes
 from training.batching import Batch
 from training.checkpoint import TrainableWeights, load_checkpoint, save_checkpoint
@@ -52,6 +53,8 @@ class LoopSettings:
     """stop after so many evaluations in a row without a better one; None never"""
     keep: Literal["last", "best"] = "last"
     """the weights that the model has in the end"""
+    lora_plus_ratio: float | None = None
+    """LoRA+: B learns so many times as fast as all else"""
 
 
 class Trainer:
@@ -73,7 +76,9 @@ class Trainer:
         model.to(self.accelerator.device)
         self.parameters = trainable_parameters(model)
         processes.same_start([p.detach() for p in self.parameters], self.accelerator)
-        optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        ratio = settings.lora_plus_ratio
+        groups = self.parameters if ratio is None else lora_plus_groups(model, settings.learning_rate, ratio)
+        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         warmup = round(settings.warmup_share * settings.steps)
         self.schedule = get_scheduler(settings.schedule, optimizer, warmup, settings.steps)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)

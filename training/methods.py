@@ -1,20 +1,21 @@
-"""Ways to adapt a base: all weights, the head alone, or LoRA; and `untouched`, which trains nothing. Each says what it trains."""
+"""Ways to adapt a base: all weights, the head alone, LoRA, (IA)³, and `untouched`. Each says what it trains."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 import loralib
+from loralib.config import AdapterConfig
 from loralib.matching import new_heads, output_head
 from training.base_models import PEFT_TASK_TYPE, Base
 from training.tasks import TaskSpec
 
-METHODS = ("untouched", "head", "lora", "full")
+METHODS = ("untouched", "head", "lora", "ia3", "full")
 SMALL_MODEL = 5_000_000
 # full and lora: the usual values of the papers for large models. head: on SST-2 (22 M) 1e-3 reached 0.54, 1e-2 0.69
 LEARNING_RATE = {
-    "small": {"full": 1e-3, "head": 1e-2, "lora": 5e-3},
-    "large": {"full": 5e-5, "head": 1e-2, "lora": 5e-4},
+    "small": {"full": 1e-3, "head": 1e-2, "lora": 5e-3, "ia3": 1e-2},
+    "large": {"full": 5e-5, "head": 1e-2, "lora": 5e-4, "ia3": 1e-2},
 }
 
 
@@ -31,7 +32,7 @@ def default_learning_rate(method: str, model: nn.Module) -> float:
     return LEARNING_RATE[size][method]
 
 
-def apply_method(name: str, base: Base, spec: TaskSpec, config: loralib.LoraConfig | None = None, seed: int = 0) -> Method:
+def apply_method(name: str, base: Base, spec: TaskSpec, config: AdapterConfig | None = None, seed: int = 0) -> Method:
     """Freeze and adapt `base.model` in place. ValueError for an unknown method or a model without a head to train."""
     if name == "untouched":
         base.model.requires_grad_(False)
@@ -41,13 +42,13 @@ def apply_method(name: str, base: Base, spec: TaskSpec, config: loralib.LoraConf
         return Method(name, "all weights train")
     if name == "head":
         return Method(name, f"only {', '.join(train_head(base, spec))} trains")
-    if name == "lora":
-        config = config or loralib.LoraConfig()
+    if name in ("lora", "ia3"):
+        config = config or (loralib.LoraConfig() if name == "lora" else loralib.IA3Config())
         heads = list(base.new_modules) or ([] if spec.is_language_modelling else None)
         changes = {"task_type": PEFT_TASK_TYPE[spec.kind], "base_model_name_or_path": base.model.config.name_or_path}
         if config.modules_to_save is None:
             changes["modules_to_save"] = heads
-        config = loralib.LoraConfig(**{**config.__dict__, **changes})
+        config = replace(config, **changes)
         return Method(name, str(loralib.inject(base.model, config, seed=seed)))
     raise ValueError(f"method {name!r} is unknown; there are {', '.join(METHODS)}")
 

@@ -117,7 +117,7 @@ def finish(
         texts_before={k: rows[0][k] for k in TEXT_SCORES if k in rows[0]},
         texts=measured.texts,
         trainable=count.trainable,
-        head_parameters=count.other if settings.method == "lora" else count.trainable,
+        head_parameters=count.other if settings.method in ("lora", "ia3") else count.trainable,
         file_bytes=measured.file_bytes,
         saved_bytes=measured.saved_bytes,
         optimizer_bytes=progress.optimizer_bytes,

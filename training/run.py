@@ -54,7 +54,7 @@ def _train(
     split = evaluation_split(data, spec, settings.data_dir)
     rows = data[split].select(range(min(settings.eval_rows or len(data[split]), len(data[split]))))
     train_set, held_out = _encode_both(settings, spec, data["train"], rows, split, base, accelerator)
-    method = apply_method(settings.method, base, spec, settings.lora_config(), settings.seed)
+    method = apply_method(settings.method, base, spec, settings.adapter_config(), settings.seed)
     if settings.gradient_checkpointing:
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
@@ -171,6 +171,7 @@ class _Run:
             "save_every",
             "patience",
             "keep",
+            "lora_plus_ratio",
         )
         return loop.LoopSettings(
             learning_rate=self.learning_rate,

@@ -1,11 +1,14 @@
 """The settings of a training run: its command's options, with their help, and the ranges that make sense."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_origin, get_type_hints
 
-from loralib import LoraConfig
-from loralib.config import ALL_LINEAR
+from loralib import IA3Config, LoraConfig
+from loralib.config import ALL_LINEAR, AdapterConfig
+
+LORA_VARIANTS = ("use_rslora", "use_dora", "pissa", "bias", "lora_plus_ratio")
+VARIANTS = (*LORA_VARIANTS, "feedforward_modules")
 
 
 @dataclass(frozen=True)
@@ -17,15 +20,16 @@ class TrainSettings:
     e2e_nlg, squad, ud_pos; your own: text (column text), prompt (columns prompt and completion)"""
     model: str | None = None
     """encoder or decoder (the committed small bases; None picks by task), a folder, or a Hub name"""
-    method: Literal["full", "head", "lora", "untouched"] = "lora"
-    """what trains: all weights, the head alone, LoRA and the head, or nothing (the row to compare with)"""
+    method: Literal["full", "head", "lora", "ia3", "untouched"] = "lora"
+    """what trains: all weights, the head alone, LoRA and the head, (IA)³ and the head, or nothing (the row to compare with)"""
     data_dir: str | None = None
     """folder with train and validation (or test) as .parquet, .jsonl, .json, .csv or .txt, columns as on the Hub"""
     steps: int = 300
     batch_size: int = 16
     """rows per process and micro-batch; a step takes batch_size x accumulation x processes rows"""
     learning_rate: float | None = None
-    """None: the method's default for the model's size (small / large): full 1e-3 / 5e-5, head 1e-2 / 1e-2, lora 5e-3 / 5e-4"""
+    """None: the method's default for the model's size (small / large): full 1e-3 / 5e-5, head and
+    ia3 1e-2 / 1e-2, lora 5e-3 / 5e-4"""
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     warmup_share: float = 0.06
     weight_decay: float = 0.0
@@ -53,6 +57,18 @@ class TrainSettings:
     lora_dropout: float = 0.0
     target_modules: str = "all-linear"
     """`all-linear`, or names joined by commas"""
+    feedforward_modules: str = ""
+    """ia3: those of the target modules whose input is scaled, joined by commas"""
+    use_rslora: bool = False
+    """lora: scale by alpha / sqrt(r)"""
+    use_dora: bool = False
+    """lora: learn the rows' lengths apart from their directions"""
+    pissa: bool = False
+    """lora: start with the principal directions of the weights"""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """lora: biases that train too"""
+    lora_plus_ratio: float | None = None
+    """lora: B learns so many times as fast as A (LoRA+; the paper: 16); None is 1"""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     gradient_checkpointing: bool = False
     """keep fewer activations and compute them again in backward: less memory, about a third more time"""
@@ -97,7 +113,7 @@ class TrainSettings:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown; there are {', '.join(get_args(kind))}")
         if self.seed >= 2**32:
             raise ValueError(f"seed={self.seed}: expected less than {2**32}")
-        for name in ("learning_rate", "max_grad_norm", "lora_alpha"):
+        for name in ("learning_rate", "max_grad_norm", "lora_alpha", "lora_plus_ratio"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name}={value}: expected more than 0, and finite")
@@ -105,14 +121,30 @@ class TrainSettings:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more and less than 1")
 
-    def lora_config(self) -> LoraConfig:
-        """LoRA's settings among these; the task and the base add the rest (`methods.apply_method`)."""
-        targets = self.target_modules
+        self._refuse_unused()
+
+    def _refuse_unused(self) -> None:
+        """A variant's setting that the method would not look at is a mistake, not a wish."""
+        changed = [f.name for f in fields(self) if f.name in VARIANTS and getattr(self, f.name) != f.default]
+        mine = {"lora": LORA_VARIANTS, "ia3": ("feedforward_modules",)}.get(self.method, ())
+        unused = [name for name in changed if name not in mine]
+        if unused:
+            raise ValueError(f"{', '.join(unused)}: method {self.method!r} does not use that")
+
+    def adapter_config(self) -> AdapterConfig:
+        """The adapter's settings among these; the task and the base add the rest (`methods.apply_method`)."""
+        targets = self.target_modules if self.target_modules == ALL_LINEAR else self.target_modules.split(",")
+        if self.method == "ia3":
+            return IA3Config(targets, feedforward_modules=[n for n in self.feedforward_modules.split(",") if n])
         return LoraConfig(
+            target_modules=targets,
             r=self.r,
             lora_alpha=self.lora_alpha,
             lora_dropout=self.lora_dropout,
-            target_modules=ALL_LINEAR if targets == ALL_LINEAR else targets.split(","),
+            use_rslora=self.use_rslora,
+            use_dora=self.use_dora,
+            bias=self.bias,
+            init_lora_weights="pissa" if self.pissa else True,
         )
 
 

@@ -47,7 +47,7 @@ def ratios(times: dict[str, list[float]], to: str) -> dict[str, tuple[float, flo
 def _trainer(settings: TrainSettings) -> Trainer:
     spec = find_task(settings.task)
     base = load_base(spec, settings.model, settings.seed)
-    apply_method(settings.method, base, spec, settings.lora_config(), settings.seed)
+    apply_method(settings.method, base, spec, settings.adapter_config(), settings.seed)
     rows = load_task(spec, settings.data_dir, settings.seed, settings.train_rows)["train"]
     limit = min(settings.max_length, window(base.model, base.tokenizer))
     features = encode(rows[:], spec, base.tokenizer, limit).answerable().features

@@ -46,7 +46,7 @@ def save_trained(folder: Path, name: str, base: Base, spec: TaskSpec, max_length
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    if name == "lora":
+    if name in ("lora", "ia3"):
         loralib.save_adapter(base.model, partial)
         base.model.config.save_pretrained(partial)
     elif name == "untouched":
@@ -90,7 +90,7 @@ def load_trained(where: str | Path, task: str | None = None, model: str | None =
             f"{folder}: neither the adapter nor {source.name} holds {random}, so the answers would be random. "
             "Was the adapter trained with its head (modules_to_save)?"
         )
-    return Trained(base, spec, "lora", str(report), limit)
+    return Trained(base, spec, card.get("method", "lora"), str(report), limit)
 
 
 def _load_full(folder: Path, spec: TaskSpec, model: str | None, limit: int) -> Trained:

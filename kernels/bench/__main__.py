@@ -1,4 +1,4 @@
-"""`python -m kernels.bench lora --device cpu`: a table on the screen, CSV rows and a plot in build/bench."""
+"""`python -m kernels.bench lora|dora --device cpu`: a table on the screen; for lora also CSV rows and a plot in build/bench."""
 
 import csv
 import platform
@@ -14,6 +14,7 @@ from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.progress import track
 
+from kernels.bench import dora
 from kernels.bench.lora import RANKS, SHAPES, Case, Result, measure
 from training.records import COLOURS, markdown_table, save_figure, use_style
 
@@ -36,14 +37,16 @@ class BenchSettings:
 
 
 def main() -> None:
-    if len(sys.argv) < 2 or sys.argv[1] != "lora":
-        sys.exit("usage: python -m kernels.bench lora [--device cpu|cuda] [--help]")
-    settings = tyro.cli(BenchSettings, prog="python -m kernels.bench lora", args=sys.argv[2:])
+    if len(sys.argv) < 2 or sys.argv[1] not in ("lora", "dora"):
+        sys.exit("usage: python -m kernels.bench lora|dora [--device cpu|cuda] [--help]")
+    settings = tyro.cli(BenchSettings, prog=f"python -m kernels.bench {sys.argv[1]}", args=sys.argv[2:])
     device = settings.device if settings.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     console = Console(soft_wrap=True)
     console.print(
         f"device: {device_name(device)}, torch {torch.__version__}" + ("" if device == "cuda" else ", no GPU kernels here")
     )
+    if sys.argv[1] == "dora":
+        return bench_dora(settings, device, console)
     results = []
     plan = [
         (t, Case(*shape, r, settings.dtype))
@@ -59,6 +62,15 @@ def main() -> None:
     write_csv(results, device, settings.out / f"lora_{device}_{settings.dtype}.csv")
     draw(results, device, settings.out / f"lora_{device}_{settings.dtype}.png")
     console.print(f"rows and plot: {settings.out}/lora_{device}_{settings.dtype}.csv, .png")
+
+
+def bench_dora(settings: BenchSettings, device: str, console: Console) -> None:
+    plan = [(t, Case(*s, dora.RANK)) for t in (settings.threads if device == "cpu" else (0,)) for s in dora.SHAPES]
+    lines = []
+    for threads, case in track(plan, console=console, description="timing"):
+        torch.set_num_threads(threads or torch.get_num_threads())
+        lines.append(dora.row(threads, dora.measure(case, settings.rounds, device)))
+    console.print(markdown_table(dora.HEADER, lines), markup=False)
 
 
 def row(threads: int, result: Result) -> tuple[str, ...]:

@@ -65,8 +65,8 @@ def measure(case: Case, rounds: int, device: str) -> Result:
     _same_factors(layers)
     x = torch.randn(case.M, case.K, device=device, dtype=dtype).requires_grad_()
     dy = torch.randn(case.M, case.N, device=device, dtype=dtype)
-    _check(layers, x, dy, dtype)
-    times = interleaved({name: _step(layer, x, dy) for name, layer in layers.items()}, rounds, device)
+    check_gradients({name: layers[name] for name in ("ours", "peft")}, x, dy, dtype)
+    times = interleaved({name: step(layer, x, dy) for name, layer in layers.items()}, rounds, device)
     saved = {name: saved_bytes(lambda layer=layer: layer(x), layer.parameters()) for name, layer in layers.items()}
     return Result(case, times, ratio(times["peft"], times["ours"]), ratio(times["peft"], times["bare"]), saved)
 
@@ -78,9 +78,10 @@ def _same_factors(layers: dict[str, nn.Module]) -> None:
         b.data.copy_(a)
 
 
-def _check(layers: dict[str, nn.Module], x: torch.Tensor, dy: torch.Tensor, dtype: torch.dtype) -> None:
+def check_gradients(layers: dict[str, nn.Module], x: torch.Tensor, dy: torch.Tensor, dtype: torch.dtype) -> None:
+    """RuntimeError when the gradients of `ours` and `peft` differ by more than rounding."""
     grads = {}
-    for name in ("ours", "peft"):
+    for name in layers:
         inputs = [x, *(p for n, p in layers[name].named_parameters() if "lora_" in n)]
         grads[name] = torch.autograd.grad(layers[name](x), inputs, dy)
     bound = 1e-4 if dtype == torch.float32 else 2e-2  # relative to the norm; two orders of summation, 2^-8 in bf16
@@ -90,7 +91,8 @@ def _check(layers: dict[str, nn.Module], x: torch.Tensor, dy: torch.Tensor, dtyp
             raise RuntimeError(f"gradients differ from peft's by {error:.1e}: nothing was timed")
 
 
-def _step(layer: nn.Module, x: torch.Tensor, dy: torch.Tensor) -> Callable[[], None]:
+def step(layer: nn.Module, x: torch.Tensor, dy: torch.Tensor) -> Callable[[], None]:
+    """Forward and backward of one layer."""
     leaves = [p for p in layer.parameters() if p.requires_grad]
 
     def run() -> None:

@@ -1,0 +1,176 @@
+"""`training compare` and `training benchmark`: one command, every row in a process of its own, gone on with where it stopped."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_folder
+
+from training.benchmark import GLUE, data_folder, plan_tasks
+from training.own_process import arguments
+from training.paired import clearly_better, paired_gap, spread
+from training.run_folder import read_result
+from training.settings import TrainSettings
+from training.step_time import ratios
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(*words, code=0):
+    run = [sys.executable, "-m", "training", *map(str, words)]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_the_options_of_a_run_give_its_settings_back():
+    import tyro
+
+    settings = TrainSettings(
+        task="nli",
+        steps=7,
+        learning_rate=0.25,
+        gradient_checkpointing=True,
+        score_texts=None,
+        data_dir="a b",
+        trackers="",
+        pissa=True,
+    )
+    assert tyro.cli(TrainSettings, args=arguments(settings)) == settings
+    assert arguments(TrainSettings()) == []
+
+
+def test_a_comparison_measures_every_row_and_is_gone_on_with(tmp_path):
+    out = tmp_path / "compare"
+    words = ["compare", "--task", "sentiment", "--steps", 4, "--eval-rows", 64, "--seeds", 2, "--ranks", 1, 2]
+    words += ["--rounds", 5, "--score-train-rows", 50, "--out", out]
+    command(*words)
+    numbers = json.loads((out / "results.json").read_text())
+    assert list(numbers["rows"]) == ["untouched", "head", "LoRA r=1", "LoRA r=2", "full"]
+    rows = {label: found[0] for label, found in numbers["rows"].items()}
+    assert all(len(found) == 2 for found in numbers["rows"].values())
+    assert rows["untouched"]["trainable"] == rows["untouched"]["optimizer_bytes"] == rows["untouched"]["file_bytes"] == 0
+    assert rows["untouched"]["metric"] == rows["full"]["start_metric"] == rows["LoRA r=2"]["start_metric"]
+    for label in ("head", "LoRA r=1", "LoRA r=2", "full"):  # Adam: two numbers for each trained one, and a step count
+        assert 8 * rows[label]["trainable"] < rows[label]["optimizer_bytes"] < 8 * rows[label]["trainable"] + 1000, label
+        assert len(numbers["step_seconds"][label]) == 5
+    assert rows["LoRA r=2"]["trainable"] - 130 == 2 * (rows["LoRA r=1"]["trainable"] - 130)
+    page = (out / "report.md").read_text()
+    for words_there in ("## Quality", "Verdict", "What N tasks cost", "--seed", "LoRA r=2", "train − test"):
+        assert words_there in page or words_there == "--seed"
+    assert (out / "compare.png").stat().st_size > 10_000
+    # a second start reads what is there, and does only what is missing
+    seen = (out / "full-1" / "result.json").stat().st_mtime_ns
+    for file in (out / "lora-r1-0").glob("result.json"):
+        file.unlink()
+    command(*words)
+    assert (out / "full-1" / "result.json").stat().st_mtime_ns == seen and read_result(out / "lora-r1-0")
+
+
+def test_each_method_may_take_its_own_learning_rate(tmp_path):
+    out = tmp_path / "tuned"
+    words = ["compare", "--task", "data2text", "--steps", 3, "--eval-rows", 32, "--train-rows", 64, "--seeds", 1, "--ranks", 2]
+    command(*words, "--learning-rates", 0.01, 1, "--rounds", 0, "--samples", 0, "--score-train-rows", 20, "--out", out)
+    numbers = json.loads((out / "results.json").read_text())
+    assert list(numbers["rows"]) == ["untouched", "LoRA r=2", "full"]  # a model that writes text has no head of its own
+    for method, label in (("lora", "LoRA r=2"), ("full", "full")):
+        tried = numbers["tuned"][method]
+        assert str(numbers["rows"][label][0]["learning_rate"]) == min(tried, key=tried.get)  # a loss: lower is better
+    assert "One seed: no verdict" in (out / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--method", "full"], "leave --method out"),
+        (["--ranks", 2, 2], "different whole numbers"),
+        (["--rounds", 3], "at least 5"),
+        (["--learning-rates", -1], "factors above 0"),
+        (["--task", "sentiment", "--other-text", "x"], "models that write text"),
+        (["--target-modules", "qproj"], "qproj"),
+    ],
+)
+def test_a_comparison_refuses_bad_settings_before_it_starts(words, expected, tmp_path):
+    assert expected in " ".join(
+        command("compare", "--out", tmp_path / "c", *words, code=1 if "qproj" in words or "x" in words else 2)
+        .replace("│", " ")
+        .split()
+    )
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.real
+def test_the_benchmark_runs_all_eight_tasks_with_their_metrics(shared, tmp_path):
+    model = tiny_folder.encoder(tmp_path / "encoder")
+    words = ["benchmark", "--tasks", "all", "--stand-in", "mnli=sick", "--data-root", shared / "data", "--model", model]
+    words += ["--steps", 2, "--eval-rows", 60, "--train-rows", 100, "--target-modules", "query", "--out", tmp_path / "bench"]
+    told = command(*words)
+    page = (tmp_path / "bench" / "report.md").read_text()
+    lines = {line.split("|")[1].strip().split()[0]: line for line in page.splitlines() if line.startswith("| ")}
+    metrics = {"cola": "matthews", "mrpc": "f1", "qqp": "f1", "stsb": "pearson_spearman"}
+    for task in GLUE:
+        assert metrics.get(task, "accuracy") in lines[task]
+    assert "(sick stands in)" in lines["mnli"] and "**average**" in lines and "report:" in told
+    found = [read_result(tmp_path / "bench" / f"{task}-lora-0") for task in GLUE]
+    mean = sum(r["metric"] for r in found if r) / 8
+    assert f"**{mean:.3f}**" in lines["**average**"]
+
+
+def test_the_benchmark_names_what_is_missing(tmp_path):
+    (tmp_path / "glue" / "cola").mkdir(parents=True)
+    assert data_folder(tmp_path, "cola") == tmp_path / "glue" / "cola"
+    with pytest.raises(FileNotFoundError, match="--stand-in mnli=OTHER"):
+        data_folder(tmp_path, "mnli")
+    assert plan_tasks(("all",), ("mnli=sick",))["mnli"] == "sick" and len(plan_tasks(("all",), ())) == 8
+    for tasks, stand_in in ((("colla",), ()), (("cola",), ("mnli=sick",)), (("cola",), ("cola",))):
+        with pytest.raises(ValueError, match="is not among"):
+            plan_tasks(tasks, stand_in)
+
+
+def test_the_rule_that_decides():
+    assert paired_gap([2.0, 4.0], [1.0, 1.0]) == (2.0, 1.0) and paired_gap([2.0, 4.0], [1.0, 1.0], False) == (-2.0, 1.0)
+    assert clearly_better([2.0, 2.1, 2.0], [1.0, 1.0, 1.1]) and not clearly_better([2.0, 4.0], [1.0, 1.0])  # 2 is not more than 2
+    with pytest.raises(ValueError, match="two or more seeds"):
+        paired_gap([1.0], [1.0])
+    assert spread([0.5, 0.5]) == "0.500" and spread([0.5, 0.7], 1) == "0.6 ± 0.1"
+
+
+def test_ratios_are_taken_round_by_round():
+    times = {"full": [2.0, 4.0, 2.0, 2.0, 20.0], "lora": [1.0, 2.0, 1.0, 1.0, 10.0]}
+    assert ratios(times, "full")["lora"] == (2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"use_dora": True, "use_rslora": True},
+        {"pissa": True, "bias": "lora_only"},
+        {"lora_plus_ratio": 4.0},
+        {"method": "ia3", "target_modules": "key,value,output.dense", "feedforward_modules": "output.dense"},
+    ],
+    ids=["dora", "pissa", "lora_plus", "ia3"],
+)
+def test_a_variant_trains_saves_and_comes_back(options, tmp_path):
+    from training import train_model
+    from training.trained import load_trained
+
+    result = train_model(
+        "sentiment", steps=12, eval_rows=64, learning_rate=2e-3, trackers="", out=str(tmp_path / "run"), **options
+    )
+    assert result.rows[-1]["loss"] < result.rows[1]["loss"] + 0.1
+    again = load_trained(tmp_path / "run" / "adapter")
+    inputs = again.base.tokenizer("the song was good", return_tensors="pt")
+    found, wanted = (m(**inputs).logits for m in (again.base.model.eval(), result.model.eval()))
+    assert abs(found - wanted).max() < 1e-5 and again.method == options.get("method", "lora")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"method": "full", "use_dora": True}, "does not use that"), ({"method": "ia3", "pissa": True}, "does not use that"),
+     ({"feedforward_modules": "x"}, "does not use that"), ({"lora_plus_ratio": 0.0}, "more than 0")],
+)  # fmt: skip
+def test_a_variant_that_the_method_would_ignore_raises(options, words):
+    with pytest.raises(ValueError, match=words):
+        TrainSettings(**options)
