@@ -147,12 +147,13 @@ def draw(rows: list[Compared], path: Path) -> Path:
     use_style()
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.8))
     name, higher = rows[0].results[0]["metric_name"], find_task(rows[0].settings.task).higher_is_better
-    for row in rows[1:]:
+    for i, row in enumerate(rows[1:]):
         values = row.values("metric")
         error = statistics.stdev(values) if len(values) > 1 else 0.0
-        x = row.results[0]["trainable"]
+        x, label = row.results[0]["trainable"], row.label.replace("LoRA ", "")
         left.errorbar(x, statistics.mean(values), error, marker="o", capsize=3, color=COLOURS[row.method])
-        left.annotate(row.label, (x, statistics.mean(values)), xytext=(4, 5), textcoords="offset points", fontsize=8)
+        place = {"xytext": (5, 9 if i % 2 else -14), "textcoords": "offset points", "fontsize": 8}  # in turn above and below
+        left.annotate(label, (x, statistics.mean(values)), color=COLOURS[row.method], **place)
     left.axhline(statistics.mean(rows[0].values("metric")), color=COLOURS["untouched"], linestyle="--")
     left.annotate("untouched", (0.02, statistics.mean(rows[0].values("metric"))), xycoords=("axes fraction", "data"), fontsize=8)
     left.margins(x=0.25)
