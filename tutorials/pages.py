@@ -14,7 +14,7 @@ PICTURE_LIMIT = 60_000
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 NOISE = re.compile(r"\x1b|\w+Warning\b|it/s\]|(?<![\w.])/(?:work|tmp|home|root|usr|var|opt|Users|private)/\S*|[A-Z]:\\\S+")
 FOOTER = re.compile(r"^([0-9a-f]{64})  (\S+)$", re.MULTILINE)
-LINK = re.compile(r"\]\((?!https?://|#|\.\./)([^)\s]+)\)")
+LINK = re.compile(r"\]\((?!https?://|#)([^)\s]+)\)")
 TABLE = re.compile(r"(<!-- lessons -->\n).*?(<!-- /lessons -->)", re.DOTALL)
 
 
