@@ -11,6 +11,8 @@ from torch import nn
 from torch.nn import Parameter
 
 from loralib.config import AdapterConfig, LoraConfig
+from loralib.heads import saved_modules
+from loralib.lora_layer import is_adapter_parameter
 
 
 @dataclass
@@ -37,7 +39,8 @@ def bias_names(model: nn.Module, config: AdapterConfig, targets: Iterable[str], 
         return []
     owners = set(targets)
     names = [name for name, _ in model.named_parameters() if "bias" in name.rpartition(".")[2]]
-    names = [n for n in names if not any(n.startswith((f"{h}.original.", f"{h}.copies.", f"{h}.")) for h in heads)]
+    apart = tuple(f"{path}." for path in (*heads, *saved_modules(model)))  # heads have biases in copies of their own
+    names = [n for n in names if not n.startswith(apart) and not is_adapter_parameter(n)]
     if kind == "lora_only":
         names = [n for n in names if n.rpartition(".")[0] in owners]
     if not names:
@@ -54,6 +57,13 @@ def add_biases(model: nn.Module, adapter_name: str, names: list[str]) -> None:
         original = record.originals.setdefault(name, model.get_parameter(name))
         copy = Parameter(original.detach().clone(), requires_grad=False)
         record.copies.setdefault(adapter_name, {})[name] = copy
+
+
+def refuse_overlap(model: nn.Module, heads: Iterable[str]) -> None:
+    """ValueError where a new head would hold a bias that another adapter trains: one of them would change the other's."""
+    for name in model_biases(model).originals:
+        if name.startswith(tuple(f"{head}." for head in heads)):
+            raise ValueError(f"{name} is trained as a bias by another adapter, so its module cannot be saved whole as well")
 
 
 def use_biases(model: nn.Module, adapter_name: str | None) -> None:

@@ -116,15 +116,25 @@ def _checked(model, names, weights, method, density, seed, rank) -> dict[str, Lo
         raise ValueError(f"{names}: a weighted sum is defined for updates s · B A; {sorted(kinds)} has others. Merge it instead")
     if method not in ("cat", "svd", "linear", *PRUNING):
         raise ValueError(f"method {method!r} is unknown; there are cat, svd, linear, {', '.join(PRUNING)}")
+    _check_options(model, names, method, density, seed, rank)
+    return {n: c for n, c in configs.items() if n in names and isinstance(c, LoraConfig)}
+
+
+def _check_options(model, names, method, density, seed, rank) -> None:
+    """Density, seed and rank: those that a method needs, and no others."""
     if (method in PRUNING) != (density is not None) or (density is not None and not 0 < density <= 1):
         raise ValueError(f"density={density}: {', '.join(PRUNING)} need one in (0, 1], the other methods take none")
     if method.startswith("dare") != (seed is not None):
         raise ValueError(f"seed={seed}: DARE drops at random and needs one, the other methods take none")
     if method in ("cat", "linear") and rank is not None:
         raise ValueError(f"rank={rank}: {method} has the rank that follows from its adapters; take svd to choose one")
+    if rank is not None and rank < 1:
+        raise ValueError(f"rank={rank}: expected at least 1, or None for all of the sum")
+    own = [s.r for layer in lora_layers(model).values() for n, s in layer.slots.items() if n == names[0]]
+    if len(names) == 1 and rank is not None and rank < max(own):
+        raise ValueError(f"rank={rank} of one adapter of rank {max(own)} would only damage it: give at least two, or rank=None")
     if len(names) == 1 and density not in (None, 1.0):
         raise ValueError(f"{method} with density {density} of one adapter would only damage it: give at least two, or density=1")
-    return {n: c for n, c in configs.items() if n in names and isinstance(c, LoraConfig)}
 
 
 def _combined(layer: LoraLayer, names, weights, method, rank, density, seed, index) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -171,8 +181,6 @@ def _factors(layer: LoraLayer, name: str) -> Factors:
 
 def _best_of_factors(A: Tensor, B: Tensor, k: int) -> Factors:
     """The best rank-k form of B A, by way of two thin QRs: no matrix of the weight's size."""
-    if k < 1:
-        raise ValueError(f"rank={k}: expected at least 1")
     Q_B, R_B = torch.linalg.qr(B)
     Q_A, R_A = torch.linalg.qr(A.T)
     U, S, Vh = torch.linalg.svd(R_B @ R_A.T)

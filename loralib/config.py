@@ -103,3 +103,5 @@ def _check_rank(r, name: str) -> None:
 def _check_alpha(alpha, name: str) -> None:
     if isinstance(alpha, bool) or not isinstance(alpha, Real) or not math.isfinite(alpha):
         raise ValueError(f"{name}={alpha!r}: expected a finite number")
+    if alpha == 0:
+        raise ValueError(f"{name}=0: the update would always be zero, so nothing could train")

@@ -61,6 +61,13 @@ def hotswap_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "d
     layers = {path: layer for path, layer in layers.items() if layer.hot == adapter_name}
     if not layers:
         raise RuntimeError(f"adapter {adapter_name!r} is not prepared: call prepare_hotswap(model, rank=...) before compiling")
+    if merged_adapters(model):
+        raise RuntimeError(f"adapters {merged_adapters(model)} are merged, so the old one would go on answering: unmerge(model)")
+    if any(p.requires_grad for layer in layers.values() for p in layer.trained(adapter_name).values()):
+        raise RuntimeError(
+            "the prepared adapter is trainable, and an optimizer's memory of it would go into the next one: "
+            "exchange is for serving; set_trainable(model, []) first"
+        )
     config, tensors = read_config(folder), read_tensors(folder)
     new = _slots_of(model, config, layers, folder)
     expected = {}
@@ -82,7 +89,13 @@ def hotswap_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "d
 
 def _slots_of(model: nn.Module, config, layers: dict[str, Projection], folder: Path) -> dict[str, Slot]:
     """The file's rank and scale for each prepared layer. ValueError where the file wants something else than these layers."""
-    if not isinstance(config, LoraConfig) or config.use_dora or config.bias != "none" or config.modules_to_save:
+    if (
+        not isinstance(config, LoraConfig)
+        or config.use_dora
+        or config.bias != "none"
+        or config.modules_to_save
+        or config.enable_lora
+    ):
         raise ValueError(f"{folder}: only the factors of plain LoRA can be exchanged, and this adapter brings more")
     slots = slots_for(config, match_targets(model, config))
     if set(slots) != set(layers):

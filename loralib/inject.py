@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from loralib.biases import add_biases, bias_names, delete_biases
+from loralib.biases import add_biases, bias_names, delete_biases, refuse_overlap
 from loralib.config import AdapterConfig, LoraConfig
-from loralib.heads import put_saved_module, replace_module, saved_modules
+from loralib.heads import SavedModule, put_saved_module, replace_module, saved_modules
 from loralib.layers import LORA_CLASSES, to_lora, to_plain
 from loralib.lora_layer import LoraLayer, Slot, check_adapter_name, kinds_for
 from loralib.matching import heads_to_save, match_targets
@@ -79,7 +79,11 @@ def add_adapter(
     """Add a further adapter: frozen and inactive until `set_trainable` and `set_active` say otherwise."""
     configs = adapter_configs(model)
     check_adapter_name(adapter_name, configs)
+    merged = [n for m in model.modules() if isinstance(m, LoraLayer) for n in m.merged]
+    if merged:
+        raise RuntimeError(f"adapters {sorted(set(merged))} are merged: unmerge(model) before adding another")
     heads, names = heads_to_save(model, config), match_targets(model, config)
+    refuse_overlap(model, [head for head in heads if not isinstance(model.get_submodule(head), SavedModule)])
     slots = slots_for(config, names)
     _check_shapes(model, slots)
     biases = bias_names(model, config, names, heads)
@@ -149,6 +153,8 @@ def _check_shapes(model: nn.Module, slots: dict[str, Slot]) -> None:
         directions = min(module.get_parameter("weight").shape)
         if slot.kind == "pissa" and slot.r > directions:
             raise ValueError(f"{name}: PiSSA with r={slot.r}, but the weight has only {directions} directions")
+        if slot.kind == "pissa" and slot.scaling <= 0:
+            raise ValueError(f"{name}: PiSSA needs a scale above 0, found {slot.scaling}")
         if slot.enable_lora is None:
             continue
         if isinstance(module, nn.Embedding | nn.Conv2d):

@@ -99,17 +99,23 @@ class Projection(LoraLayer):
         """‖W‖² by row, in float32 or wider; computed again when the weight is another one than last time."""
         matrix = self.matrix()
         seen = self.__dict__.get("_squares")
-        now = matrix.data_ptr(), matrix._version, matrix.device
+        version = 0 if matrix.is_inference() else matrix._version
+        now = matrix.data_ptr(), version, matrix.device
         if seen is None or now != (seen[0].data_ptr(), seen[1], seen[0].device):
             norm = torch.linalg.vector_norm(matrix.detach(), dim=1, dtype=torch.promote_types(matrix.dtype, torch.float32))
             # the detached weight is kept so that its address cannot be given to another one
-            self.__dict__["_squares"] = seen = (matrix.detach(), matrix._version, norm.square_())
+            self.__dict__["_squares"] = seen = (matrix.detach(), version, norm.square_())
         return seen[2]
 
     def row_norms(self, name: str) -> Tensor:
         """‖W + s B A‖ by row."""
         factors = self.lora_A[name].detach(), self.lora_B[name].detach()
         return row_norms(self.matrix().detach(), self.squares(), *factors, self.slots[name].scaling)
+
+    def delete_adapter(self, name):
+        super().delete_adapter(name)
+        if self.hot == name:  # a later adapter of this name has a scale of its own
+            del self.hot, self.hot_scaling
 
     def delta_weight(self, name):
         slot, matrix = self.slots[name], wide(self.matrix())

@@ -22,6 +22,8 @@ def merge(model: nn.Module, names: str | list[str] | None = None) -> list[str]:
     layers, heads = lora_layers(model), saved_modules(model)
     if merged_adapters(model):
         raise RuntimeError(f"adapters {merged_adapters(model)} are merged already: unmerge(model) first")
+    if any(layer.rows is not None for layer in layers.values()):
+        raise RuntimeError("inside mixed_batch rows have adapters of their own, and a merge would add to all of them")
     wanted = [names] if isinstance(names, str) else names
     known = sorted({n for layer in layers.values() for n in layer.slots})
     if wanted is not None and (len(set(wanted)) < len(wanted) or not set(wanted) <= set(known)):
@@ -37,8 +39,13 @@ def merge(model: nn.Module, names: str | list[str] | None = None) -> list[str]:
     scaled = {path: ns for path, ns in plan.items() if any(layers[path].delta_bias(n) is not None for n in ns)}
     if scaled and with_biases:
         raise ValueError(f"{chosen}: one adapter scales biases and {with_biases!r} brings its own: merge them one at a time")
-    biases = {path: _merged(path, layers[path], "bias", ns) for path, ns in scaled.items()}
     bias_before = model_biases(model).active
+    use_biases(model, with_biases)  # before any bias is scaled: the base's own has to stand there
+    try:
+        biases = {path: _merged(path, layers[path], "bias", ns) for path, ns in scaled.items()}
+    except BaseException:
+        use_biases(model, bias_before)
+        raise
     for path, layer in layers.items():  # from here on nothing can fail
         kept = layer.weight.data if path in weights else None, layer.get_parameter("bias").data if path in biases else None
         layer._before_merge = (*kept, layer.active)
@@ -46,7 +53,6 @@ def merge(model: nn.Module, names: str | list[str] | None = None) -> list[str]:
         if path in biases:
             layer.get_parameter("bias").data = biases[path]
         layer.active = layer.merged = tuple(plan[path])
-    use_biases(model, with_biases)
     model_biases(model).before_merge = bias_before
     for path, head in heads.items():
         head.active_before_merge, head.active = head.active, owners[path]
@@ -63,10 +69,10 @@ def unmerge(model: nn.Module) -> None:
             if kept is not None:
                 p = layer.get_parameter(name)
                 p.data = kept.to(p.device, p.dtype)  # the model may have moved since
-        layer._before_merge, layer.merged, layer.active = (None, None, ()), (), active
+        layer._before_merge, layer.merged, layer.active = (None, None, ()), (), tuple(n for n in active if n in layer.slots)
     use_biases(model, model_biases(model).before_merge)
     for head in saved_modules(model).values():
-        head.active = head.active_before_merge
+        head.active = head.active_before_merge if head.active_before_merge in (None, *head.copies) else None
 
 
 def merged_adapters(model: nn.Module) -> list[str]:

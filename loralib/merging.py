@@ -19,8 +19,11 @@ def weighted_sum(tensors: Tensors, weights: Weights) -> Tensor:
 
 def keep_largest(tensor: Tensor, density: float) -> Tensor:
     """The `density` share of the entries with the largest magnitude; the others become zero."""
+    count = int(density * tensor.numel())
+    if not count:
+        raise ValueError(f"density={density} keeps none of {tensor.numel()} entries: nothing would be left")
     kept = torch.zeros(tensor.numel(), dtype=torch.bool, device=tensor.device)
-    kept[tensor.abs().flatten().topk(int(density * tensor.numel())).indices] = True
+    kept[tensor.abs().flatten().topk(count).indices] = True
     return tensor * kept.view_as(tensor)
 
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from torch import nn
 
 from loralib.biases import model_biases
-from loralib.heads import saved_modules
-from loralib.lora_layer import lora_layers
+from loralib.heads import SavedModule, saved_modules
+from loralib.lora_layer import LoraLayer, lora_layers
 from loralib.merge import merged_adapters
 from loralib.rows import Rows
 
@@ -20,7 +20,8 @@ from loralib.rows import Rows
 def mixed_batch(model: nn.Module, names: Sequence[str | None], repeats: int = 1) -> Iterator[None]:
     """Inside, row i of every batch uses adapter `names[i]`, with its head; None is the base. What is active does not matter.
 
-    repeats: rows that stand for one, as beams of `generate` do.
+    repeats: rows that stand for one, as beams of `generate` do. Call `backward()` inside too: gradient checkpointing runs the
+    forward a second time there.
     Raises KeyError for an unknown adapter, RuntimeError while something is merged, ValueError for an adapter with biases of its
     own (a bias is added to all rows alike), and at the first forward when the batch has another number of rows.
     """
@@ -43,4 +44,5 @@ def mixed_batch(model: nn.Module, names: Sequence[str | None], repeats: int = 1)
         yield
     finally:
         for user, kept in zip(users, before, strict=True):
-            user.rows = kept
+            if isinstance(user, LoraLayer | SavedModule):  # not a layer whose last adapter was deleted inside
+                user.rows = kept

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from torch import nn
 
 from loralib.biases import model_biases, the_one_with_biases, use_biases
-from loralib.heads import saved_modules
-from loralib.lora_layer import lora_layers
+from loralib.heads import SavedModule, saved_modules
+from loralib.lora_layer import LoraLayer, lora_layers
 from loralib.merge import merge, merged_adapters, the_one_owner, unmerge
 
 
@@ -35,7 +35,13 @@ def set_trainable(model: nn.Module, names: str | list[str]) -> None:
     names = [names] if isinstance(names, str) else list(names)
     layers = lora_layers(model)
     _check_known(model, names)
+    record = model_biases(model)
+    away = [n for n in names if n in record.copies and record.active != n]
+    if away:
+        raise ValueError(f"adapter {away[0]!r} trains biases, which stand in the model while it is active: set_active first")
     model.requires_grad_(False)
+    for p in record.originals.values():  # they are not in the model while copies stand in their places
+        p.requires_grad_(False)
     for layer in layers.values():
         for name in (n for n in names if n in layer.slots):
             for p in layer.trained(name).values():
@@ -43,7 +49,7 @@ def set_trainable(model: nn.Module, names: str | list[str]) -> None:
     for head in saved_modules(model).values():
         for name in (n for n in names if n in head.copies):
             head.copies[name].requires_grad_(True)
-    for name, copies in model_biases(model).copies.items():
+    for name, copies in record.copies.items():
         for p in copies.values():
             p.requires_grad_(name in names)
 
@@ -63,9 +69,18 @@ def disable_adapters(model: nn.Module) -> Iterator[None]:
         layer.active = ()
     for head in heads.values():
         head.active = None
+    users = [*layers.values(), *heads.values()]
+    rows_before = [user.rows for user in users]
+    for user in users:
+        user.rows = None  # inside `mixed_batch` as well
     try:
         yield
     finally:
+        for user, rows in zip(users, rows_before, strict=True):
+            if not isinstance(user, LoraLayer | SavedModule):
+                continue  # its last adapter was deleted inside: a plain layer again
+            user.rows = rows
+        layers = {path: layer for path, layer in layers.items() if isinstance(layer, LoraLayer)}
         for path, layer in layers.items():
             layer.active = tuple(n for n in layers_before[path] if n in layer.slots)
         for path, head in heads.items():

@@ -227,8 +227,7 @@ show(figure, "family")
 # show it.
 #
 # So: no verdict about LoRA, DoRA and PiSSA here, except that none is better by more than chance. What *can* be said is
-# structural: (IA)³ trains 14 times fewer numbers and stays at guessing names; LoRA+ with these rates is still slow after 150
-# steps.
+# structural: (IA)³ trains 14 times fewer numbers, and after so few steps it stays at guessing names.
 #
 # The same caution for the literature: the `peft` project's own comparison (Llama 3.2 3B, one seed) lists rsLoRA above LoRA,
 # but its rsLoRA row also has four times the scale. A change of scale is a change of learning rate. Tune that first.

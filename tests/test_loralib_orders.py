@@ -1,0 +1,173 @@
+"""Things done in an unusual order: found by a reviewer who tried to break the family, each one wrong once."""
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+import loralib as lora
+from loralib.biases import model_biases
+from loralib.lora_layer import lora_layers
+
+
+def conv(**more):
+    return lora.LoraConfig(**{"r": 4, "target_modules": ["c_attn"], "modules_to_save": [], **more})
+
+
+def with_biases(model, name="a", **more):
+    lora.inject(model, conv(bias="all", **more), name)
+    for p in model_biases(model).copies[name].values():
+        p.data += 0.5
+    return model
+
+
+def test_merging_ia3_while_biases_are_active_keeps_the_base():
+    model = tiny.gpt2()
+    base = model(tiny.ids()).logits
+    a = with_biases(model)(tiny.ids()).logits
+    lora.add_adapter(model, lora.IA3Config(["c_attn"], modules_to_save=[]), "i")
+    for layer in lora_layers(model).values():
+        layer.ia3_l["i"].data.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(0))
+    lora.set_active(model, "i")
+    alone = model(tiny.ids()).logits
+    lora.set_active(model, "a")
+    lora.merge(model, "i")
+    torch.testing.assert_close(model(tiny.ids()).logits, alone, atol=1e-5, rtol=1e-5)
+    lora.unmerge(model)
+    assert torch.equal(model(tiny.ids()).logits, a)
+    with lora.disable_adapters(model):
+        assert torch.equal(model(tiny.ids()).logits, base)
+
+
+def test_the_bases_biases_stay_frozen_when_another_adapter_is_active(tmp_path):
+    model = with_biases(tiny.gpt2())
+    lora.add_adapter(model, conv(), "b")
+    lora.set_active(model, "b")
+    assert not [n for n, p in model.named_parameters() if p.requires_grad and "lora_" not in n]
+    lora.save_adapter(model, tmp_path, "a")
+    lora.set_active(model, [])
+    assert not [n for n, p in model.named_parameters() if p.requires_grad and "lora_" not in n]
+
+
+def test_biases_and_heads_do_not_share_tensors():
+    model = tiny.bert()
+    lora.inject(model, lora.LoraConfig(r=2, target_modules=["value"]), "a")  # with the head
+    lora.add_adapter(model, lora.LoraConfig(r=2, target_modules=["value"], bias="all", modules_to_save=[]), "debias")
+    lora.add_adapter(model, lora.LoraConfig(r=2, target_modules=["value"], bias="all", modules_to_save=[]), "c")
+    assert not [n for n in model_biases(model).originals if "classifier" in n or "lora_" in n]
+    lora.delete_adapter(model, "debias")
+    other = tiny.bert()
+    lora.inject(other, lora.LoraConfig(r=2, target_modules=["value"], bias="all", modules_to_save=[]), "a")
+    with pytest.raises(ValueError, match="trained as a bias by another adapter"):
+        lora.add_adapter(other, lora.LoraConfig(r=2, target_modules=["value"]), "b")
+
+
+def test_biases_must_stand_in_the_model_before_they_are_made_trainable():
+    model = tiny.gpt2()
+    lora.inject(model, conv(), "a")
+    lora.add_adapter(model, conv(bias="all"), "b")
+    with pytest.raises(ValueError, match="set_active first"):
+        lora.set_trainable(model, "b")
+    lora.set_active(model, "b")
+    lora.set_trainable(model, "b")
+    assert sum(p.requires_grad for p in model.parameters()) > 10
+
+
+def test_nothing_is_exchanged_while_merged_or_training(tmp_path):
+    source = tiny.gpt2()
+    lora.inject(source, conv())
+    lora.save_adapter(source, tmp_path)
+    model = tiny.gpt2()
+    lora.inject(model, conv())
+    lora.prepare_hotswap(model, 8)
+    with pytest.raises(RuntimeError, match="exchange is for serving"):
+        lora.hotswap_adapter(model, tmp_path)
+    lora.set_trainable(model, [])
+    lora.merge(model)
+    with pytest.raises(RuntimeError, match="merged"):
+        lora.hotswap_adapter(model, tmp_path)
+    lora.unmerge(model)
+    lora.hotswap_adapter(model, tmp_path)
+
+
+def test_a_new_adapter_has_no_scale_of_an_exchanged_one():
+    model = tiny.gpt2()
+    lora.inject(model, conv())
+    lora.add_adapter(model, conv(), "b")
+    lora.prepare_hotswap(model, 8)
+    lora.delete_adapter(model, "default")
+    lora.inject(model, conv(lora_alpha=64))
+    tiny.randomise_lora(model, scale=0.05)
+    found = model(tiny.ids()).logits
+    lora.merge(model)
+    torch.testing.assert_close(model(tiny.ids()).logits, found, atol=1e-5, rtol=1e-5)
+
+
+def test_disabled_is_the_base_inside_a_mixed_batch_too():
+    model = tiny.gpt2()
+    base = model(tiny.ids()).logits
+    lora.inject(model, conv(), "a")
+    tiny.randomise_lora(model)
+    with lora.mixed_batch(model, ["a"] * 3):
+        rows = model(tiny.ids()).logits
+        with lora.disable_adapters(model):
+            assert torch.equal(model(tiny.ids()).logits, base)
+        assert torch.equal(model(tiny.ids()).logits, rows) and not torch.allclose(rows, base)
+        with pytest.raises(RuntimeError, match="inside mixed_batch"):
+            lora.merge(model)
+
+
+def test_no_adapter_is_added_while_another_is_merged():
+    model = tiny.gpt2()
+    lora.inject(model, conv(), "a")
+    lora.merge(model)
+    for _ in range(2):  # and a refused one leaves no trace
+        with pytest.raises(RuntimeError, match="merged"):
+            lora.add_adapter(model, conv(use_dora=True), "d")
+    lora.unmerge(model)
+    lora.add_adapter(model, conv(use_dora=True), "d")
+
+
+def test_deleting_inside_and_between():
+    model = tiny.gpt2()
+    lora.inject(model, conv(), "a")
+    lora.add_adapter(model, conv(), "b")
+    lora.merge(model, "b")
+    lora.delete_adapter(model, "a")
+    lora.unmerge(model)  # what was active is gone, and is not revived
+    model(tiny.ids())
+    with lora.disable_adapters(model), lora.mixed_batch(model, [None] * 3):
+        lora.delete_adapter(model, "b")
+    assert type(model.transformer.h[0].attn.c_attn).__name__ == "Conv1D" and "rows" not in vars(
+        model.transformer.h[0].attn.c_attn
+    )
+    model(tiny.ids())
+
+
+def test_refused_settings_leave_no_trace():
+    model = tiny.gpt2()
+    with pytest.raises(ValueError, match="scale above 0"):
+        lora.inject(model, conv(init_lora_weights="pissa", lora_alpha=-8), "a")
+    assert set(model.state_dict()) == set(tiny.gpt2().state_dict())
+    with pytest.raises(ValueError, match="nothing could train"):
+        conv(lora_alpha=0)
+    for name in "ab":
+        lora.add_adapter(model, conv(init_lora_weights=False), name)
+    for more, words in (
+        ({"method": "svd", "rank": 0}, "expected at least 1"),
+        ({"method": "ties", "rank": -1, "density": 0.5}, "expected at least 1"),
+        ({"method": "ties", "density": 1e-5}, "nothing would be left"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            lora.combine_adapters(model, ["a", "b"], [1.0, 1.0], "c", **more)
+    with pytest.raises(ValueError, match="would only damage it"):
+        lora.combine_adapters(model, ["a"], [1.0], "c", "svd", rank=1)
+
+
+def test_dora_on_a_base_made_for_inference():
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(6, 6))
+        lora.inject(model, lora.LoraConfig(r=2, use_dora=True, target_modules=["0"]))
+        x = torch.randn(2, 6)
+        wanted = nn.functional.linear(x, model[0].weight, model[0].bias)
+        torch.testing.assert_close(model(x), wanted, atol=1e-6, rtol=1e-5)
