@@ -48,6 +48,7 @@ use_style()
 folder = Path(tempfile.mkdtemp())
 
 
+# %%
 def adapted(**settings) -> nn.Sequential:
     """One layer of 64 to 64 with an adapter, always the same weight."""
     torch.manual_seed(0)
