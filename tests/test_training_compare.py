@@ -62,7 +62,7 @@ def test_a_comparison_measures_every_row_and_is_gone_on_with(tmp_path):
     page = (out / "report.md").read_text()
     for words_there in (
         "## Quality",
-        "Verdict",
+        "no verdict",
         "What N tasks cost",
         "LoRA r=2",
         "train − test",
