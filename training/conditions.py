@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.paired import clearly_better, paired_gap
 from training.records import markdown_table
 from training.run import train_model
 from training.tasks import TASKS
@@ -34,13 +35,10 @@ class Measured:
 
     def gap(self, better: str, worse: str) -> tuple[float, float]:
         """(mean, standard error) of the paired differences better - worse."""
-        sign = 1 if TASKS[self.task].higher_is_better else -1
-        differences = [sign * (a - b) for a, b in zip(self.values[better], self.values[worse], strict=True)]
-        return statistics.mean(differences), statistics.stdev(differences) / math.sqrt(len(differences))
+        return paired_gap(self.values[better], self.values[worse], TASKS[self.task].higher_is_better)
 
     def clearly(self, better: str, worse: str) -> bool:
-        mean, error = self.gap(better, worse)
-        return mean > 2 * error
+        return clearly_better(self.values[better], self.values[worse], TASKS[self.task].higher_is_better)
 
 
 def measure(folder: Path, seeds: range, say: Callable[[str], None]) -> list[Measured]:
