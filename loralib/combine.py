@@ -130,9 +130,9 @@ def _check_options(model, names, method, density, seed, rank) -> None:
         raise ValueError(f"rank={rank}: {method} has the rank that follows from its adapters; take svd to choose one")
     if rank is not None and rank < 1:
         raise ValueError(f"rank={rank}: expected at least 1, or None for all of the sum")
-    own = [s.r for layer in lora_layers(model).values() for n, s in layer.slots.items() if n == names[0]]
-    if len(names) == 1 and rank is not None and rank < max(own):
-        raise ValueError(f"rank={rank} of one adapter of rank {max(own)} would only damage it: give at least two, or rank=None")
+    own = max(len(_factors(layer, names[0])[0]) for layer in lora_layers(model).values() if names[0] in layer.slots)
+    if len(names) == 1 and rank is not None and rank < own:
+        raise ValueError(f"rank={rank} of one adapter of rank {own} would only damage it: give at least two, or rank=None")
     if len(names) == 1 and density not in (None, 1.0):
         raise ValueError(f"{method} with density {density} of one adapter would only damage it: give at least two, or density=1")
 

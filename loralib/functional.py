@@ -43,9 +43,12 @@ def dropout_mask(x: Tensor, p: float) -> Tensor | None:
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype in which a product with x runs: x's own, or autocast's (which leaves float64 alone, as torch does)."""
     device = x.device.type
-    if x.dtype != torch.float64 and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return x.dtype
+    return torch.get_autocast_dtype(device) if x.dtype != torch.float64 and autocast_is_on(device) else x.dtype
+
+
+def autocast_is_on(device: str) -> bool:
+    """False too where there is no autocast, as on the meta device, on which models are counted without memory."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 class LoraLinearFunction(torch.autograd.Function):
@@ -67,7 +70,7 @@ class LoraLinearFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
         device = dy.device.type
-        if not torch.is_autocast_enabled(device):
+        if not autocast_is_on(device):
             return _backward(ctx, dy)
         with torch.autocast(device, enabled=False):  # every operand is given the forward's dtype by hand
             return _backward(ctx, dy)

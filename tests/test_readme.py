@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import run_module
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -27,7 +28,7 @@ def test_links_lead_somewhere():
 
 @pytest.mark.parametrize("words", sorted(set(re.findall(r"python -m ([\w.]+(?: [a-z]+)?)", TEXT))))
 def test_commands_answer_to_help(words):
-    done = subprocess.run([sys.executable, "-m", *words.split(), "--help"], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    done = run_module(*words.split(), "--help")
     assert "usage" in (done.stdout + done.stderr).lower(), done.stderr
 
 

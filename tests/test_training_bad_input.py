@@ -2,19 +2,17 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tiny_folder
+from command import run_module
 from datasets import Dataset
 
 from training import train_model
 from training.report import find_runs
 from training.trained import load_trained
 
-ROOT = Path(__file__).parents[1]
 TEXTS = ["one", "two", "three", "four"]
 SST2 = {"sentence": TEXTS, "label": [0, 1, 0, 1]}
 STSB = {"sentence1": TEXTS, "sentence2": TEXTS, "label": [0.0, 1.0, 2.5, 5.0]}
@@ -268,7 +266,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize(("words", "found"), COMMANDS, ids=[" ".join(w) for w, _ in COMMANDS])
 def test_commands_answer_in_one_line(words, found):
-    done = subprocess.run([sys.executable, "-m", "training", *words], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    done = run_module("training", *words)
     assert done.returncode != 0 and found in done.stderr + done.stdout and "Traceback" not in done.stderr
 
 

@@ -2,13 +2,12 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tiny_folder
 import torch
+from command import run_module
 from datasets import Dataset
 
 from training import train_model
@@ -23,9 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def command(*words, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "training", *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=250
-    )
+    done = run_module("training", *words)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -1,15 +1,17 @@
 """`training compare` and `training benchmark`: one command, every row in a process of its own, gone on with where it stopped."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_folder
+import tyro
+from command import run_module
 
 from training.benchmark import GLUE, data_folder, plan_tasks
+from training.benchmark_command import BenchmarkSettings, benchmark
 from training.compare import Compared
+from training.compare_command import CompareSettings, compare
 from training.compare_page import verdicts
 from training.own_process import arguments
 from training.paired import clearly_better, paired_gap, spread
@@ -17,19 +19,21 @@ from training.run_folder import read_result
 from training.settings import TrainSettings
 from training.step_time import ratios
 
-ROOT = Path(__file__).parents[1]
-
 
 def command(*words, code=0):
-    run = [sys.executable, "-m", "training", *map(str, words)]
-    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    done = run_module("training", *words)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
-def test_the_options_of_a_run_give_its_settings_back():
-    import tyro
+@pytest.fixture
+def rows_from_the_server(monkeypatch):
+    """Each row's `python -m training` is forked from the server of `command.py` instead of started afresh."""
+    run = SimpleNamespace(run=lambda words, **_: run_module(words[2], *words[3:]), DEVNULL=None)
+    monkeypatch.setattr("training.own_process.subprocess", run)
 
+
+def test_the_options_of_a_run_give_its_settings_back():
     settings = TrainSettings(
         task="nli",
         steps=7,
@@ -44,11 +48,26 @@ def test_the_options_of_a_run_give_its_settings_back():
     assert arguments(TrainSettings()) == []
 
 
-def test_a_comparison_measures_every_row_and_is_gone_on_with(tmp_path):
+def test_a_comparison_measures_every_row_and_is_gone_on_with(rows_from_the_server, tmp_path):
     out = tmp_path / "compare"
-    words = ["compare", "--task", "sentiment", "--steps", 4, "--eval-rows", 64, "--seeds", 1, "--ranks", 2]
-    words += ["--rounds", 5, "--score-train-rows", 50, "--out", out]
-    command(*words)
+    words = [
+        "--task",
+        "sentiment",
+        "--steps",
+        "4",
+        "--eval-rows",
+        "64",
+        "--seeds",
+        "1",
+        "--ranks",
+        "2",
+        "--rounds",
+        "5",
+        "--score-train-rows",
+        "50",
+    ]
+    words += ["--out", str(out)]
+    compare(tyro.cli(CompareSettings, args=words))
     numbers = json.loads((out / "results.json").read_text())
     assert set(numbers["rows"]) == {"untouched", "head", "LoRA r=2", "full"}
     rows = {label: found[0] for label, found in numbers["rows"].items()}
@@ -70,18 +89,19 @@ def test_a_comparison_measures_every_row_and_is_gone_on_with(tmp_path):
     ):
         assert words_there in page
     assert (out / "compare.png").stat().st_size > 10_000
-    # a second start reads what is there, and does only what is missing
+    # a second start, now as a command, reads what is there and does only what is missing, in a fresh Python
     seen = (out / "full-0" / "result.json").stat().st_mtime_ns
     for file in (out / "lora-r2-0").glob("result.json"):
         file.unlink()
-    command(*words)
+    command("compare", *words)
     assert (out / "full-0" / "result.json").stat().st_mtime_ns == seen and read_result(out / "lora-r2-0")
 
 
-def test_each_method_may_take_its_own_learning_rate(tmp_path):
+def test_each_method_may_take_its_own_learning_rate(rows_from_the_server, tmp_path):
     out = tmp_path / "tuned"
-    words = ["compare", "--task", "data2text", "--steps", 3, "--eval-rows", 32, "--train-rows", 64, "--seeds", 1, "--ranks", 2]
-    command(*words, "--learning-rates", 0.01, 1, "--rounds", 0, "--samples", 0, "--score-train-rows", 20, "--out", out)
+    words = "--task data2text --steps 3 --eval-rows 32 --train-rows 64 --seeds 1 --ranks 2 --learning-rates 0.01 1"
+    words += f" --rounds 0 --samples 0 --score-train-rows 20 --out {out}"
+    compare(tyro.cli(CompareSettings, args=words.split()))
     numbers = json.loads((out / "results.json").read_text())
     assert set(numbers["rows"]) == {"untouched", "LoRA r=2", "full"}  # a model that writes text has no head of its own
     for method, label in (("lora", "LoRA r=2"), ("full", "full")):
@@ -111,11 +131,12 @@ def test_a_comparison_refuses_bad_settings_before_it_starts(words, expected, tmp
 
 
 @pytest.mark.real
-def test_the_benchmark_runs_all_eight_tasks_with_their_metrics(shared, tmp_path):
+def test_the_benchmark_runs_all_eight_tasks_with_their_metrics(rows_from_the_server, shared, tmp_path, capsys):
     model = tiny_folder.encoder(tmp_path / "encoder")
-    words = ["benchmark", "--tasks", "all", "--stand-in", "mnli=sick", "--data-root", shared / "data", "--model", model]
+    words = ["--tasks", "all", "--stand-in", "mnli=sick", "--data-root", shared / "data", "--model", model]
     words += ["--steps", 2, "--eval-rows", 60, "--train-rows", 100, "--target-modules", "query", "--out", tmp_path / "bench"]
-    told = command(*words)
+    benchmark(tyro.cli(BenchmarkSettings, args=[str(word) for word in words]))
+    told = capsys.readouterr().out
     page = (tmp_path / "bench" / "report.md").read_text()
     lines = {line.split("|")[1].strip().split()[0]: line for line in page.splitlines() if line.startswith("| ")}
     metrics = {"cola": "matthews", "mrpc": "f1", "qqp": "f1", "stsb": "pearson_spearman"}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import run_module
 from safetensors.torch import load_file
 
 import loralib as lora
@@ -164,12 +165,12 @@ def test_the_command_trains_and_merge_writes_a_plain_folder(tmp_path):
 
 
 def test_the_command_says_what_is_wrong_in_one_line():
-    done = command("training", "--task", "sst3")
+    done = run_module("training", "--task", "sst3")
     assert done.returncode != 0 and "error: task 'sst3' is unknown" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_settings_have_help_for_everyone():
-    done = command("training", "--help")
+    done = run_module("training", "--help")
     assert done.returncode == 0 and "--data-dir" in done.stdout and "micro-batches" in done.stdout
     assert TrainSettings().method == "lora"
 
