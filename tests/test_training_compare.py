@@ -10,7 +10,7 @@ from command import run_module
 
 from training.benchmark import GLUE, data_folder, plan_tasks
 from training.benchmark_command import BenchmarkSettings, benchmark
-from training.compare import Compared
+from training.compare import Compared, make_plan, tune
 from training.compare_command import CompareSettings, compare
 from training.compare_page import verdicts
 from training.own_process import arguments
@@ -108,6 +108,18 @@ def test_each_method_may_take_its_own_learning_rate(rows_from_the_server, tmp_pa
         tried = numbers["tuned"][method]
         assert str(numbers["rows"][label][0]["learning_rate"]) == min(tried, key=tried.get)  # a loss: lower is better
     assert "One seed: no verdict" in (out / "report.md").read_text()
+
+
+def test_one_factor_is_taken_without_a_trial(tmp_path):
+    base = TrainSettings("sentiment")
+    plan, tried = tune(make_plan(base, (2,), 1, tmp_path), base, (3.0,), print)
+    assert {label: s.learning_rate for label, s in plan.rows.items()} == {
+        "untouched": None,
+        "head": 0.03,
+        "LoRA r=2": 0.015,
+        "full": 0.003,
+    }
+    assert tried == {}
 
 
 @pytest.mark.parametrize(

@@ -75,10 +75,10 @@ def make_plan(base: TrainSettings, ranks: tuple[int, ...], seeds: int, out: Path
 def tune(plan: Plan, base: TrainSettings, factors: tuple[float, ...], say: Callable[[str], None]) -> tuple[Plan, dict]:
     """Give each method the best of its default learning rate times `factors` (LoRA: found at the middle rank).
 
-    Returns the new plan, and what each rate reached.
+    A single factor is taken without a trial. Returns the new plan, and what each rate reached.
     """
     tried: dict[str, dict[float, float]] = {}
-    if len(factors) < 2:
+    if factors == (1.0,):
         return plan, tried
     better = max if find_task(base.task).higher_is_better else min
     chosen: dict[str, float] = {}
@@ -88,7 +88,11 @@ def tune(plan: Plan, base: TrainSettings, factors: tuple[float, ...], say: Calla
         if method == "untouched":
             continue
         default = default_learning_rate(method, load_base(find_task(base.task), base.model).model)
-        for rate in (float(f"{factor * default:.2g}") for factor in factors):
+        rates = [float(f"{factor * default:.2g}") for factor in factors]
+        if len(rates) == 1:
+            chosen[method] = rates[0]
+            continue
+        for rate in rates:
             out = str(plan.folder / f"tune-{method}-{rate:g}")
             options = {"learning_rate": rate, "seed": TUNING_SEED, "out": out, "score_texts": 0, "samples": 0}
             result = train_in_own_process(replace(settings, **options))

@@ -261,7 +261,7 @@ assert one_way > 0.9, "far below one half is a sign of swapped labels, not of a 
 # 2. Ask first what the head alone reaches. LoRA earns its place where parts of a text must be put together.
 # 3. Factors and head are one adapter. A file without the head loads without a word, and the meaning of its answers is chance.
 #
-# **Next:** lesson 04, LoRA against full fine-tuning. ([All lessons](README.md))
+# **Next:** [lesson 04](04_lora_against_full.py), LoRA against full fine-tuning.
 #
 # ## On the real thing
 #

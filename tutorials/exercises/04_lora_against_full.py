@@ -1,0 +1,27 @@
+"""Exercises of lesson 04. Write the functions, then run `python -m tutorials check 04`."""
+
+from torch import Tensor
+
+
+def speed_up(products: float) -> float:
+    """★ How many times as fast a step of LoRA is, when `products` is the share of full's time that goes into its three products.
+
+    LoRA leaves out one product of three, and saves nothing else. One line.
+    """
+    raise NotImplementedError("speed_up")
+
+
+def rank_for(change: Tensor, share: float) -> int:
+    """★★ The smallest rank whose best part holds at least `share` of the energy of `change`: of its sum of squares.
+
+    Three lines, with `torch.linalg.svdvals`.
+    """
+    raise NotImplementedError("rank_for")
+
+
+def verdict(a: list[float], b: list[float]) -> str:
+    """★★ "a", "b" or "no difference that counts": higher is better, the scores are paired, the limit is two standard errors.
+
+    Five lines.
+    """
+    raise NotImplementedError("verdict")
