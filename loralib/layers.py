@@ -112,6 +112,17 @@ class Projection(LoraLayer):
         factors = self.lora_A[name].detach(), self.lora_B[name].detach()
         return row_norms(self.matrix().detach(), self.squares(), *factors, self.slots[name].scaling)
 
+    def __getstate__(self):
+        """A copy, or a pickled model, computes ‖W‖² anew: what is kept for it holds the weight a second time."""
+        return {key: value for key, value in self.__dict__.items() if key != "_squares"}
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        if self.hot is not None:  # a scale that `.to(bfloat16)` rounded would be wrong by up to 0.4 %
+            exact = torch.tensor(self.slots[self.hot].scaling, device=self.hot_scaling.device)
+            self.hot_scaling = exact.to(torch.promote_types(self.hot_scaling.dtype, torch.float32))
+        return self
+
     def delete_adapter(self, name):
         super().delete_adapter(name)
         if self.hot == name:  # a later adapter of this name has a scale of its own

@@ -1,5 +1,7 @@
 """Things done in an unusual order: found by a reviewer who tried to break the family, each one wrong once."""
 
+import copy
+
 import pytest
 import tiny
 import torch
@@ -171,3 +173,53 @@ def test_dora_on_a_base_made_for_inference():
         x = torch.randn(2, 6)
         wanted = nn.functional.linear(x, model[0].weight, model[0].bias)
         torch.testing.assert_close(model(x), wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_7_16_a_float32_adapter_on_a_bf16_base_starts_in_float32():
+    """peft draws A in the base's dtype and widens it afterwards, so its float32 numbers have 8 bits."""
+    peft = pytest.importorskip("peft")
+    theirs = peft.get_peft_model(tiny.gpt2().bfloat16(), peft.LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True))
+    model = tiny.gpt2().bfloat16()
+    lora.inject(model, conv())
+    mine = next(iter(lora_layers(model).values())).lora_A["default"]
+    other = next(p for n, p in theirs.named_parameters() if "lora_A" in n)
+    assert mine.dtype == other.dtype == torch.float32
+    assert not torch.equal(mine, mine.bfloat16().float())
+    assert torch.equal(other, other.bfloat16().float()), "peft has changed: this row of the list of defects is history"
+
+
+def test_a_copy_of_a_dora_layer_holds_its_weight_once_and_still_answers(tmp_path):
+    model = nn.Sequential(nn.Linear(64, 64))
+    lora.inject(model, lora.LoraConfig(r=4, target_modules=["0"], use_dora=True))
+    y = model(torch.ones(1, 64))
+    twin = copy.deepcopy(model)
+    assert "_squares" in model[0].__dict__ and "_squares" not in twin[0].__dict__
+    assert torch.equal(twin(torch.ones(1, 64)), y)
+    torch.save(model, tmp_path / "model.pt")
+    assert torch.equal(torch.load(tmp_path / "model.pt", weights_only=False)(torch.ones(1, 64)), y)
+
+
+def test_the_scale_of_an_exchangeable_adapter_is_not_rounded_with_the_weights():
+    model = nn.Sequential(nn.Linear(64, 64))
+    lora.inject(model, lora.LoraConfig(r=3, lora_alpha=1, target_modules=["0"]))
+    lora.prepare_hotswap(model, rank=4)
+    assert float(model.bfloat16()[0].hot_scaling) == torch.tensor(1 / 3).item()
+    assert model(torch.ones(1, 64, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert model.double()[0].hot_scaling.dtype == torch.float64
+
+
+def test_a_model_on_the_meta_device_can_be_counted():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(64, 64))
+        lora.inject(model, lora.LoraConfig(r=3, target_modules=["0"]))
+        model(torch.ones(1, 64)).sum().backward()
+    assert model[0].lora_B["default"].grad.shape == (64, 3)
+
+
+def test_shortening_one_pissa_adapter_is_refused_up_to_its_true_rank():
+    """Its plain form has twice the rank: what it learnt, and what it started from."""
+    model = nn.Sequential(nn.Linear(64, 64))
+    lora.inject(model, lora.LoraConfig(r=4, target_modules=["0"], init_lora_weights="pissa"), "p")
+    with pytest.raises(ValueError, match="rank 8 would only damage it"):
+        lora.combine_adapters(model, ["p"], [1.0], "short", "svd", rank=7)
+    lora.combine_adapters(model, ["p"], [1.0], "whole", "svd", rank=8)

@@ -125,7 +125,7 @@ def kept_by_one_layer(r: int | None) -> int:
     if r is not None:
         loralib.inject(model, loralib.LoraConfig(r=r, target_modules=["0"]))
     x = torch.randn(512, 1024, requires_grad=True)
-    return saved_bytes(lambda: model(x), leave_out=[p for p in model.parameters()])
+    return saved_bytes(lambda: model(x), leave_out=model.parameters())
 
 
 kept = {r: kept_by_one_layer(r) for r in (None, 8, 64)}
@@ -352,29 +352,33 @@ assert abs(mean) < 2 * error, "the largest difference counts least: one seed of 
 #
 # ## Which one should I take?
 #
+# **S** is our [report on SST-2](../training/results/sst2/report.md), **E** the
+# [report on E2E](../training/results/e2e/report.md), **L3** is [lesson 03](03_lora_for_classification.py), **L5**
+# [lesson 05](05_lora_family.py), **L6** [lesson 06](06_many_adapters.py).
+#
 # | your case | take | because we measured |
 # |:--|:--|:--|
-# | the base nearly knows the task | the head alone | lesson 03, section 4: on sentiment the head is as good as LoRA |
-# | one task, a small change of the model (SST-2) | LoRA, r = 4 to 8 | 0.854 and 0.843 against full's 0.851 ([SST-2](../training/results/sst2/report.md)) |
-# | one task, a large change (E2E) | full, if it fits | LoRA keeps 74 to 93 % of the gain, half the BLEU ([E2E](../training/results/e2e/report.md)) |
-# | many tasks on one base | LoRA | 100 tasks: 227 MB against 9.1 GB ([SST-2](../training/results/sst2/report.md), storage); served together: lesson 06 |
-# | full does not fit in memory | LoRA | 238 MB against 506 MB counted; but activations stay (section 2) |
-# | only time is short | neither | at most 1.5 times per step, 0.98 on a small model (section 1) |
-# | a small device, one task | merge, either way | an adapter needs its base beside it; merged it is one model of the base's size ([test](../tests/test_loralib_merge.py)) |
-# | errors are costly (medicine, law) | what wins on *your* test set, over seeds | no method is safer by itself: r = 16 lost one seed (section 7) |
+# | the base nearly knows the task | the head alone | on sentiment it equals LoRA (**L3**, section 4) |
+# | one task, a small change of the model | LoRA, r = 4 to 8 | S: 0.854 and 0.843, full 0.851 |
+# | one task, a large change | full, if it fits | E: LoRA keeps 74 to 93 % of the gain in loss, half the BLEU |
+# | many tasks on one base | LoRA | S: 100 tasks are 227 MB, not 9.1 GB; served in one batch: L6 |
+# | full does not fit in memory | LoRA | S: 238 MB counted, not 506; but activations stay (section 2) |
+# | only time is short | neither | S: 1.5 times per step, E: 0.98 (section 1) |
+# | a small device, one task | merge it | it is then one model ([test](../tests/test_loralib_merge.py)) |
+# | errors are costly (medicine, law) | what wins on *your* data | S: one seed of r = 16 fell to 0.788; no method is safe |
 #
 # ## What could go wrong
 #
-# | symptom | likely cause | check, and where we saw it |
+# | symptom | likely cause | check |
 # |:--|:--|:--|
 # | the loss hardly moves | full's learning rate | 5 to 10 times more; section 3: 5e-5 leaves 6.7 of 7.5 |
-# | the loss is worse with a higher rank | the rate is too high for that rank | section 3: 5e-2; or rsLoRA, [lesson 05](05_lora_family.py), section 1 |
-# | out of memory, and a smaller r does not help | activations | section 2: r = 8 and 64 keep the same; smaller `--batch-size` with `--accumulation`, `--gradient-checkpointing` |
-# | a step is hardly faster than full's | a small model, or the optimizer was never the cost | section 1 |
+# | a higher rank is worse | the rate is too high for it | section 3: 5e-2; or rsLoRA (L5, section 1) |
+# | out of memory, and a smaller r does not help | activations | section 2; `--accumulation 4`, `--gradient-checkpointing` |
+# | a step is hardly faster than full's | a small model | section 1: 0.98 on 260 K parameters |
 # | behind full at every rank | the task needs a large change | section 5: embeddings close a seventh of the gap; full closes it |
-# | good on the task, bad on everything else | it was trained far, with either method | section 6: `--other-text` |
-# | two runs of one method differ more than two methods | too few seeds | section 7 |
-# | the checkpoint does not load | keys of another model or task | never `strict=False`: lesson 03, section 5 |
+# | good on the task, bad on all else | it was trained far | section 6: either method; `--other-text` |
+# | seeds differ more than methods | too few seeds | section 7: r = 16 |
+# | the checkpoint does not load | keys of another model | never `strict=False`: L3, section 5 |
 #
 # ## Exercises
 #
@@ -396,6 +400,7 @@ assert abs(mean) < 2 * error, "the largest difference counts least: one seed of 
 # ## On the real thing
 #
 # ```bash
+# python -m training --task rte --model roberta-base --method lora --learning-rate 5e-4
 # python -m training compare --task sst2 --model roberta-base --ranks 1 4 8 16 --learning-rates 0.3 1 3
 # python -m training compare --task e2e_nlg --model gpt2 --score-texts 100 --other-text path/to/wikitext
 # ```
