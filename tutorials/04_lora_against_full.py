@@ -226,6 +226,7 @@ def shortened(change: torch.Tensor, r: int) -> torch.Tensor:
     return (U[:, :r] * S[:r]) @ V[:r]
 
 
+# %%
 def loss_of_full_at_rank(r: int) -> float:
     model = load_base(spec, seed=0).model
     for (name, p), after in zip(model.named_parameters(), best.model.parameters(), strict=True):
