@@ -2,7 +2,8 @@
 
 Autograd would keep x, the dropped copy of x, its mask and S = x̃ Aᵀ, and would cast x where adapters are float32.
 This node keeps x and S, and with dropout one bool mask. It casts the small A and B, never x, to the compute dtype.
-Under autocast the weight is cast again in backward instead of being kept in a second dtype.
+Under autocast the weight is cast again in backward instead of being kept in a second dtype. A 4-bit weight is decoded in
+forward and once more in backward: what is kept is the packed one that exists anyway.
 """
 
 import torch
@@ -11,11 +12,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels.lora_matmul import Parts, drop, lora_backward, lora_forward
+from kernels.nf4 import Quantized, dequantize
 
 
 def lora_linear(
     x: Float[Tensor, "*batch K"],
-    weight: Float[Tensor, "N K"],
+    weight: Float[Tensor, "N K"] | Quantized,
     bias: Float[Tensor, " N"] | None,
     lora_A: Float[Tensor, "pr K"],
     lora_B: Float[Tensor, "width r"],
@@ -33,6 +35,11 @@ def lora_linear(
     if isinstance(scaling, Tensor):
         lora_B, scaling = lora_B * scaling, 1.0
     return LoraLinearFunction.apply(x, weight, bias, lora_A, lora_B, scaling, keep, dropout, parts or ((0, weight.shape[0]),))
+
+
+def dense(weight: Tensor | Quantized, dtype: torch.dtype) -> Tensor:
+    """The weight as a matrix of this dtype."""
+    return cast(weight, dtype) if isinstance(weight, Tensor) else dequantize(weight, dtype)
 
 
 def dropout_mask(x: Tensor, p: float) -> Tensor | None:
@@ -61,8 +68,9 @@ class LoraLinearFunction(torch.autograd.Function):
         mask = None if keep is None else keep.view(rows.shape)
         dropped = None if mask is None else drop(rows, mask, p)
         bias_ = None if bias is None else cast(bias, dtype)
-        y, S = lora_forward(rows, cast(weight, dtype), bias_, cast(lora_A, dtype), cast(lora_B, dtype), scaling, parts, dropped)
-        ctx.save_for_backward(x, weight, bias, lora_A, lora_B, S, mask)
+        y, S = lora_forward(rows, dense(weight, dtype), bias_, cast(lora_A, dtype), cast(lora_B, dtype), scaling, parts, dropped)
+        ctx.packed = None if isinstance(weight, Tensor) else weight
+        ctx.save_for_backward(x, weight if ctx.packed is None else None, bias, lora_A, lora_B, S, mask)
         ctx.settings = scaling, p, parts
         return y.view(*x.shape[:-1], weight.shape[0])
 
@@ -82,7 +90,7 @@ def _backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
     need_x, need_weight, need_bias, need_A, need_B, *_ = ctx.needs_input_grad
     dtype = S.dtype
     rows, grads = cast(x.reshape(-1, x.shape[-1]), dtype), dy.reshape(-1, dy.shape[-1])
-    factors = cast(weight, dtype), cast(lora_A, dtype), cast(lora_B, dtype)
+    factors = dense(weight if ctx.packed is None else ctx.packed, dtype), cast(lora_A, dtype), cast(lora_B, dtype)
     dx, dA, dB = lora_backward(grads, rows, *factors, S, scaling, parts, mask, p, (need_x, need_A, need_B))
     return (
         None if dx is None else cast(dx.view(x.shape), x.dtype),

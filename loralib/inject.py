@@ -13,6 +13,7 @@ from loralib.biases import add_biases, bias_names, delete_biases, refuse_overlap
 from loralib.config import AdapterConfig, LoraConfig
 from loralib.heads import SavedModule, put_saved_module, replace_module, saved_modules
 from loralib.layers import LORA_CLASSES, to_lora, to_plain
+from loralib.linear4bit import Linear4bit
 from loralib.lora_layer import LoraLayer, Slot, check_adapter_name, kinds_for
 from loralib.matching import heads_to_save, match_targets
 from loralib.slots import slots_for
@@ -96,13 +97,13 @@ def add_adapter(
         layer = to_lora(model.get_submodule(name))
         generator = None if seed is None else torch.Generator(layer.weight.device).manual_seed(seed * 100_003 + index)
         layer.add_adapter(
-            adapter_name, slots[name], zero_start, None if autocast_adapter_dtype else layer.weight.dtype, generator
+            adapter_name, slots[name], zero_start, None if autocast_adapter_dtype else _base_weight(layer).dtype, generator
         )
         trained = layer.trained(adapter_name).values()
         for p in trained:
             p.requires_grad_(False)
         count = sum(p.numel() for p in trained)
-        rows.append((name, type(layer).__name__, tuple(layer.weight.shape), slots[name].r, count))
+        rows.append((name, type(layer).__name__, tuple(_base_weight(layer).shape), slots[name].r, count))
     add_biases(model, adapter_name, biases)
     for head in heads:
         put_saved_module(model, head, adapter_name)
@@ -141,6 +142,11 @@ def delete_adapter(model: nn.Module, adapter_name: str) -> None:
     del configs[adapter_name]
 
 
+def _base_weight(layer: LoraLayer):
+    """The weight, or the 4-bit one: both say their shape and dtype."""
+    return layer.quantized if isinstance(layer, Linear4bit) else layer.weight
+
+
 def _check_shapes(model: nn.Module, slots: dict[str, Slot]) -> None:
     """Everything that could still fail, before the first module is changed."""
     for name, slot in slots.items():
@@ -159,6 +165,6 @@ def _check_shapes(model: nn.Module, slots: dict[str, Slot]) -> None:
             continue
         if isinstance(module, nn.Embedding | nn.Conv2d):
             raise ValueError(f"{name}: enable_lora is for projections, not for {type(module).__name__}")
-        d_out = module.out_features if isinstance(module, nn.Linear) else module.get_parameter("weight").shape[1]
+        d_out = module.out_features if isinstance(module, nn.Linear | Linear4bit) else module.get_parameter("weight").shape[1]
         if d_out % len(slot.enable_lora):
             raise ValueError(f"{name}: {len(slot.enable_lora)} parts in enable_lora, but d_out={d_out} is not a multiple of it")

@@ -14,8 +14,10 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D as PlainConv1D
 
 from kernels.dora_matmul import row_norms
+from kernels.nf4 import dequantize
 from loralib.dora import dora_linear
 from loralib.functional import lora_linear
+from loralib.linear4bit import Linear4bit
 from loralib.lora_layer import FIXED, TRAINED, LoraLayer, Slot, wide
 from loralib.pissa import principal_factors
 
@@ -33,8 +35,12 @@ class Projection(LoraLayer):
         """The weight as (d_out, d_in)."""
         return self.weight
 
+    def matrix_shape(self) -> torch.Size:
+        """(d_out, d_in)."""
+        return self.matrix().shape
+
     def factor_shapes(self, slot):
-        d_out, d_in = self.matrix().shape
+        d_out, d_in = self.matrix_shape()
         if slot.enable_lora is None:
             return (slot.r, d_in), (d_out, slot.r)
         if d_out % len(slot.enable_lora):
@@ -88,7 +94,7 @@ class Projection(LoraLayer):
             return torch.cat([A, self.lora_start_A[name]]), torch.cat([B, -self.lora_start_B[name]], 1)
         if slot.enable_lora is None:
             return A[: slot.r], B[:, : slot.r]  # an adapter made to be exchanged is wider than its rank
-        d_out = self.matrix().shape[0]
+        d_out = self.matrix_shape()[0]
         dense, row = B.new_zeros(d_out, len(A)), 0
         for i, (low, high) in enumerate(slot.ranges(d_out)):
             dense[low:high, i * slot.r : (i + 1) * slot.r] = B[row : row + high - low]
@@ -181,6 +187,27 @@ class Conv1D(Projection, PlainConv1D):
         return super().delta_weight(name).T
 
 
+class QuantizedLinear(Projection, Linear4bit):
+    """`Linear4bit` with LoRA in full precision beside it: QLoRA's layer. Plain LoRA only: the others need W itself."""
+
+    KINDS = ("lora",)
+
+    def matrix(self):
+        """The weight, decoded: a whole matrix, for merging and for looking at."""
+        return dequantize(self.quantized, self.compute_dtype)
+
+    def matrix_shape(self):
+        return self.quantized.shape
+
+    def adapted(self, name, x):
+        slot, A, B = self.slots[name], self.lora_A[name], self.lora_B[name]
+        bias = None if self.bias is None else self.bias.to(self.compute_dtype)
+        scaling = self.hot_scaling if self.hot == name else slot.scaling
+        dropout = slot.dropout if self.training else 0.0
+        y = lora_linear(x.to(self.compute_dtype), self.quantized, bias, A, B, scaling, dropout, slot.ranges(self.out_features))
+        return y.to(x.dtype)
+
+
 class Embedding(LoraLayer, nn.Embedding):
     """`nn.Embedding` with LoRA: row i of the table gains s · (A[:, i] Bᵀ). No dropout, as in peft: ids are not numbers."""
 
@@ -229,6 +256,7 @@ class Conv2d(LoraLayer, nn.Conv2d):
 LORA_CLASSES: dict[type[nn.Module], type[LoraLayer]] = {
     nn.Linear: Linear,
     PlainConv1D: Conv1D,
+    Linear4bit: QuantizedLinear,
     nn.Embedding: Embedding,
     nn.Conv2d: Conv2d,
 }

@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from loralib.config import ALL_LINEAR, AdapterConfig
 from loralib.heads import SavedModule
 from loralib.layers import LORA_CLASSES
+from loralib.linear4bit import Linear4bit
 from loralib.lora_layer import FIXED, TRAINED, LoraLayer
 
 SUPPORTED = (*LORA_CLASSES, LoraLayer)
@@ -24,7 +25,7 @@ def match_targets(model: nn.Module, config: AdapterConfig) -> list[str]:
     targets = config.target_modules
     if targets == ALL_LINEAR:
         output = output_head(model)
-        names = [n for n in candidates if isinstance(model.get_submodule(n), nn.Linear | Conv1D) and n != output]
+        names = [n for n in candidates if isinstance(model.get_submodule(n), nn.Linear | Conv1D | Linear4bit) and n != output]
         names = [n for n in names if not _goes_past_forward(model, n)]
         if not names:
             raise ValueError(f'target_modules="all-linear" found no Linear or Conv1D in {type(model).__name__}')

@@ -10,6 +10,7 @@ from torch import nn
 from loralib.biases import model_biases, the_one_with_biases, use_biases
 from loralib.heads import SavedModule, replace_module, saved_modules
 from loralib.layers import to_plain
+from loralib.linear4bit import Linear4bit
 from loralib.lora_layer import LoraLayer, lora_layers
 
 
@@ -35,6 +36,7 @@ def merge(model: nn.Module, names: str | list[str] | None = None) -> list[str]:
     owners = {path: the_one_owner(path, head, chosen) for path, head in heads.items()}
     with_biases = the_one_with_biases(model, chosen)
     _refuse_tied(model, [layers[path] for path, ns in plan.items() if ns])
+    _refuse_packed([path for path, ns in plan.items() if ns and isinstance(layers[path], Linear4bit)])
     weights = {path: _merged(path, layers[path], "weight", ns) for path, ns in plan.items() if ns}
     scaled = {path: ns for path, ns in plan.items() if any(layers[path].delta_bias(n) is not None for n in ns)}
     if scaled and with_biases:
@@ -87,7 +89,7 @@ def merge_and_unload(model: nn.Module, names: str | list[str] | None = None) -> 
         merge(model, names)
     elif names is not None and set([names] if isinstance(names, str) else names) != set(merged_adapters(model)):
         raise ValueError(f"{merged_adapters(model)} are merged, not {names}: unmerge(model) first")
-    shared = _shared_pointers(model)
+    shared = shared_pointers(model)
     for layer in lora_layers(model).values():
         to_plain(layer)
     for path, head in saved_modules(model).items():
@@ -124,7 +126,7 @@ def _merged(path: str, layer: LoraLayer, kind: str, names: list[str]) -> torch.T
 
 def _refuse_tied(model: nn.Module, layers: list[LoraLayer]) -> None:
     mine = {layer.weight.data_ptr() for layer in layers if layer.weight.device.type != "meta"}
-    for pointer, paths in _shared_pointers(model).items():
+    for pointer, paths in shared_pointers(model).items():
         if pointer in mine:
             raise ValueError(
                 f"{' and '.join(paths)} share one weight (tied): merging would change them all. "
@@ -132,7 +134,15 @@ def _refuse_tied(model: nn.Module, layers: list[LoraLayer]) -> None:
             )
 
 
-def _shared_pointers(model: nn.Module) -> dict[int, list[str]]:
+def _refuse_packed(paths: list[str]) -> None:
+    if paths:
+        raise ValueError(
+            f"{paths[0]} and {len(paths) - 1} more have 4-bit weights, which cannot hold the sum without an error: "
+            "choose merge_dequant(model) for float weights, or merge_requant(model) for 4 bits again; both say their error"
+        )
+
+
+def shared_pointers(model: nn.Module) -> dict[int, list[str]]:
     """Address of each weight that lies in several modules, with the paths of its owners."""
     owners: dict[int, dict[int, str]] = {}
     for path, module in model.named_modules():

@@ -1,0 +1,123 @@
+"""A linear layer whose frozen weight lies in 4 bits (QLoRA, Dettmers et al. 2023, equation 5).
+
+    y = x · dequant(W)ᵀ + b            dx = dy · dequant(W)
+
+The weight is decoded in forward, thrown away, and decoded again in backward: between the two only the packed bytes exist. The
+products run in `compute_dtype`. Nothing is kept for backward, not even x: a frozen weight needs no gradient.
+"""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from kernels.nf4 import NestedScales, Quantized, dequantize
+from loralib.nf4_files import from_file, to_file
+
+TENSORS = ("weight", "absmax", "nested_absmax", "nested_offset")
+
+
+class Linear4bit(nn.Module):
+    """Made from a quantised (d_out, d_in) weight. `weight` holds the packed bytes, as in bitsandbytes' layer.
+
+    source_cls: what the layer was; GPT-2's Conv1D becomes itself again when the weight is decoded for good.
+    compute_dtype: of the products; None is the dtype of the weight that was quantised. (bitsandbytes: float32 or the input's.)
+    """
+
+    nested_absmax: Tensor | None
+    nested_offset: Tensor | None
+
+    def __init__(
+        self,
+        quantized: Quantized,
+        bias: Tensor | None = None,
+        compute_dtype: torch.dtype | None = None,
+        source_cls: type[nn.Module] = nn.Linear,
+    ):
+        super().__init__()
+        self.source_cls = source_cls
+        if len(quantized.shape) != 2:
+            raise ValueError(f"a linear layer needs a weight of two dimensions, found {tuple(quantized.shape)}")
+        self.out_features, self.in_features = quantized.shape
+        self.stored_dtype, self.blocksize, self.quant_type = quantized.dtype, quantized.blocksize, quantized.quant_type
+        self.compute_dtype = compute_dtype or quantized.dtype
+        for name in TENSORS[1:]:
+            self.register_buffer(name, None, persistent=False)  # their keys in a file are those of `nf4_files.py`
+        self._hold(quantized)
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+
+    absmax: Tensor
+
+    def _hold(self, quantized: Quantized) -> None:
+        self.weight = nn.Parameter(quantized.packed, requires_grad=False)
+        self.absmax = quantized.absmax
+        self.nested_absmax = quantized.nested.absmax if quantized.nested else None
+        self.nested_offset = quantized.nested.offset if quantized.nested else None
+
+    @property
+    def quantized(self) -> Quantized:
+        """The weight as the kernels take it."""
+        nested = None
+        if self.nested_absmax is not None and self.nested_offset is not None:
+            nested = NestedScales(self.nested_absmax, self.nested_offset)
+        shape = torch.Size((self.out_features, self.in_features))
+        return Quantized(self.weight.data, self.absmax, shape, self.stored_dtype, self.blocksize, self.quant_type, nested)
+
+    def forward(self, input: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        bias = None if self.bias is None else self.bias.to(self.compute_dtype)
+        y = Linear4bitFunction.apply(input.to(self.compute_dtype), self.quantized, bias)
+        return y.to(input.dtype)
+
+    def _apply(self, fn, recurse=True):
+        """Moves, but never casts, the scales: `model.to(bfloat16)` must not round them."""
+        exact = {name: getattr(self, name) for name in TENSORS[1:] if getattr(self, name) is not None}
+        super()._apply(fn, recurse)
+        for name, tensor in exact.items():
+            setattr(self, name, fn(tensor.view(-1).view(torch.uint8)).view(tensor.dtype).view(tensor.shape))
+        return self
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination |= {f"{prefix}weight{key}": tensor for key, tensor in to_file(self.quantized).items() if key}
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs):
+        mine = {key.removeprefix(f"{prefix}weight"): t for key, t in state_dict.items() if key.startswith(f"{prefix}weight")}
+        rest = {key: t for key, t in state_dict.items() if not key.startswith(f"{prefix}weight")}
+        try:
+            found = from_file(mine, f"{prefix}weight")
+            if found.shape != self.quantized.shape:
+                raise ValueError(f"{prefix}weight is {tuple(found.shape)}, the layer {tuple(self.quantized.shape)}")
+            self.stored_dtype, self.blocksize, self.quant_type = found.dtype, found.blocksize, found.quant_type
+            self._hold(_moved(found, self.weight.device))
+        except ValueError as error:
+            error_msgs.append(str(error))
+        rest[f"{prefix}weight"] = self.weight
+        super()._load_from_state_dict(rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+
+    def extra_repr(self) -> str:
+        nested = ", double quantised" if self.nested_absmax is not None else ""
+        kind = f"{self.quant_type}, blocksize={self.blocksize}{nested}, compute_dtype={self.compute_dtype}"
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {kind}"
+
+
+class Linear4bitFunction(torch.autograd.Function):
+    """x · dequant(W)ᵀ + b, and the same decoding again for dx."""
+
+    @staticmethod
+    def forward(ctx, x, quantized, bias):
+        ctx.quantized, ctx.bias_needs_grad = quantized, bias is not None and ctx.needs_input_grad[2]
+        return F.linear(x, dequantize(quantized, x.dtype), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
+        dx = dy @ dequantize(ctx.quantized, dy.dtype) if ctx.needs_input_grad[0] else None
+        return dx, None, dy.reshape(-1, dy.shape[-1]).sum(0) if ctx.bias_needs_grad else None
+
+
+def _moved(q: Quantized, device: torch.device) -> Quantized:
+    nested = None if q.nested is None else NestedScales(q.nested.absmax.to(device), q.nested.offset.to(device))
+    return replace(q, packed=q.packed.to(device), absmax=q.absmax.to(device), nested=nested)
