@@ -5,6 +5,7 @@ from loralib.combine import CombineReport, combine_adapters
 from loralib.config import LoraConfig
 from loralib.counting import (
     ParameterCount,
+    base_bytes,
     count_parameters,
     lora_state_dict,
     mark_only_lora_as_trainable,
@@ -15,11 +16,14 @@ from loralib.hotswap import hotswap_adapter, prepare_hotswap
 from loralib.ia3 import IA3Config
 from loralib.inject import MatchReport, add_adapter, delete_adapter, get_peft_model, inject
 from loralib.layers import Conv1D, Conv2d, Embedding, Linear, MergedLinear
+from loralib.linear4bit import Linear4bit
+from loralib.load4bit import load_4bit
 from loralib.lora_layer import lora_layers
 from loralib.lora_plus import lora_plus_groups
 from loralib.merge import merge, merge_and_unload, merged_adapters, unmerge
 from loralib.microsoft import load_microsoft
 from loralib.mixed_batch import mixed_batch
+from loralib.qlora import merge_dequant, merge_requant, prepare_model_for_kbit_training, quantize_model
 from loralib.switch import disable_adapters, set_active, set_trainable
 
 __all__ = [
@@ -30,12 +34,14 @@ __all__ = [
     "Embedding",
     "IA3Config",
     "Linear",
+    "Linear4bit",
     "LoadReport",
     "LoraConfig",
     "MatchReport",
     "MergedLinear",
     "ParameterCount",
     "add_adapter",
+    "base_bytes",
     "combine_adapters",
     "count_parameters",
     "delete_adapter",
@@ -43,6 +49,7 @@ __all__ = [
     "get_peft_model",
     "hotswap_adapter",
     "inject",
+    "load_4bit",
     "load_adapter",
     "load_microsoft",
     "lora_layers",
@@ -52,10 +59,14 @@ __all__ = [
     "mark_only_lora_as_trainable",
     "merge",
     "merge_and_unload",
+    "merge_dequant",
+    "merge_requant",
     "merged_adapters",
     "mixed_batch",
     "prepare_hotswap",
+    "prepare_model_for_kbit_training",
     "print_trainable_parameters",
+    "quantize_model",
     "save_adapter",
     "set_active",
     "set_trainable",

@@ -1,68 +1,32 @@
-"""`python -m loralib merge MODEL ADAPTER --out DIR`: write a plain transformers folder with the adapter merged in."""
+"""Commands on models and adapters.
+
+python -m loralib merge MODEL ADAPTER --out DIR    a plain transformers folder with the adapter merged in
+python -m loralib quantize MODEL --out DIR         a folder with 4-bit weights, as bitsandbytes and transformers read it
+"""
 
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
 import transformers
 import tyro
 
-from loralib.checkpoint import AdapterFileError, load_adapter, read_config, read_tensors
-from loralib.merge import merge_and_unload
+from loralib.checkpoint import AdapterFileError
+from loralib.merge_command import Merge, merge
+from loralib.quantize_command import Quantize, quantize
 
-AUTO = {
-    "SEQ_CLS": transformers.AutoModelForSequenceClassification,
-    "TOKEN_CLS": transformers.AutoModelForTokenClassification,
-    "QUESTION_ANS": transformers.AutoModelForQuestionAnswering,
-    "CAUSAL_LM": transformers.AutoModelForCausalLM,
-    "SEQ_2_SEQ_LM": transformers.AutoModelForSeq2SeqLM,
-}
-HEADS = ("classifier.weight", "classifier.out_proj.weight", "score.weight")
-
-
-@dataclass(frozen=True)
-class Merge:
-    """Merge an adapter into its base model; the result needs no loralib and no peft."""
-
-    model: Annotated[str, tyro.conf.Positional]
-    """base model: folder or Hub name"""
-    adapter: Annotated[Path, tyro.conf.Positional]
-    """adapter folder"""
-    out: Path
-    """folder to write"""
-
-
-def merge(settings: Merge) -> None:
-    config = read_config(settings.adapter)
-    tensors = read_tensors(settings.adapter)
-    if config.task_type not in AUTO:
-        sys.exit(f"error: {settings.adapter} has task_type {config.task_type!r}, expected one of {sorted(AUTO)}")
-    tokenizer = settings.adapter if (settings.adapter / "tokenizer_config.json").exists() else settings.model
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer)
-    if (settings.adapter / "config.json").exists():  # `training` keeps it beside the adapter: label names and all
-        options = {"config": transformers.AutoConfig.from_pretrained(settings.adapter)}
-    else:
-        labels = next((len(tensors[name]) for name in HEADS if name in tensors), None)
-        options = {} if labels is None else {"num_labels": labels}
-    model, info = AUTO[config.task_type].from_pretrained(settings.model, output_loading_info=True, **options)
-    random = sorted(set(info["missing_keys"]) - set(tensors))
-    if random:
-        sys.exit(f"error: neither {settings.model} nor {settings.adapter} holds {random[:3]}: the result would be random there")
-    report = load_adapter(model, settings.adapter, trainable=False)
-    merge_and_unload(model)
-    model.save_pretrained(settings.out)
-    tokenizer.save_pretrained(settings.out)
-    print(f"{report}; merged {type(model).__name__} written to {settings.out}")
+COMMANDS = {"merge": (Merge, merge), "quantize": (Quantize, quantize)}
 
 
 def main() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    if len(sys.argv) < 2 or sys.argv[1] != "merge":
-        sys.exit("usage: python -m loralib merge MODEL ADAPTER --out DIR")
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in ("-h", "--help"):
+        sys.exit(f"usage: {__doc__}")
+    if name not in COMMANDS:
+        sys.exit(f"error: expected a command, one of {', '.join(COMMANDS)}\n\n{__doc__}")
+    settings, command = COMMANDS[name]
     try:
-        merge(tyro.cli(Merge, prog="python -m loralib merge", args=sys.argv[2:]))
+        command(tyro.cli(settings, prog=f"python -m loralib {name}", args=sys.argv[2:]))
     except (AdapterFileError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 

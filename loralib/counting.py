@@ -7,6 +7,7 @@ from torch import nn
 
 from loralib.config import BIAS
 from loralib.heads import saved_modules
+from loralib.linear4bit import Linear4bit
 from loralib.lora_layer import is_adapter_parameter, lora_layers
 
 
@@ -35,7 +36,16 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     extra = sum(p.numel() for head in saved_modules(model).values() for p in head.copies.parameters())
     lora = sum(p.numel() for n, p in model.named_parameters() if is_adapter_parameter(n))
     base = sum(p.numel() for p in model.parameters()) - lora - extra
+    packed = [m for m in model.modules() if isinstance(m, Linear4bit)]
+    base += sum(m.out_features * m.in_features - m.weight.numel() for m in packed)  # a byte of theirs holds two numbers
     return ParameterCount(adapter, sum(trainable.values()) - adapter, base)
+
+
+def base_bytes(model: nn.Module) -> int:
+    """Bytes of the model without its adapters and trained heads, as it lies in memory; buffers too."""
+    copies = {id(p) for head in saved_modules(model).values() for p in head.copies.parameters()}
+    tensors = [p for n, p in model.named_parameters() if not is_adapter_parameter(n) and id(p) not in copies]
+    return sum(t.nbytes for t in (*tensors, *model.buffers()))
 
 
 def print_trainable_parameters(model: nn.Module) -> ParameterCount:

@@ -7,13 +7,13 @@ merge_dequant(model) / merge_requant(model)  float weights, or 4 bits again: the
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from kernels.nf4 import dequantize, quantize
+from kernels.nf4 import CHUNK, Quantized, dequantize, quantize, scales
 from loralib.config import ALL_LINEAR, LoraConfig
 from loralib.heads import replace_module
 from loralib.layers import Conv1D as LoraConv1D
@@ -72,6 +72,7 @@ def quantize_model(
     model: nn.Module,
     skip: list[str] | None = None,
     *,
+    exclude_heads: list[str] | None = None,
     quant_type: str = "nf4",
     blocksize: int = 64,
     double_quant: bool = True,
@@ -79,12 +80,14 @@ def quantize_model(
 ) -> QuantReport:
     """Replace the Linear and Conv1D layers by `Linear4bit`, in place, one at a time. Heads, embeddings and norms stay.
 
-    skip: further modules to leave, by the end of their name; a name that fits none raises. compute_dtype: of the products; None
+    skip: further modules to leave, by the end of their name; a name that fits none raises. exclude_heads: paths of the task's
+    heads, where the model's structure does not tell them (`matching.new_heads`). compute_dtype: of the products; None
     is each weight's own. Raises ValueError for a model that is quantised or adapted already, and for tied weights.
     """
     if any(isinstance(m, LoraLayer | Linear4bit) for m in model.modules()):
         raise ValueError("the model has LoRA or 4-bit layers already: quantise first, then inject adapters, each once")
-    paths = match_targets(model, LoraConfig(target_modules=ALL_LINEAR, exclude_modules=skip or None))
+    config = LoraConfig(target_modules=ALL_LINEAR, exclude_modules=skip or None, modules_to_save=exclude_heads or None)
+    paths = match_targets(model, config)
     layers: dict[str, nn.Module] = {path: model.get_submodule(path) for path in paths}
     tied = shared_pointers(model)
     for path, layer in layers.items():
@@ -96,7 +99,7 @@ def quantize_model(
     for path, layer in layers.items():  # all that can fail comes before the first layer is replaced
         weight = matrix_of(layer)
         done[path] = quantized_layer(layer, path, compute_dtype=compute_dtype, **options)
-        rows.append(_row(path, done[path], weight))
+        rows.append(layer_error(path, done[path], weight))
     for path, new in done.items():
         replace_module(model, path, new)
     return QuantReport(tuple(rows), other_bytes(model))
@@ -179,7 +182,7 @@ def merge_requant(model: nn.Module, names: str | list[str] | None = None) -> Qua
         kind, blocksize, nested, compute = settings[path]
         new = quantized_layer(layer, path, compute, quant_type=kind, blocksize=blocksize, double_quant=nested)
         new.stored_dtype = layer.__dict__["stored_dtype"]
-        rows.append(_row(path, new, matrix_of(layer)))
+        rows.append(layer_error(path, new, matrix_of(layer)))
         replace_module(model, path, new)
     return QuantReport(tuple(rows), other_bytes(model))
 
@@ -219,9 +222,26 @@ def decode(layer: nn.Module, dtype: torch.dtype) -> None:
     layer.__class__ = (LoraConv1D if conv else Linear) if adapted else (Conv1D if conv else nn.Linear)  # pyright: ignore
 
 
-def _row(path: str, layer: Linear4bit, weight: Tensor) -> LayerError:
+def layer_error(path: str, layer: Linear4bit, weight: Tensor) -> LayerError:
+    """What quantising did to a weight."""
     q = layer.quantized
-    return LayerError(path, tuple(q.shape), _distance(dequantize(q, torch.float32), weight), q.bits_per_parameter, q.nbytes)
+    return LayerError(path, tuple(q.shape), relative_error(q, weight), q.bits_per_parameter, q.nbytes)
+
+
+def relative_error(q: Quantized, weight: Tensor) -> float:
+    """‖dequant(q) - weight‖ / ‖weight‖, piece by piece: no second matrix is made."""
+    flat, absmax, missed = weight.reshape(-1), scales(q), 0.0
+    for start in range(0, len(flat), CHUNK):
+        part = flat[start : start + CHUNK].float()
+        here = replace(
+            q,
+            packed=q.packed[start // 2 : (start + len(part) + 1) // 2],
+            absmax=absmax[start // q.blocksize : -(-(start + len(part)) // q.blocksize)],
+            shape=part.shape,
+            nested=None,
+        )
+        missed += float((dequantize(here, torch.float32) - part).square().sum())
+    return (missed / max(float(weight.norm(dtype=torch.float32)) ** 2, 1e-30)) ** 0.5
 
 
 def _distance(after: Tensor, before: Tensor) -> float:

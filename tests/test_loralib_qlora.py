@@ -14,7 +14,7 @@ from kernels.measure import saved_bytes
 from kernels.nf4 import dequantize, levels, quantize
 from loralib.layers import QuantizedLinear
 from loralib.linear4bit import Linear4bit
-from loralib.qlora import merge_dequant, merge_requant, prepare_model_for_kbit_training, quantize_model
+from loralib.qlora import merge_dequant, merge_requant, prepare_model_for_kbit_training, quantize_model, relative_error
 
 ALL_SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -341,3 +341,11 @@ def test_rows_with_adapters_of_their_own_on_a_4bit_base():
     with lora.disable_adapters(model):
         two = model(ids[1:]).logits
     torch.testing.assert_close(both, torch.cat([one, two]), atol=1e-5, rtol=1e-5)
+
+
+def test_the_reported_error_is_that_of_the_whole_matrix():
+    weight = torch.randn(700, 900)  # more than one chunk
+    q = quantize(weight, double_quant=True)
+    whole = float((dequantize(q) - weight).norm() / weight.norm())
+    assert relative_error(q, weight) == pytest.approx(whole, rel=1e-5)
+    assert relative_error(quantize(weight.T), weight.T) == pytest.approx(whole, rel=0.01)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +20,14 @@ from transformers import get_scheduler
 
 from loralib import lora_plus_groups
 from training import processes
+from training.adamw8bit import AdamW8bit
 from training.batching import Batch
 from training.checkpoint import TrainableWeights, load_checkpoint, save_checkpoint
 from training.checks import assert_all_got_gradients, assert_finite, trainable_parameters
 from training.interrupt import Interrupted, StopRequest, listening
 from training.progress import Progress
+
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adamw8bit": AdamW8bit, "paged_adamw8bit": partial(AdamW8bit, paged=True)}
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class LoopSettings:
     keep: Literal["last", "best"] = "last"
     """the weights that the model has in the end"""
     lora_plus_ratio: float | None = None
+    optimizer: str = "adamw"
     """LoRA+: B learns so many times as fast as all else"""
 
 
@@ -78,7 +83,7 @@ class Trainer:
         processes.same_start([p.detach() for p in self.parameters], self.accelerator)
         ratio = settings.lora_plus_ratio
         groups = self.parameters if ratio is None else lora_plus_groups(model, settings.learning_rate, ratio)
-        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        optimizer = OPTIMIZERS[settings.optimizer](groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         warmup = round(settings.warmup_share * settings.steps)
         self.schedule = get_scheduler(settings.schedule, optimizer, warmup, settings.steps)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)

@@ -1,4 +1,4 @@
-"""Ways to adapt a base: all weights, the head alone, LoRA, (IA)³, and `untouched`. Each says what it trains."""
+"""Ways to adapt a base: all weights, the head alone, LoRA, QLoRA, (IA)³, and `untouched`. Each says what it trains."""
 
 from dataclasses import dataclass, replace
 
@@ -7,15 +7,17 @@ from torch import nn
 import loralib
 from loralib.config import AdapterConfig
 from loralib.matching import new_heads, output_head
+from loralib.qlora import QuantReport, quantize_model
 from training.base_models import PEFT_TASK_TYPE, Base
 from training.tasks import TaskSpec
 
-METHODS = ("untouched", "head", "lora", "ia3", "full")
+METHODS = ("untouched", "head", "lora", "qlora", "ia3", "full")
+ADAPTERS = ("lora", "qlora", "ia3")
 SMALL_MODEL = 5_000_000
 # full and lora: the usual values of the papers for large models. head: on SST-2 (22 M) 1e-3 reached 0.54, 1e-2 0.69
 LEARNING_RATE = {
-    "small": {"full": 1e-3, "head": 1e-2, "lora": 5e-3, "ia3": 1e-2},
-    "large": {"full": 5e-5, "head": 1e-2, "lora": 5e-4, "ia3": 1e-2},
+    "small": {"full": 1e-3, "head": 1e-2, "lora": 5e-3, "qlora": 5e-3, "ia3": 1e-2},
+    "large": {"full": 5e-5, "head": 1e-2, "lora": 5e-4, "qlora": 5e-4, "ia3": 1e-2},
 }
 
 
@@ -42,15 +44,21 @@ def apply_method(name: str, base: Base, spec: TaskSpec, config: AdapterConfig | 
         return Method(name, "all weights train")
     if name == "head":
         return Method(name, f"only {', '.join(train_head(base, spec))} trains")
-    if name in ("lora", "ia3"):
-        config = config or (loralib.LoraConfig() if name == "lora" else loralib.IA3Config())
+    if name in ADAPTERS:
+        config = config or (loralib.IA3Config() if name == "ia3" else loralib.LoraConfig())
         heads = list(base.new_modules) or ([] if spec.is_language_modelling else None)
         changes = {"task_type": PEFT_TASK_TYPE[spec.kind], "base_model_name_or_path": base.model.config.name_or_path}
         if config.modules_to_save is None:
             changes["modules_to_save"] = heads
         config = replace(config, **changes)
-        return Method(name, str(loralib.inject(base.model, config, seed=seed)))
+        quantised = f"{quantize_base(base)}\n" if name == "qlora" else ""
+        return Method(name, quantised + str(loralib.inject(base.model, config, seed=seed)))
     raise ValueError(f"method {name!r} is unknown; there are {', '.join(METHODS)}")
+
+
+def quantize_base(base: Base) -> QuantReport:
+    """Method qlora's base: NF4, blocks of 64, double quantised; new heads, the word head, embeddings and norms as they are."""
+    return quantize_model(base.model, exclude_heads=list(base.new_modules))
 
 
 def train_head(base: Base, spec: TaskSpec) -> list[str]:

@@ -18,6 +18,7 @@ COLOURS = {
     "full": "#000000",
     "head": "#E69F00",
     "lora": "#0072B2",
+    "qlora": "#D4A017",
     "ia3": "#56B4E9",
     "peft": "#CC79A7",
     "random": "#999999",

@@ -8,10 +8,11 @@ from typing import Any
 from accelerate import Accelerator
 
 from kernels.measure import peak_bytes
-from loralib import count_parameters
+from loralib import base_bytes, count_parameters
 from training.base_models import Base
 from training.evaluation import HeldOut
 from training.generation import Sample
+from training.methods import ADAPTERS
 from training.progress import Progress
 from training.records import draw_curves, file_size, markdown_table
 from training.run_folder import RESULT, ROWS, TRAINED, RunFolder, read_result, read_rows, write_json
@@ -54,6 +55,8 @@ class TrainResult:
     """scores of generated texts (bleu, chrf, rouge_l, nist); empty when none were asked for"""
     texts: dict[str, float]
     trainable: int
+    base_bytes: int
+    """of the weights without the adapter, as they lie in memory: 4 bits a number with qlora"""
     head_parameters: int
     file_bytes: int
     saved_bytes: int
@@ -117,7 +120,8 @@ def finish(
         texts_before={k: rows[0][k] for k in TEXT_SCORES if k in rows[0]},
         texts=measured.texts,
         trainable=count.trainable,
-        head_parameters=count.other if settings.method in ("lora", "ia3") else count.trainable,
+        base_bytes=base_bytes(base.model),
+        head_parameters=count.other if settings.method in ADAPTERS else count.trainable,
         file_bytes=measured.file_bytes,
         saved_bytes=measured.saved_bytes,
         optimizer_bytes=progress.optimizer_bytes,
@@ -170,6 +174,7 @@ def page(result: TrainResult, split: str) -> str:
         ("best evaluation at step", result.best_step),
         *texts,
         ("trainable parameters", f"{result.trainable:,}"),
+        ("bytes of the base in memory", file_size(result.base_bytes)),
         ("weights file", file_size(result.file_bytes)),
         ("bytes saved for backward, one batch", file_size(result.saved_bytes)),
         ("bytes of the optimizer's state", file_size(result.optimizer_bytes)),

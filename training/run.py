@@ -172,6 +172,7 @@ class _Run:
             "patience",
             "keep",
             "lora_plus_ratio",
+            "optimizer",
         )
         return loop.LoopSettings(
             learning_rate=self.learning_rate,

@@ -8,6 +8,7 @@ from loralib import IA3Config, LoraConfig
 from loralib.config import ALL_LINEAR, AdapterConfig
 
 LORA_VARIANTS = ("use_rslora", "use_dora", "pissa", "bias", "lora_plus_ratio")
+QLORA_VARIANTS = ("use_rslora", "lora_plus_ratio")  # the others need the weight itself
 VARIANTS = (*LORA_VARIANTS, "feedforward_modules")
 
 
@@ -20,8 +21,9 @@ class TrainSettings:
     e2e_nlg, squad, ud_pos; your own: text (column text), prompt (columns prompt and completion)"""
     model: str | None = None
     """encoder or decoder (the committed small bases; None picks by task), a folder, or a Hub name"""
-    method: Literal["full", "head", "lora", "ia3", "untouched"] = "lora"
-    """what trains: all weights, the head alone, LoRA and the head, (IA)³ and the head, or nothing (the row to compare with)"""
+    method: Literal["full", "head", "lora", "qlora", "ia3", "untouched"] = "lora"
+    """what trains: all weights, the head alone, LoRA and the head, the same on a base in 4 bits, (IA)³ and the head, or nothing
+    (the row to compare with)"""
     data_dir: str | None = None
     """folder with train and validation (or test) as .parquet, .jsonl, .json, .csv or .txt, columns as on the Hub"""
     steps: int = 300
@@ -29,7 +31,9 @@ class TrainSettings:
     """rows per process and micro-batch; a step takes batch_size x accumulation x processes rows"""
     learning_rate: float | None = None
     """None: the method's default for the model's size (small / large): full 1e-3 / 5e-5, head and
-    ia3 1e-2 / 1e-2, lora 5e-3 / 5e-4"""
+    ia3 1e-2 / 1e-2, lora and qlora 5e-3 / 5e-4"""
+    optimizer: Literal["adamw", "adamw8bit", "paged_adamw8bit"] = "adamw"
+    """adamw8bit: its averages in 8 bits, a quarter of the memory; paged: these in the host's memory"""
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     warmup_share: float = 0.06
     weight_decay: float = 0.0
@@ -126,7 +130,7 @@ class TrainSettings:
     def _refuse_unused(self) -> None:
         """A variant's setting that the method would not look at is a mistake, not a wish."""
         changed = [f.name for f in fields(self) if f.name in VARIANTS and getattr(self, f.name) != f.default]
-        mine = {"lora": LORA_VARIANTS, "ia3": ("feedforward_modules",)}.get(self.method, ())
+        mine = {"lora": LORA_VARIANTS, "qlora": QLORA_VARIANTS, "ia3": ("feedforward_modules",)}.get(self.method, ())
         unused = [name for name in changed if name not in mine]
         if unused:
             raise ValueError(f"{', '.join(unused)}: method {self.method!r} does not use that")

@@ -20,7 +20,7 @@ from loralib.checkpoint import read_config as read_adapter_config
 from loralib.checkpoint import write_atomic
 from loralib.heads import saved_modules
 from training.base_models import Base, Source, load_base
-from training.methods import train_head
+from training.methods import ADAPTERS, quantize_base, train_head
 from training.tasks import TASKS, TaskSpec, find_task
 
 CARD, HEAD = "training.json", "head.safetensors"
@@ -46,7 +46,7 @@ def save_trained(folder: Path, name: str, base: Base, spec: TaskSpec, max_length
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    if name in ("lora", "ia3"):
+    if name in ADAPTERS:
         loralib.save_adapter(base.model, partial)
         base.model.config.save_pretrained(partial)
     elif name == "untouched":
@@ -83,6 +83,8 @@ def load_trained(where: str | Path, task: str | None = None, model: str | None =
         return Trained(base, spec, "untouched", "nothing was trained", limit)
     if card.get("method") == "head":
         return Trained(base, spec, "head", _load_head(base, spec, folder), limit)
+    if card.get("method") == "qlora":
+        quantize_base(base)
     report = loralib.load_adapter(base.model, folder, trainable=False)
     random = sorted(set(base.new_modules) - set(saved_modules(base.model)))
     if random:
