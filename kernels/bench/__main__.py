@@ -1,4 +1,4 @@
-"""`python -m kernels.bench lora|dora --device cpu`: a table on the screen; for lora also CSV rows and a plot in build/bench."""
+"""`python -m kernels.bench lora|dora|nf4 --device cpu`: a table; for lora also CSV rows and a plot in build/bench."""
 
 import csv
 import platform
@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.progress import track
 
-from kernels.bench import dora
+from kernels.bench import dora, nf4
 from kernels.bench.lora import RANKS, SHAPES, Case, Result, measure
 from training.records import COLOURS, markdown_table, save_figure, use_style
 
@@ -26,7 +26,7 @@ COLUMNS += ("median_s", "low_s", "high_s", "flops", "saved_bytes")
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """Time one LoRA layer, forward + backward, against peft and the bare frozen layer."""
+    """Time one layer, forward + backward, or a weight's way to 4 bits and back, against peft and bitsandbytes."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     rounds: int = 30
@@ -37,8 +37,8 @@ class BenchSettings:
 
 
 def main() -> None:
-    if len(sys.argv) < 2 or sys.argv[1] not in ("lora", "dora"):
-        sys.exit("usage: python -m kernels.bench lora|dora [--device cpu|cuda] [--help]")
+    if len(sys.argv) < 2 or sys.argv[1] not in ("lora", "dora", "nf4"):
+        sys.exit("usage: python -m kernels.bench lora|dora|nf4 [--device cpu|cuda] [--help]")
     settings = tyro.cli(BenchSettings, prog=f"python -m kernels.bench {sys.argv[1]}", args=sys.argv[2:])
     device = settings.device if settings.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     console = Console(soft_wrap=True)
@@ -47,6 +47,8 @@ def main() -> None:
     )
     if sys.argv[1] == "dora":
         return bench_dora(settings, device, console)
+    if sys.argv[1] == "nf4":
+        return bench_nf4(settings, device, console)
     results = []
     plan = [
         (t, Case(*shape, r, settings.dtype))
@@ -71,6 +73,15 @@ def bench_dora(settings: BenchSettings, device: str, console: Console) -> None:
         torch.set_num_threads(threads or torch.get_num_threads())
         lines.append(dora.row(threads, dora.measure(case, settings.rounds, device)))
     console.print(markdown_table(dora.HEADER, lines), markup=False)
+
+
+def bench_nf4(settings: BenchSettings, device: str, console: Console) -> None:
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[settings.dtype]
+    lines = []
+    for threads in track(settings.threads if device == "cpu" else (0,), console=console, description="timing"):
+        torch.set_num_threads(threads or torch.get_num_threads())
+        lines += nf4.rows(threads, dtype, nf4.measure(dtype, settings.rounds, device))
+    console.print(markdown_table(nf4.HEADER, lines), markup=False)
 
 
 def row(threads: int, result: Result) -> tuple[str, ...]:
