@@ -283,7 +283,7 @@ with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=True):
 # 2. Adapters add as products. Side by side is exact; adding factors invents cross terms.
 # 3. A sum of two updates is exact arithmetic and no promise: measure what each skill keeps.
 #
-# **Next:** lesson 07, NF4. ([All lessons](README.md))
+# **Next:** [lesson 07](07_nf4.py), a weight in four bits.
 #
 # ## On the real thing
 #

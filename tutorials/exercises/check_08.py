@@ -1,0 +1,28 @@
+"""The checks of lesson 08's exercises, for your answers and for ours."""
+
+import torch
+
+from kernels.nf4 import dequantize, quantize
+
+
+def check_qlora_bytes(answers) -> None:
+    found = answers.qlora_bytes(8_000_000, 1_000_000, 10_000)
+    assert abs(found - (4_127_000 + 2_000_000 + 160_000)) < 1, f"{found:,}: 4.127 / 8 and 2 bytes, and 16 for each number of LoRA"
+
+
+def check_merged_error(answers) -> None:
+    generator = torch.Generator().manual_seed(0)
+    base = quantize(torch.randn(32, 64, generator=generator))
+    nothing, some = torch.zeros(32, 64), 0.2 * torch.randn(32, 64, generator=generator)
+    assert answers.merged_error(base, nothing) < 1e-6, "what was decoded can be coded again without an error"
+    found = answers.merged_error(base, some)
+    assert 0.05 < found < 0.12, f"{found}: an update that is no level is rounded, by about 9 % here"
+
+
+def check_linear4bit_backward(answers) -> None:
+    weight = quantize(torch.randn(5, 7, generator=torch.Generator().manual_seed(0)))
+    x = torch.randn(3, 7, requires_grad=True)
+    dy = torch.randn(3, 5)
+    expected = torch.autograd.grad(x @ dequantize(weight).T, x, dy)[0]
+    found = answers.linear4bit_backward(dy, weight)
+    assert found.shape == (3, 7) and torch.allclose(found, expected, atol=1e-5), "dy times the decoded weight, not its transpose"
