@@ -1,6 +1,6 @@
 """Commands: train (the default), generate, evaluate, report, compare, benchmark, demo, conditions, pretrain.
 
-python -m training --task sst2 --model roberta-base --method lora      train (also qlora, ia3, full, head); --help lists every setting
+python -m training --task sst2 --model roberta-base --method lora      train (qlora, full, ...); --help lists all
 python -m training generate --adapter runs/NAME/adapter                texts from a trained model
 python -m training evaluate --adapter runs/NAME/adapter                its scores on a split
 python -m training report runs/*                                       several runs in one table and chart

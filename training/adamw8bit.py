@@ -73,6 +73,11 @@ class AdamW8bit(torch.optim.Optimizer):
             return torch.empty_like(tensor)
         return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=torch.cuda.is_available())
 
+    def state_dict(self):
+        if self.paged and torch.cuda.is_available():
+            torch.cuda.synchronize()  # the last copies to the host may still be under way
+        return super().state_dict()
+
     def load_state_dict(self, state_dict):
         """torch would cast the codes to the parameter's dtype: uint8 and float32 stay what they are, and paged state paged."""
         super().load_state_dict(state_dict)
