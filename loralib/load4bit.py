@@ -6,6 +6,7 @@ pages count as memory of the process for as long as the file is open.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,24 +34,30 @@ def load_4bit(
     model_class: Any,
     skip: list[str] | None = None,
     *,
+    config: Any = None,
+    dtype: torch.dtype | None = None,
     compute_dtype: torch.dtype | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
     **options,
 ) -> tuple[nn.Module, QuantReport]:
     """A transformers model from a local folder, its linear layers in 4 bits. `model_class`: a model class, or an Auto class.
 
+    config: None reads the folder's. dtype: of what stays unquantised; None is the config's.
     options: of `kernels.nf4.quantize` (`double_quant` is True here). Raises ValueError for tensors that are missing in the
     files, that the model does not know, or of another shape: nothing stays random.
     """
     folder = Path(folder)
-    config = AutoConfig.from_pretrained(folder)
-    dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    config = config or AutoConfig.from_pretrained(folder)
+    dtype = dtype or (config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32)
     with init_empty_weights(include_buffers=False):  # buffers, such as rotary frequencies, are in no file
         make = getattr(model_class, "from_config", None) or getattr(model_class, "_from_config")  # noqa: B009
         model = make(config, dtype=dtype).eval()
     packed = set(match_targets(model, LoraConfig(target_modules=ALL_LINEAR, exclude_modules=skip or None)))
     rows: list[LayerError] = []
+    ignored = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []
     for name, tensor in progress(_tensors(folder)):
+        if any(re.search(pattern, name) for pattern in ignored):  # such as GPT-2's old masks
+            continue
         path, _, kind = _known(model, name, tensor).rpartition(".")
         if path in packed and kind == "weight":
             rows.append(_place_packed(model, path, tensor, compute_dtype, {"double_quant": True, **options}))

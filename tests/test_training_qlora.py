@@ -10,7 +10,10 @@ from kernels.blockwise8 import dequantize8, quantize8, unsigned_map
 from loralib.linear4bit import Linear4bit
 from training import train_model
 from training.adamw8bit import AdamW8bit
+from training.base_models import load_base
+from training.methods import apply_method
 from training.run_folder import RunFolder
+from training.tasks import find_task
 from training.trained import load_trained
 
 QUICK = {"trackers": "", "samples": 0, "threads": 1, "eval_every": 10**6}
@@ -29,6 +32,24 @@ def test_qlora_trains_saves_and_comes_back_with_the_same_answers(task, tmp_path)
     assert any(isinstance(m, Linear4bit) for m in run.model.modules()) and run.metric != run.start_metric
     lora = train_model(task, method="lora", steps=1, eval_rows=10, out=str(tmp_path / "lora"), **QUICK)
     assert lora.trainable == run.trainable and run.base_bytes < 0.3 * lora.base_bytes
+
+
+def test_tensor_by_tensor_and_whole_give_the_same_base(monkeypatch):
+    spec = find_task("data2text")
+    streamed = load_base(spec, four_bit=True)
+    monkeypatch.setattr("training.base_models.load_4bit", refuse)
+    with pytest.warns(UserWarning, match="Loaded whole instead"):
+        whole = load_base(spec, four_bit=True)
+    mine, theirs = streamed.model.state_dict(), whole.model.state_dict()
+    assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert streamed.quantised and whole.quantised and len(streamed.quantised.rows) == 8
+    assert streamed.quantised.error == pytest.approx(whole.quantised.error)
+    with pytest.raises(ValueError, match="four_bit=True"):
+        apply_method("qlora", load_base(spec), spec)
+
+
+def refuse(*_, **__):
+    raise ValueError("files of another kind")
 
 
 def test_a_new_head_is_not_quantised(tmp_path):

@@ -1,5 +1,6 @@
 """Load a base with the head that a task needs: the two committed small bases, a local folder, or a Hub name."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from loralib.load4bit import load_4bit
+from loralib.qlora import QuantReport, quantize_model
 from training.tasks import TaskSpec
 
 HERE = Path(__file__).parent / "base_models"
@@ -40,11 +43,13 @@ PEFT_TASK_TYPE = {
 
 @dataclass(frozen=True)
 class Source:
-    """Where a base comes from. `seed` fixes its new head; `random_weights` keeps the shape and drops the pretraining."""
+    """Where a base comes from. `seed` fixes its new head; `random_weights` keeps the shape and drops the pretraining;
+    `four_bit` puts its linear layers into NF4."""
 
     name: str
     seed: int = 0
     random_weights: bool = False
+    four_bit: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class Base:
     new_modules: tuple[str, ...]
     """paths of the modules that the checkpoint lacked: they start random, so they must be trained and saved"""
     source: Source
+    quantised: QuantReport | None = None
+    """of a `four_bit` source: what was put into 4 bits, and the errors"""
 
 
 def default_model(spec: TaskSpec) -> str:
@@ -70,24 +77,29 @@ def window(model: PreTrainedModel, tokenizer: Any) -> int:
 
 
 def load_base(
-    spec: TaskSpec, name: str | Source | None = None, seed: int = 0, random_weights: bool = False, tokenizer: str | None = None
+    spec: TaskSpec,
+    name: str | Source | None = None,
+    seed: int = 0,
+    random_weights: bool = False,
+    tokenizer: str | None = None,
+    four_bit: bool = False,
 ) -> Base:
     """Model and tokenizer for a task. `name` may be a Source, which brings its own seed and `random_weights`.
 
     `tokenizer` is a folder that replaces the model's own. ValueError where there is no such model, or no tokenizer.
     """
-    source = name if isinstance(name, Source) else Source(name or default_model(spec), seed, random_weights)
+    source = name if isinstance(name, Source) else Source(name or default_model(spec), seed, random_weights, four_bit)
     config, tok = _config_and_tokenizer(spec, source, tokenizer)
     with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
         torch.manual_seed(source.seed)
-        model, missing = _model(spec, source, config)
+        model, missing, quantised = _in_4bit(spec, source, config) if source.four_bit else (*_model(spec, source, config), None)
     if spec.is_language_modelling:
         _refuse_readers_of_the_future(model.eval(), source.name)
         if missing:  # here the head is no new one: it must write words from the start
             raise ValueError(f"model {source.name!r} lacks {missing[:2]} of {type(model).__name__}: its words would be random")
         if tok.eos_token_id is None:
             raise ValueError(f"the tokenizer of {source.name!r} has no end-of-text token: answers could not end. Set eos_token")
-    return Base(model, tok, _modules_of(missing, model), source)
+    return Base(model, tok, _modules_of(missing, model), source, quantised)
 
 
 def _config_and_tokenizer(spec: TaskSpec, source: Source, tokenizer: str | None):
@@ -127,6 +139,20 @@ def _model(spec: TaskSpec, source: Source, config) -> tuple[PreTrainedModel, lis
     missing = [*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])]  # such as a head for other labels
     _refuse_holes(model, missing, source.name)
     return model, missing
+
+
+def _in_4bit(spec: TaskSpec, source: Source, config) -> tuple[PreTrainedModel, list[str], QuantReport]:
+    """The same in 4 bits: tensor by tensor where the files allow it, else loaded whole and then quantised."""
+    where = Path(SMALL.get(source.name, source.name))
+    if spec.is_language_modelling and where.is_dir() and not source.random_weights:  # a new head is in no file
+        try:
+            options = {"config": config, "dtype": torch.float32, "compute_dtype": torch.float32}
+            model, report = load_4bit(where, AUTO[spec.kind], **options)
+            return model, [], report  # pyright: ignore[reportReturnType]
+        except ValueError as reason:
+            warnings.warn(f"{reason}. Loaded whole instead, which needs the memory of all its weights", stacklevel=2)
+    model, missing = _model(spec, source, config)
+    return model, missing, quantize_model(model, exclude_heads=list(_modules_of(missing, model)))
 
 
 def _refuse_holes(model: PreTrainedModel, missing: list[str], name: str) -> None:

@@ -7,7 +7,6 @@ from torch import nn
 import loralib
 from loralib.config import AdapterConfig
 from loralib.matching import new_heads, output_head
-from loralib.qlora import QuantReport, quantize_model
 from training.base_models import PEFT_TASK_TYPE, Base
 from training.tasks import TaskSpec
 
@@ -51,14 +50,10 @@ def apply_method(name: str, base: Base, spec: TaskSpec, config: AdapterConfig | 
         if config.modules_to_save is None:
             changes["modules_to_save"] = heads
         config = replace(config, **changes)
-        quantised = f"{quantize_base(base)}\n" if name == "qlora" else ""
-        return Method(name, quantised + str(loralib.inject(base.model, config, seed=seed)))
+        if name == "qlora" and base.quantised is None:
+            raise ValueError("method qlora needs a base in 4 bits: load_base(..., four_bit=True)")
+        return Method(name, f"{base.quantised}\n" * (name == "qlora") + str(loralib.inject(base.model, config, seed=seed)))
     raise ValueError(f"method {name!r} is unknown; there are {', '.join(METHODS)}")
-
-
-def quantize_base(base: Base) -> QuantReport:
-    """Method qlora's base: NF4, blocks of 64, double quantised; new heads, the word head, embeddings and norms as they are."""
-    return quantize_model(base.model, exclude_heads=list(base.new_modules))
 
 
 def train_head(base: Base, spec: TaskSpec) -> list[str]:

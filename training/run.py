@@ -43,7 +43,7 @@ def train_model(task: str, settings: TrainSettings | None = None, **changes) -> 
         raise ValueError(f"score_texts={settings.score_texts}, but {task} is a task of {spec.kind}: it writes no texts to score")
     accelerator = processes.make_accelerator(settings.mixed_precision)
     data = load_task(spec, settings.data_dir, settings.seed, settings.train_rows)
-    base = load_base(spec, settings.model, settings.seed, settings.random_weights)
+    base = load_base(spec, settings.model, settings.seed, settings.random_weights, four_bit=settings.method == "qlora")
     with _threads(settings.threads, base):
         return _train(settings, spec, data, base, accelerator, trackers)
 

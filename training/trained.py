@@ -7,7 +7,7 @@ Folders that peft wrote are read too.
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from loralib.checkpoint import read_config as read_adapter_config
 from loralib.checkpoint import write_atomic
 from loralib.heads import saved_modules
 from training.base_models import Base, Source, load_base
-from training.methods import ADAPTERS, quantize_base, train_head
+from training.methods import ADAPTERS, train_head
 from training.tasks import TASKS, TaskSpec, find_task
 
 CARD, HEAD = "training.json", "head.safetensors"
@@ -75,6 +75,8 @@ def load_trained(where: str | Path, task: str | None = None, model: str | None =
     card = _card(folder)
     spec, source = find_task(_task_of(card, task, folder)), _source_of(card, model, folder)
     limit = card.get("max_length", 128)
+    if card.get("method") == "qlora":
+        source = replace(source, four_bit=True)
     if card.get("method") == "full":
         return _load_full(folder, spec, model, limit)
     base = load_base(spec, source, tokenizer=str(folder) if (folder / "tokenizer_config.json").exists() else None)
@@ -83,8 +85,6 @@ def load_trained(where: str | Path, task: str | None = None, model: str | None =
         return Trained(base, spec, "untouched", "nothing was trained", limit)
     if card.get("method") == "head":
         return Trained(base, spec, "head", _load_head(base, spec, folder), limit)
-    if card.get("method") == "qlora":
-        quantize_base(base)
     report = loralib.load_adapter(base.model, folder, trainable=False)
     random = sorted(set(base.new_modules) - set(saved_modules(base.model)))
     if random:
