@@ -45,14 +45,17 @@ def levels_of(signed: bool) -> Tensor:
 
 
 def quantize8(x: Tensor, signed: bool = True) -> Blockwise8:
-    """8-bit codes of float32 numbers of any shape. With signed=False a number below zero becomes zero."""
+    """8-bit codes of float32 numbers of any shape. With signed=False a number below zero becomes zero, and none above it does."""
     flat = x.reshape(-1)
     missing = -len(flat) % BLOCKSIZE
     blocks = torch.cat([flat, flat.new_zeros(missing)]).view(-1, BLOCKSIZE)
     absmax = torch.linalg.vector_norm(blocks, math.inf, dim=1)
     unit = (blocks / absmax.clamp(min=1e-38)[:, None]).view(-1)[: len(flat)]
     levels = levels_of(signed).to(x.device)
-    return Blockwise8(torch.bucketize(unit, (levels[1:] + levels[:-1]) / 2).to(torch.uint8).view(x.shape), absmax, signed)
+    codes = torch.bucketize(unit, (levels[1:] + levels[:-1]) / 2)
+    if not signed:  # an optimizer divides by these: what is above zero must stay so
+        codes = torch.where((unit > 0) & (codes == 0), 1, codes)
+    return Blockwise8(codes.to(torch.uint8).view(x.shape), absmax, signed)
 
 
 def dequantize8(q: Blockwise8) -> Float[Tensor, "..."]:

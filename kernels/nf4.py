@@ -82,6 +82,8 @@ def quantize(
         bad = int((~absmax.isfinite()).nonzero()[0])
         raise ValueError(f"{name}: numbers that are not finite, the first in block {bad} of {blocksize}: nothing was quantised")
     codes, nested = quantize_scales(absmax) if double_quant else (absmax, None)
+    if nested is not None and not nested.offset.isfinite():
+        raise ValueError(f"{name}: its scales are too large for their mean in float32: double_quant=False")
     return Quantized(packed, codes, weight.shape, weight.dtype, blocksize, quant_type, nested)
 
 

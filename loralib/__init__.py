@@ -21,9 +21,10 @@ from loralib.load4bit import load_4bit
 from loralib.lora_layer import lora_layers
 from loralib.lora_plus import lora_plus_groups
 from loralib.merge import merge, merge_and_unload, merged_adapters, unmerge
+from loralib.merge4bit import merge_dequant, merge_requant
 from loralib.microsoft import load_microsoft
 from loralib.mixed_batch import mixed_batch
-from loralib.qlora import merge_dequant, merge_requant, prepare_model_for_kbit_training, quantize_model
+from loralib.qlora import prepare_model_for_kbit_training, quantize_model
 from loralib.switch import disable_adapters, set_active, set_trainable
 
 __all__ = [

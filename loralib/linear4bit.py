@@ -84,17 +84,24 @@ class Linear4bit(nn.Module):
         destination |= {f"{prefix}weight{key}": tensor for key, tensor in to_file(self.quantized).items() if key}
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs):
-        mine = {key.removeprefix(f"{prefix}weight"): t for key, t in state_dict.items() if key.startswith(f"{prefix}weight")}
-        rest = {key: t for key, t in state_dict.items() if not key.startswith(f"{prefix}weight")}
+        name = f"{prefix}weight"
+        mine = {k.removeprefix(name): t for k, t in state_dict.items() if k == name or k.startswith(f"{name}.")}
+        rest = {k: t for k, t in state_dict.items() if k.removeprefix(name) not in mine}
+        known = to_file(self.quantized)
+        unexpected_keys += [f"{name}{key}" for key in mine if key not in known and not key.startswith((".nested", ".quant_"))]
+        rest[name] = self.weight
+        if not mine:
+            missing_keys.append(name)
+            return super()._load_from_state_dict(rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         try:
-            found = from_file(mine, f"{prefix}weight")
+            found = from_file(mine, name)
             if found.shape != self.quantized.shape:
-                raise ValueError(f"{prefix}weight is {tuple(found.shape)}, the layer {tuple(self.quantized.shape)}")
+                raise ValueError(f"{name} is {tuple(found.shape)}, the layer {tuple(self.quantized.shape)}")
             self.stored_dtype, self.blocksize, self.quant_type = found.dtype, found.blocksize, found.quant_type
             self._hold(_moved(found, self.weight.device))
         except ValueError as error:
             error_msgs.append(str(error))
-        rest[f"{prefix}weight"] = self.weight
+        rest[name] = self.weight
         super()._load_from_state_dict(rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
 
     def extra_repr(self) -> str:

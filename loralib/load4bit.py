@@ -14,15 +14,13 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoConfig
+from transformers import AutoConfig, GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
 from kernels.nf4 import quantize
-from loralib.config import ALL_LINEAR, LoraConfig
 from loralib.heads import replace_module
 from loralib.linear4bit import Linear4bit
-from loralib.matching import match_targets
-from loralib.qlora import LayerError, QuantReport, layer_error, other_bytes
+from loralib.qlora import LayerError, QuantReport, layer_error, linear_paths, other_bytes, stand_in
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64, "I64": torch.int64}
 INDEX = "model.safetensors.index.json"
@@ -52,18 +50,29 @@ def load_4bit(
     with init_empty_weights(include_buffers=False):  # buffers, such as rotary frequencies, are in no file
         make = getattr(model_class, "from_config", None) or getattr(model_class, "_from_config")  # noqa: B009
         model = make(config, dtype=dtype).eval()
-    packed = set(match_targets(model, LoraConfig(target_modules=ALL_LINEAR, exclude_modules=skip or None)))
+    packed = set(linear_paths(model, skip))
+    seen: set[str] = set()
     rows: list[LayerError] = []
     ignored = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []
     for name, tensor in progress(_tensors(folder)):
-        if any(re.search(pattern, name) for pattern in ignored):  # such as GPT-2's old masks
+        known = _known(model, name, tensor)
+        if known is None and any(re.search(pattern, name) for pattern in ignored):  # such as GPT-2's old masks
             continue
-        path, _, kind = _known(model, name, tensor).rpartition(".")
+        if known is None:
+            there = sorted(_shapes(model))[:3]
+            raise ValueError(f"{name} is in the file, and {type(model).__name__} has no such tensor, e.g. {there}")
+        if known in seen:
+            raise ValueError(f"{folder}: {known} is in the files twice")
+        seen.add(known)
+        path, _, kind = known.rpartition(".")
+        tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
         if path in packed and kind == "weight":
             rows.append(_place_packed(model, path, tensor, compute_dtype, {"double_quant": True, **options}))
         else:
-            _place(model, path, kind, tensor if tensor.dtype == dtype or not tensor.is_floating_point() else tensor.to(dtype))
-    model.tie_weights()
+            _place(model, path, kind, tensor)
+    _tie(model)
+    if (folder / "generation_config.json").exists() and model.can_generate():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
     empty = [name for name, p in [*model.named_parameters(), *model.named_buffers()] if p.device.type == "meta"]
     if empty:
         raise ValueError(f"{folder}: {len(empty)} tensors of {type(model).__name__} are in no file, e.g. {empty[:3]}")
@@ -103,7 +112,7 @@ def _read(source, where: int, length: int, facts: dict, name: str) -> Tensor:
     return torch.frombuffer(data, dtype=dtype).view(facts["shape"]) if length else torch.empty(facts["shape"], dtype=dtype)
 
 
-def _known(model: nn.Module, name: str, tensor: Tensor) -> str:
+def _known(model: nn.Module, name: str, tensor: Tensor) -> str | None:
     """The model's own name of a tensor: files of a bare base lack its prefix, files of a head have it. Strict about shapes."""
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     state = _shapes(model)
@@ -112,7 +121,7 @@ def _known(model: nn.Module, name: str, tensor: Tensor) -> str:
             if state[candidate] != tuple(tensor.shape):
                 raise ValueError(f"{name} is {tuple(tensor.shape)} in the file and {state[candidate]} in {type(model).__name__}")
             return candidate
-    raise ValueError(f"{name} is in the file, and {type(model).__name__} has no such tensor, e.g. {sorted(state)[:3]}")
+    return None
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -121,6 +130,18 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
         found = {n: tuple(p.shape) for n, p in model.state_dict().items()}
         model.__dict__["_shapes_before_loading"] = found
     return found
+
+
+def _tie(model: Any) -> None:
+    """Tie what the config ties. A head in the file that differs from the embedding stays its own, as in transformers."""
+    words, head = model.get_input_embeddings(), getattr(model, "get_output_embeddings", lambda: None)()
+    if head is not None and getattr(model.config, "tie_word_embeddings", False) and head.weight.device.type != "meta":
+        if words.weight.device.type == "meta":
+            words.weight = head.weight
+        elif not torch.equal(words.weight, head.weight):
+            model.config.tie_word_embeddings = False
+            return
+    model.tie_weights()
 
 
 def _place(model: nn.Module, path: str, kind: str, tensor: Tensor) -> None:
@@ -138,5 +159,5 @@ def _place_packed(model: nn.Module, path: str, tensor: Tensor, compute_dtype, op
     q = quantize(weight, **options, name=f"{path}.weight")
     new = Linear4bit(q, None, compute_dtype, Conv1D if conv else nn.Linear)
     new.bias = layer._parameters["bias"]  # read already, or still to come
-    replace_module(model, path, new)
+    replace_module(model, path, stand_in(new, layer))
     return layer_error(path, new, weight)

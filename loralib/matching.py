@@ -155,6 +155,8 @@ def _check_head(model: nn.Module, path: str) -> None:
     plain = module.original if isinstance(module, SavedModule) else module
     if any(isinstance(m, LoraLayer) for m in plain.modules()):
         raise ValueError(f"modules_to_save: {path} holds LoRA layers of another adapter; train it one way or the other")
+    if any(isinstance(m, Linear4bit) for m in plain.modules()):
+        raise ValueError(f"modules_to_save: {path} has 4-bit weights, which cannot train: put it into skip of quantize_model")
     others = [n for n, m in model.named_modules(remove_duplicate=False) if m is module and n != path]
     if others:
         raise ValueError(f"modules_to_save: {path} is also {others}: one copy could not stand in both places")

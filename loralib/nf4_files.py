@@ -46,7 +46,7 @@ def from_file(tensors: dict[str, Tensor], name: str) -> Quantized:
         if "nested_offset" in facts:
             offset = torch.tensor(facts["nested_offset"], dtype=torch.float32, device=tensors[".nested_absmax"].device)
             nested = NestedScales(tensors[".nested_absmax"], offset)
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{name}{states[0]}: not the description of a 4-bit weight ({error!r})") from error
     q = Quantized(
         tensors[""].view(torch.uint8).view(-1, 1), tensors[".absmax"], torch.Size(shape), dtype, blocksize, kind, nested
@@ -65,6 +65,15 @@ def _check(q: Quantized, tensors: dict[str, Tensor], facts: dict, name: str) -> 
         found["nested_absmax"], expected["nested_absmax"] = len(q.nested.absmax), -(-blocks // NESTED_BLOCKSIZE)
     if found != expected:
         raise ValueError(f"{name}: {found} entries for a weight of {tuple(q.shape)} in blocks of {q.blocksize}, not {expected}")
+    dtype = torch.float32 if q.nested is None else torch.uint8
+    if q.absmax.dtype != dtype or (q.nested is None) != (".nested_absmax" not in tensors):
+        raise ValueError(
+            f"{name}.absmax is {q.absmax.dtype}, expected {dtype}: scales and their description do not belong together"
+        )
+    if q.nested is not None and q.nested.absmax.dtype != torch.float32:
+        raise ValueError(f"{name}.nested_absmax is {q.nested.absmax.dtype}, expected float32")
+    if not (q.absmax if q.nested is None else q.nested.absmax).isfinite().all():
+        raise ValueError(f"{name}: scales that are not finite")
     if facts.get("nested_blocksize", NESTED_BLOCKSIZE) != NESTED_BLOCKSIZE:
         raise ValueError(f"{name}: nested blocks of {facts['nested_blocksize']}, only {NESTED_BLOCKSIZE} are known")
     if q.quant_type not in ("nf4", "fp4"):

@@ -6,7 +6,9 @@ inject(model, LoraConfig(...))               as on any model
 merge_dequant(model) / merge_requant(model)  float weights, or 4 bits again: the update is rounded too
 """
 
+import inspect
 import math
+import re
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,12 +18,10 @@ from transformers.pytorch_utils import Conv1D
 from kernels.nf4 import CHUNK, Quantized, dequantize, quantize, scales
 from loralib.config import ALL_LINEAR, LoraConfig
 from loralib.heads import replace_module
-from loralib.layers import Conv1D as LoraConv1D
-from loralib.layers import Linear
-from loralib.linear4bit import TENSORS, Linear4bit
+from loralib.linear4bit import Linear4bit
 from loralib.lora_layer import LoraLayer
 from loralib.matching import match_targets
-from loralib.merge import merge_and_unload, shared_pointers
+from loralib.merge import shared_pointers
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,12 @@ def quantize_model(
     """
     if any(isinstance(m, LoraLayer | Linear4bit) for m in model.modules()):
         raise ValueError("the model has LoRA or 4-bit layers already: quantise first, then inject adapters, each once")
-    config = LoraConfig(target_modules=ALL_LINEAR, exclude_modules=skip or None, modules_to_save=exclude_heads or None)
-    paths = match_targets(model, config)
+    paths = linear_paths(model, skip, exclude_heads)
     layers: dict[str, nn.Module] = {path: model.get_submodule(path) for path in paths}
     tied = shared_pointers(model)
+    refuse_used_twice(model, layers)
     for path, layer in layers.items():
+        _refuse_readers_of_the_dtype(model, path)
         if layer.get_parameter("weight").data_ptr() in tied:
             raise ValueError(f"{path} shares its weight with {tied[layer.get_parameter('weight').data_ptr()]}: put it into skip")
     options = {"quant_type": quant_type, "blocksize": blocksize, "double_quant": double_quant}
@@ -105,11 +106,47 @@ def quantize_model(
     return QuantReport(tuple(rows), other_bytes(model))
 
 
+def linear_paths(model: nn.Module, skip: list[str] | None = None, heads: list[str] | None = None) -> list[str]:
+    """The layers to quantise. What transformers wants in float32 (T5's `wo`) is left out, as there."""
+    config = LoraConfig(target_modules=ALL_LINEAR, exclude_modules=skip or None, modules_to_save=heads or None)
+    wide = set(getattr(model, "_keep_in_fp32_modules", None) or [])
+    return [path for path in match_targets(model, config) if not wide & set(path.split("."))]
+
+
+def stand_in(new: Linear4bit, old: nn.Module) -> Linear4bit:
+    """What is not a weight: training or not, and the hooks."""
+    new.train(old.training)
+    for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+        getattr(new, name).update(getattr(old, name))
+    return new
+
+
+def refuse_used_twice(model: nn.Module, layers: dict[str, nn.Module]) -> None:
+    mine = {id(layer): path for path, layer in layers.items()}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if mine.get(id(module), path) != path:
+            raise ValueError(
+                f"{mine[id(module)]} and {path} are one and the same layer: replacing it in one place would untie them"
+            )
+
+
+def _refuse_readers_of_the_dtype(model: nn.Module, path: str) -> None:
+    """Some models ask a layer's weight for its dtype and cast their activations to it: here they would become whole numbers."""
+    parent, _, name = path.rpartition(".")
+    try:
+        source = inspect.getsource(type(model.get_submodule(parent)))
+    except (OSError, TypeError):
+        return
+    if re.search(rf"self\.{re.escape(name)}\.weight\.dtype", source):
+        kind = type(model.get_submodule(parent)).__name__
+        raise ValueError(f"{kind} reads self.{name}.weight.dtype, which is uint8 in 4 bits: give skip=[{name!r}]")
+
+
 def quantized_layer(layer: nn.Module, path: str, compute_dtype: torch.dtype | None = None, **options) -> Linear4bit:
     """A `Linear4bit` of this Linear or Conv1D."""
     source = Conv1D if isinstance(layer, Conv1D) else nn.Linear
     bias = getattr(layer, "bias", None)
-    return Linear4bit(quantize(matrix_of(layer), **options, name=f"{path}.weight"), bias, compute_dtype, source)
+    return stand_in(Linear4bit(quantize(matrix_of(layer), **options, name=f"{path}.weight"), bias, compute_dtype, source), layer)
 
 
 def matrix_of(layer: nn.Module) -> Tensor:
@@ -127,99 +164,22 @@ def other_bytes(model: nn.Module) -> int:
 def prepare_model_for_kbit_training(model: nn.Module, use_gradient_checkpointing: bool = True) -> nn.Module:
     """Freeze all; embeddings, norms and heads that have 16 bits become float32; gradient checkpointing, not reentrant.
 
-    Call it after `quantize_model` and before `inject`. ValueError for a model without 4-bit layers.
+    Call it after `quantize_model` and before `inject`. ValueError for a model without 4-bit layers, or with adapters already.
     """
+    if any(isinstance(m, LoraLayer) for m in model.modules()):
+        raise ValueError("the model has adapters already, and all would be frozen: prepare it first, then inject")
     if not any(isinstance(m, Linear4bit) for m in model.modules()):
         raise ValueError(f"{type(model).__name__} has no 4-bit layers: quantize_model(model) first")
+    start = getattr(model, "gradient_checkpointing_enable", None)
+    if use_gradient_checkpointing and start is None:
+        raise ValueError(f"{type(model).__name__} knows no gradient checkpointing: use_gradient_checkpointing=False")
     model.requires_grad_(False)
     for p in model.parameters():
         if p.dtype in (torch.float16, torch.bfloat16):
             p.data = p.data.float()
-    if use_gradient_checkpointing:
-        start = getattr(model, "gradient_checkpointing_enable", None)
-        if start is None:
-            raise ValueError(f"{type(model).__name__} knows no gradient checkpointing: use_gradient_checkpointing=False")
+    if use_gradient_checkpointing and start is not None:
         start(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
-
-
-# ---------------------------------------------------------------- merging
-
-
-@torch.no_grad()
-def merge_dequant(model: nn.Module, names: str | list[str] | None = None, dtype: torch.dtype | None = None) -> QuantReport:
-    """dequant(W) + s · B A as float weights, LoRA taken out. The sum is exact in float32; the error is that of `dtype`.
-
-    dtype: None is that of the weight before it was quantised. The result computes what the QLoRA model computed, and not what
-    the original weights with this adapter would: the adapter was trained beside the rounded ones.
-    """
-    rows = []
-    for path, layer in _merge_in_float32(model, names).items():
-        exact = matrix_of(layer)
-        weight = layer.get_parameter("weight")
-        weight.data = weight.data.to(dtype or layer.__dict__.pop("stored_dtype"))
-        if layer.bias is not None:
-            layer.bias.data = layer.bias.data.to(weight.dtype)
-        bits = 8.0 * weight.element_size()
-        rows.append(LayerError(path, tuple(exact.shape), _distance(matrix_of(layer).float(), exact), bits, weight.nbytes))
-        layer.__dict__.pop("stored_dtype", None)
-    return QuantReport(tuple(rows), other_bytes(model) - sum(r.nbytes for r in rows))
-
-
-@torch.no_grad()
-def merge_requant(model: nn.Module, names: str | list[str] | None = None) -> QuantReport:
-    """dequant(W) + s · B A in 4 bits again, LoRA taken out. The update is rounded with the weight: look at the error.
-
-    Each number is off by at most half of the widest gap between levels times its block's scale.
-    """
-    settings = {
-        path: (layer.quant_type, layer.blocksize, layer.nested_absmax is not None, layer.compute_dtype)
-        for path, layer in model.named_modules()
-        if isinstance(layer, Linear4bit)
-    }
-    rows = []
-    for path, layer in _merge_in_float32(model, names).items():
-        kind, blocksize, nested, compute = settings[path]
-        new = quantized_layer(layer, path, compute, quant_type=kind, blocksize=blocksize, double_quant=nested)
-        new.stored_dtype = layer.__dict__["stored_dtype"]
-        rows.append(layer_error(path, new, matrix_of(layer)))
-        replace_module(model, path, new)
-    return QuantReport(tuple(rows), other_bytes(model))
-
-
-def _merge_in_float32(model: nn.Module, names) -> dict[str, nn.Linear | Conv1D]:
-    """Decode every adapted 4-bit layer and merge; returns those layers, plain and in float32."""
-    packed = {path: m for path, m in model.named_modules() if isinstance(m, Linear4bit) and isinstance(m, LoraLayer)}
-    if not packed:
-        raise ValueError(f"{type(model).__name__} has no 4-bit layers with LoRA: merge_and_unload(model) merges the others")
-    before = [(m, type(m), {**m.__dict__, "_parameters": {**m._parameters}, "_buffers": {**m._buffers}}) for m in packed.values()]
-    try:
-        for layer in packed.values():
-            decode(layer, torch.float32)
-        merge_and_unload(model, names)
-    except BaseException:
-        for layer, kind, state in before:  # as it was, in 4 bits
-            layer.__class__ = kind
-            layer.__dict__.clear()
-            layer.__dict__.update(state)
-        raise
-    return {path: model.get_submodule(path) for path in packed}  # pyright: ignore[reportReturnType]
-
-
-def decode(layer: nn.Module, dtype: torch.dtype) -> None:
-    """Make a `Linear4bit`, in place, the float layer that it was (with its adapters, if any)."""
-    assert isinstance(layer, Linear4bit)
-    weight = dequantize(layer.quantized, dtype)
-    conv = layer.source_cls is Conv1D
-    for name in TENSORS[1:]:
-        delattr(layer, name)
-    for name in ("quant_type", "blocksize", "compute_dtype", "source_cls"):
-        delattr(layer, name)
-    layer.weight = nn.Parameter(weight.T.contiguous() if conv else weight, requires_grad=False)
-    if conv:
-        layer.__dict__ |= {"nf": layer.out_features, "nx": layer.in_features}
-    adapted = isinstance(layer, LoraLayer)
-    layer.__class__ = (LoraConv1D if conv else Linear) if adapted else (Conv1D if conv else nn.Linear)  # pyright: ignore
 
 
 def layer_error(path: str, layer: Linear4bit, weight: Tensor) -> LayerError:
@@ -242,7 +202,3 @@ def relative_error(q: Quantized, weight: Tensor) -> float:
         )
         missed += float((dequantize(here, torch.float32) - part).square().sum())
     return (missed / max(float(weight.norm(dtype=torch.float32)) ** 2, 1e-30)) ** 0.5
-
-
-def _distance(after: Tensor, before: Tensor) -> float:
-    return float((after - before.float()).norm() / before.float().norm().clamp(min=1e-30))

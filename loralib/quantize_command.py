@@ -38,6 +38,8 @@ class Quantize:
 def quantize(settings: Quantize) -> QuantReport:
     if not (settings.model / "config.json").is_file():
         raise ValueError(f"{settings.model} is no folder with a config.json")
+    if settings.out.exists() and any(settings.out.iterdir()):
+        raise ValueError(f"{settings.out} is not empty: old weights would lie beside the new ones")
     config = transformers.AutoConfig.from_pretrained(settings.model)
     kinds = config.architectures or []
     model_class = getattr(transformers, kinds[0], None) if kinds else None
@@ -73,5 +75,7 @@ def save_4bit(model, folder: Path) -> None:
     tensors = {name: t.detach().contiguous().clone() for name, t in model.state_dict().items() if name not in tied}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
     config = model.config.to_dict() | {"quantization_config": facts, "architectures": [type(model).__name__]}
     write_atomic(folder / "config.json", (json.dumps(config, indent=2, default=str) + "\n").encode())

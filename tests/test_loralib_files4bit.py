@@ -197,3 +197,30 @@ def test_linear4bit_is_what_a_loaded_layer_is(tmp_path):
     model, _ = load_4bit(tmp_path, transformers.LlamaForCausalLM, compute_dtype=torch.bfloat16)
     layer = model.model.layers[0].self_attn.q_proj
     assert type(layer) is Linear4bit and layer.compute_dtype == torch.bfloat16
+
+
+def test_the_configs_dtype_counts_and_tied_heads_are_those_of_the_file(tmp_path):
+    llama_folder(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    whole = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    quantize_model(whole)
+    model, _ = load_4bit(tmp_path, transformers.AutoModelForCausalLM)
+    assert model.model.layers[0].self_attn.q_proj.compute_dtype == torch.bfloat16
+    with torch.no_grad():
+        assert torch.equal(model(tiny.ids()).logits, whole(tiny.ids()).logits)
+    tensors = load_file(tmp_path / "model.safetensors")
+    words = tensors["model.embed_tokens.weight"]
+    for head in (torch.ones(40, 64), words):
+        save_file(tensors | {"lm_head.weight": head.clone()}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        model, _ = load_4bit(tmp_path, transformers.AutoModelForCausalLM)
+        assert torch.equal(model.lm_head.weight, head.bfloat16())
+        assert (model.lm_head.weight is model.model.embed_tokens.weight) == torch.equal(head, words)
+
+
+def test_the_command_never_writes_over_weights(tmp_path):
+    llama_folder(tmp_path / "model")
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    done = quantize_command(tmp_path / "model", "--out", tmp_path / "model")
+    assert done.returncode == 1 and "not empty" in done.stderr
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before

@@ -14,7 +14,8 @@ from kernels.measure import saved_bytes
 from kernels.nf4 import dequantize, levels, quantize
 from loralib.layers import QuantizedLinear
 from loralib.linear4bit import Linear4bit
-from loralib.qlora import merge_dequant, merge_requant, prepare_model_for_kbit_training, quantize_model, relative_error
+from loralib.merge4bit import merge_dequant, merge_requant
+from loralib.qlora import prepare_model_for_kbit_training, quantize_model, relative_error
 
 ALL_SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -349,3 +350,114 @@ def test_the_reported_error_is_that_of_the_whole_matrix():
     whole = float((dequantize(q) - weight).norm() / weight.norm())
     assert relative_error(q, weight) == pytest.approx(whole, rel=1e-5)
     assert relative_error(quantize(weight.T), weight.T) == pytest.approx(whole, rel=0.01)
+
+
+# ---------------------------------------------------------------- what a hostile review found
+
+
+def test_a_model_that_answers_goes_on_answering_without_dropout():
+    model = tiny.llama().eval()
+    called = []
+    model.model.layers[0].self_attn.q_proj.register_forward_hook(lambda *_: called.append(1))
+    quantize_model(model)
+    lora.inject(model, lora.LoraConfig(r=4, target_modules=["q_proj"], lora_dropout=0.5, init_lora_weights=False))
+    assert torch.equal(model(tiny.ids()).logits, model(tiny.ids()).logits) and called
+    merge_requant(model)
+    assert not any(m.training for m in model.modules())
+
+
+def test_t5s_wo_stays_and_other_readers_of_a_dtype_are_refused():
+    """T5 casts its states to the dtype of `wo`: in 4 bits they would become whole numbers."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    shape = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 64}
+    model = T5ForConditionalGeneration(T5Config(**shape, decoder_start_token_id=0)).eval()
+    plain = copy.deepcopy(model)
+    report = quantize_model(model)
+    assert report.rows and not any(row.path.endswith("wo") for row in report.rows)
+    for row in report.rows:
+        plain.get_submodule(row.path).weight.data = dequantize(model.get_submodule(row.path).quantized)
+    ids = tiny.ids()
+    with torch.no_grad():
+        a, b = (m(input_ids=ids, decoder_input_ids=ids).logits for m in (model, plain))
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.down = nn.Linear(64, 64)
+
+        def forward(self, x):
+            return self.down(x.to(self.down.weight.dtype))
+
+    with pytest.raises(ValueError, match=r"skip=\['down'\]"):
+        quantize_model(nn.Sequential(Reader()))
+
+
+def test_after_a_refused_merge_the_state_dict_is_what_it_was():
+    model = trained_a_little(qlora_model())
+    keys = set(model.state_dict())
+    with pytest.raises(ValueError, match="cannot merge"):
+        merge_dequant(model, "nobody")
+    assert set(model.state_dict()) == keys
+
+
+def test_the_usual_16_bit_path_ends_in_a_model_that_runs():
+    model = tiny.llama(dtype=torch.bfloat16)
+    quantize_model(model)
+    prepare_model_for_kbit_training(model, False)
+    with pytest.raises(ValueError, match="prepare it first"):
+        prepare_model_for_kbit_training(trained_a_little(qlora_model()))
+    lora.inject(model, lora.LoraConfig(r=4, target_modules="all-linear", modules_to_save=[]))
+    logits = trained_a_little(model)(tiny.ids()).logits
+    merge_dequant(model)
+    torch.testing.assert_close(model(tiny.ids()).logits, logits, atol=0.05, rtol=0.05)  # products in float32 now, not bfloat16
+
+
+def test_a_sum_that_does_not_fit_is_refused_before_anything_changes():
+    model = nn.Sequential(nn.Linear(64, 64)).half()
+    model[0].weight.data[0] = 60000.0
+    quantize_model(model)
+    lora.inject(model, lora.LoraConfig(r=4, lora_alpha=4, target_modules=["0"]))
+    for factors in (model[0].lora_A, model[0].lora_B):
+        factors["default"].data.fill_(100.0)
+    with pytest.raises(ValueError, match="not be finite"):
+        merge_dequant(model)
+    assert isinstance(model[0], QuantizedLinear)
+    with pytest.raises(ValueError, match="double_quant=False"):
+        quantize(torch.full((256, 64), 3e38), double_quant=True)
+
+
+def test_a_layer_in_two_places_is_refused():
+    layer = nn.Linear(64, 64)
+    with pytest.raises(ValueError, match="one and the same layer"):
+        quantize_model(nn.ModuleDict({"a": layer, "b": nn.Sequential(layer)}))
+
+
+def test_a_head_to_train_must_not_be_in_4_bits():
+    model = tiny.bert()
+    quantize_model(model)
+    with pytest.raises(ValueError, match="pooler has 4-bit weights"):
+        lora.inject(model, lora.LoraConfig(r=2, target_modules=["query"], modules_to_save=["pooler"]))
+    assert not any(isinstance(m, QuantizedLinear) for m in model.modules())
+
+
+def test_half_a_description_is_refused_and_adapters_alone_load_without_strict():
+    from loralib.nf4_files import from_file, to_file
+
+    w = torch.randn(64, 64)
+    for double_quant, key, value in (
+        (False, ".absmax", torch.ones(64, dtype=torch.int64)),
+        (True, ".absmax", torch.ones(64)),
+        (False, ".absmax", torch.full((64,), float("nan"))),
+        (False, ".nested_absmax", torch.ones(1)),
+    ):
+        tensors = to_file(quantize(w, double_quant=double_quant)) | {key: value}
+        with pytest.raises(ValueError, match=r"absmax|finite"):
+            from_file(tensors, "w")
+    model = trained_a_little(qlora_model())
+    other = qlora_model(seed=5)
+    with pytest.raises(RuntimeError, match="SCB"):
+        other.load_state_dict(model.state_dict() | {"model.layers.0.mlp.up_proj.weight.SCB": torch.ones(1)})
+    other.load_state_dict(lora.lora_state_dict(model), strict=False)
+    assert torch.equal(other(tiny.ids()).logits, model(tiny.ids()).logits)

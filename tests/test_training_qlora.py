@@ -7,11 +7,13 @@ import tiny_folder
 import torch
 
 from kernels.blockwise8 import dequantize8, quantize8, unsigned_map
+from loralib import quantize_model
 from loralib.linear4bit import Linear4bit
 from training import train_model
 from training.adamw8bit import AdamW8bit
 from training.base_models import load_base
-from training.methods import apply_method
+from training.checkpoint import frozen_checksum
+from training.methods import apply_method, default_learning_rate
 from training.run_folder import RunFolder
 from training.tasks import find_task
 from training.trained import load_trained
@@ -182,3 +184,51 @@ def test_training_with_it_ends_within_1_percent_of_adamw(task, tmp_path):
     means = {name: sum(found) / 3 for name, found in losses.items()}
     print(task, losses, sizes)
     assert abs(means["adamw8bit"] / means["adamw"] - 1) < 0.01 and sizes["adamw8bit"] <= 0.27 * sizes["adamw"]
+
+
+# ---------------------------------------------------------------- what a hostile review found
+
+
+def test_a_spike_beside_small_gradients_does_not_make_steps_explode():
+    """Where root_v would round to zero and m would not, a step would be divided by epsilon alone."""
+
+    def farthest(optimizer_class):
+        p = torch.nn.Parameter(torch.zeros(256))
+        optimizer = optimizer_class([p], lr=1e-3, weight_decay=0.0)
+        for step in range(300):
+            p.grad = torch.zeros(256)
+            p.grad[1:] = 1e-4 * (step % 2 == 0)
+            if step == 0:
+                p.grad[0] = 1e3
+            optimizer.step()
+        return p[1:].abs().max().item()
+
+    assert farthest(AdamW8bit) < 4 * farthest(torch.optim.AdamW)  # without the floor of root_v it was 3,000 times
+
+
+def test_copies_and_foreign_states():
+    p = torch.nn.Parameter(torch.randn(8))
+    p.grad = torch.ones(8)
+    optimizer = AdamW8bit([p], paged=True)
+    optimizer.step()
+    assert copy.deepcopy(optimizer).paged
+    other = torch.optim.AdamW([p])
+    other.step()
+    for state, target in ((other.state_dict(), p), (optimizer.state_dict(), torch.nn.Parameter(torch.zeros(1)))):
+        with pytest.raises(ValueError, match="not that of an AdamW8bit"):
+            AdamW8bit([target]).load_state_dict(state)
+    p.grad = torch.ones(8).to_sparse()
+    with pytest.raises(RuntimeError, match="sparse"):
+        optimizer.step()
+
+
+def test_the_rate_and_the_checksum_know_that_a_byte_holds_two_numbers():
+    wide = torch.nn.Sequential(*[torch.nn.Linear(1200, 1200) for _ in range(5)])
+    rate = default_learning_rate("lora", wide)
+    quantize_model(wide)
+    assert default_learning_rate("qlora", wide) == rate
+    a, b = (torch.nn.Sequential(torch.nn.Linear(64, 64, bias=False)) for _ in range(2))
+    b[0].weight.data = 2 * a[0].weight.data
+    for model in (a, b):
+        quantize_model(model)
+    assert torch.equal(a[0].weight, b[0].weight) and frozen_checksum(a) != frozen_checksum(b)

@@ -25,8 +25,11 @@ class AdamW8bit(torch.optim.Optimizer):
     def __init__(self, params, lr: float = 1e-3, betas=(0.9, 0.999), eps: float = 1e-8, weight_decay: float = 1e-2, paged=False):
         if lr < 0 or eps < 0 or weight_decay < 0 or not all(0 <= b < 1 for b in betas):
             raise ValueError(f"lr={lr}, betas={betas}, eps={eps}, weight_decay={weight_decay}: out of range")
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
-        self.paged = paged
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "paged": paged})
+
+    @property
+    def paged(self) -> bool:
+        return self.param_groups[0]["paged"]  # in the groups, so that a copy and a state dict carry it
 
     @torch.no_grad()
     def step(self, closure=None):  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -36,6 +39,8 @@ class AdamW8bit(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             for p in (p for p in group["params"] if p.grad is not None):
+                if p.grad is not None and p.grad.is_sparse:
+                    raise RuntimeError("AdamW8bit takes no sparse gradients: torch.optim.SparseAdam does")
                 state = self.state[p]
                 if not state:
                     state["step"] = torch.zeros(())
@@ -80,9 +85,18 @@ class AdamW8bit(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict):
         """torch would cast the codes to the parameter's dtype: uint8 and float32 stay what they are, and paged state paged."""
-        super().load_state_dict(state_dict)
         packed = state_dict["state"]
         order = [p for group in self.param_groups for p in group["params"]]
+        for index, kept in packed.items():
+            expected = {"step", *(key for name in KEPT for key in (name, f"{name}_absmax"))}
+            if set(kept) != expected or kept["m"].shape != order[index].shape:
+                raise ValueError(
+                    f"state {index} is not that of an AdamW8bit on {tuple(order[index].shape)}: it holds {sorted(kept)}"
+                )
+        paged = self.paged
+        super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            group["paged"] = paged
         for index, kept in packed.items():
             state = self.state[order[index]]
             for key, value in kept.items():

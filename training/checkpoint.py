@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from loralib import Linear4bit
 from loralib.checkpoint import write_atomic
 from training.processes import gather
 from training.randomness import random_states, set_random_states
@@ -76,7 +77,8 @@ def read_checkpoint(path: Path) -> dict:
 def frozen_checksum(model: nn.Module) -> int:
     """A number that changes when any weight does that a checkpoint does not hold."""
     found = 0
-    for name, p in model.named_parameters():
+    scales = [(f"{n}.{k}", t) for n, m in model.named_modules() if isinstance(m, Linear4bit) for k, t in m.named_buffers()]
+    for name, p in [*model.named_parameters(), *scales]:
         if not p.requires_grad:
             bits = p.detach().cpu().contiguous().flatten().view(torch.uint8)
             found = zlib.crc32(bits.numpy().data, zlib.crc32(name.encode(), found))

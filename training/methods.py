@@ -29,7 +29,7 @@ class Method:
 
 
 def default_learning_rate(method: str, model: nn.Module) -> float:
-    size = "small" if sum(p.numel() for p in model.parameters()) < SMALL_MODEL else "large"
+    size = "small" if loralib.count_parameters(model).base < SMALL_MODEL else "large"
     return LEARNING_RATE[size][method]
 
 
