@@ -22,7 +22,6 @@
 # thousand on a CPU in float32, so our losses say little about theirs; the counts of bytes hold for both.
 
 # %%
-import copy
 import sys
 import tempfile
 from pathlib import Path
@@ -141,8 +140,9 @@ assert eight.optimizer_bytes < 0.27 * qlora.optimizer_bytes, "2 bytes a number, 
 assert abs(eight.metric - qlora.metric) < 0.05 * qlora.metric, "and rounded averages are still averages"
 
 # %% [markdown]
-# One seed, one small model. On real text, three seeds each: see the end of this lesson. Note the time: QLoRA is *slower* than
-# LoRA, for it decodes every weight twice a step. It buys memory, not speed.
+# One seed, one small model. On real text, three seeds each: E2E with stories260K, loss 2.090 ± 0.050 (LoRA) and 2.098 ± 0.074
+# (QLoRA); SST-2 with a 22 M encoder, accuracy 0.843 ± 0.009 and 0.857 ± 0.006 ([report](../training/results/qlora/report.md)).
+# Note the time: QLoRA decodes every weight twice a step. It buys memory, not speed.
 #
 # ## 5. The memory of 7 and 70 billion, by a formula that you can check
 #
@@ -212,6 +212,8 @@ show(figure, "memory")
 # **Predict:** order the three by their loss on the test set. Is the original weight, being the better weight, the best base?
 
 # %%
+import copy
+
 from training.data import load_task
 from training.encoding import encode
 from training.evaluation import HeldOut, evaluate
