@@ -191,7 +191,7 @@ figure, axes = plt.subplots(figsize=(7, 3.4))
 for offset, (way, colour) in zip((-0.27, 0, 0.27), (("full", "full"), ("LoRA", "lora"), ("QLoRA", "qlora")), strict=True):
     values = [columns[way] for columns in table.values()]
     bars = axes.bar([i + offset for i in range(len(values))], values, width=0.25, color=COLOURS[colour], label=way)
-    axes.bar_label(bars, fmt="%.0f", fontsize=9)
+    axes.bar_label(bars, fmt="%.0f", fontsize=9, label_type="center", color="white")
 axes.axhline(48, color=COLOURS["ceiling"], linestyle="--", label="a card of 48 GB")
 axes.set_xticks(range(len(table)), [f"LLaMA, {size}" for size in table])
 axes.set(yscale="log", ylabel="GB, without activations", title="QLoRA brings 70 B parameters below 48 GB", ylim=(1, 4000))
@@ -227,6 +227,7 @@ def loss_of(model) -> float:
     return evaluate(model, held_out, base.tokenizer, make_accelerator())["eval_loss"]
 
 
+# %%
 exact, small, original = copy.deepcopy(qlora.model), copy.deepcopy(qlora.model), load_base(spec, seed=0).model
 wide_report, small_report = loralib.merge_dequant(exact), loralib.merge_requant(small)
 loralib.save_adapter(qlora.model, folder / "adapter")
