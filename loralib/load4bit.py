@@ -24,6 +24,7 @@ from loralib.qlora import LayerError, QuantReport, layer_error, linear_paths, ot
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64, "I64": torch.int64}
 INDEX = "model.safetensors.index.json"
+SHAPES = "_shapes_before_loading"
 
 
 @torch.no_grad()
@@ -70,6 +71,7 @@ def load_4bit(
             rows.append(_place_packed(model, path, tensor, compute_dtype, {"double_quant": True, **options}))
         else:
             _place(model, path, kind, tensor)
+    model.__dict__.pop(SHAPES, None)
     _tie(model)
     if (folder / "generation_config.json").exists() and model.can_generate():
         model.generation_config = GenerationConfig.from_pretrained(folder)
@@ -125,10 +127,10 @@ def _known(model: nn.Module, name: str, tensor: Tensor) -> str | None:
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    found = model.__dict__.get("_shapes_before_loading")
+    found = model.__dict__.get(SHAPES)
     if found is None:  # taken once: layers change while they are loaded
         found = {n: tuple(p.shape) for n, p in model.state_dict().items()}
-        model.__dict__["_shapes_before_loading"] = found
+        model.__dict__[SHAPES] = found
     return found
 
 

@@ -91,7 +91,6 @@ def quantize_model(
     tied = shared_pointers(model)
     refuse_used_twice(model, layers)
     for path, layer in layers.items():
-        _refuse_readers_of_the_dtype(model, path)
         if layer.get_parameter("weight").data_ptr() in tied:
             raise ValueError(f"{path} shares its weight with {tied[layer.get_parameter('weight').data_ptr()]}: put it into skip")
     options = {"quant_type": quant_type, "blocksize": blocksize, "double_quant": double_quant}
@@ -107,10 +106,14 @@ def quantize_model(
 
 
 def linear_paths(model: nn.Module, skip: list[str] | None = None, heads: list[str] | None = None) -> list[str]:
-    """The layers to quantise. What transformers wants in float32 (T5's `wo`) is left out, as there."""
+    """The layers to quantise. What transformers wants in float32 (T5's `wo`) is left out, as there; ValueError for a layer whose
+    dtype the model itself reads."""
     config = LoraConfig(target_modules=ALL_LINEAR, exclude_modules=skip or None, modules_to_save=heads or None)
     wide = set(getattr(model, "_keep_in_fp32_modules", None) or [])
-    return [path for path in match_targets(model, config) if not wide & set(path.split("."))]
+    paths = [path for path in match_targets(model, config) if not wide & set(path.split("."))]
+    for path in paths:
+        _refuse_readers_of_the_dtype(model, path)
+    return paths
 
 
 def stand_in(new: Linear4bit, old: nn.Module) -> Linear4bit:
