@@ -18,6 +18,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: "tutorial" not in item.keywords)  # the longest first, so that no worker waits at the end
     for item in items:
         if "real" in item.keywords and not (SHARED / "data").exists():
             item.add_marker(pytest.mark.skip(reason="the real data (shared/data) is not beside the project"))
