@@ -223,3 +223,13 @@ def test_shortening_one_pissa_adapter_is_refused_up_to_its_true_rank():
     with pytest.raises(ValueError, match="rank 8 would only damage it"):
         lora.combine_adapters(model, ["p"], [1.0], "short", "svd", rank=7)
     lora.combine_adapters(model, ["p"], [1.0], "whole", "svd", rank=8)
+
+
+def test_7_11_a_convolution_drops_its_input_and_registers_its_weights_once():
+    """Microsoft's ConvLoRA ignores its dropout, and its parameters stand twice in the state dict."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3))
+    lora.inject(model, lora.LoraConfig(r=2, target_modules=["0"], lora_dropout=0.5, init_lora_weights=False))
+    x = torch.randn(2, 3, 9, 7)
+    assert not torch.equal(model.train()(x), model(x)) and torch.equal(model.eval()(x), model(x))
+    state = model.state_dict()
+    assert len({p.data_ptr() for p in state.values()}) == len(state) == 4
