@@ -57,6 +57,20 @@ def rank_tiles(M: int, width: int, dtype: torch.dtype) -> Tiles:
     return Tiles(BM, BN, 0, warps=4, stages=3, split=max(1, min(264 // max(programs, 1), -(-width // BN), 8)))
 
 
+def nf4_gemv_tiles(blocksize: int) -> Tiles:
+    """1 to 4 tokens: enough programs for every SM, and at least 16 bytes a load."""
+    return Tiles(1, 16, max(512, blocksize), warps=4, stages=3)
+
+
+def nf4_gemm_tiles(M: int, N: int, K: int) -> Tiles:
+    """5 to 256 tokens. The weight is walked once per BM tokens, so BM covers M where registers allow; K is split to fill SMs."""
+    BM = next(size for size in (16, 32, 64, 128) if M <= size or size == 128)
+    BN, BK = 64 if BM < 128 else 128, 128
+    programs = -(-N // BN) * -(-M // BM)
+    split = max(1, min(4, 132 // programs, K // (8 * BK)))
+    return Tiles(BM, BN, BK, warps=4 if BM < 128 else 8, stages=3, split=split)
+
+
 @cache
 def multiprocessors(device: torch.device) -> int:
     """SMs of the GPU; in the interpreter a small number, so that a program walks several tiles."""

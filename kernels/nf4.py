@@ -62,12 +62,12 @@ def quantize(
 
     Raises ValueError for numbers that are not finite, and TypeError for integers.
     """
-    _check(weight, blocksize, quant_type, name)
+    check_weight(weight, blocksize, quant_type, name)
     flat = weight.detach().reshape(-1)
     count = flat.numel()
     packed = torch.empty((count + 1) // 2, 1, dtype=torch.uint8, device=flat.device)
     absmax = torch.empty(math.ceil(count / blocksize), device=flat.device)
-    middles = _middles(quant_type)
+    middles = level_middles(quant_type)
     for start, stop in _chunks(count):
         blocks = _whole_blocks(flat[start:stop].float(), blocksize)  # (blocks, blocksize)
         scale = torch.linalg.vector_norm(blocks, math.inf, dim=1)
@@ -76,22 +76,16 @@ def quantize(
         if (stop - start) % blocksize:  # bitsandbytes divides in a last block that is not whole: a tie may go the other way
             unit[-1] = blocks[-1] / scale[-1].clamp(min=1e-38)
         unit = unit.clamp_(-1, 1).view(-1)
-        index = _order(quant_type, unit.device)[_count_below(unit, middles)]
+        index = level_order(quant_type, unit.device)[_count_below(unit, middles)]
         packed[start // 2 : (stop + 1) // 2, 0] = ((index[0::2] << 4) | index[1::2])[: (stop - start + 1) // 2]
-    if not absmax.isfinite().all():
-        bad = int((~absmax.isfinite()).nonzero()[0])
-        raise ValueError(f"{name}: numbers that are not finite, the first in block {bad} of {blocksize}: nothing was quantised")
-    codes, nested = quantize_scales(absmax) if double_quant else (absmax, None)
-    if nested is not None and not nested.offset.isfinite():
-        raise ValueError(f"{name}: its scales are too large for their mean in float32: double_quant=False")
-    return Quantized(packed, codes, weight.shape, weight.dtype, blocksize, quant_type, nested)
+    return finish(packed, absmax, weight, blocksize, quant_type, double_quant, name)
 
 
 def dequantize(quantized: Quantized, dtype: torch.dtype | None = None) -> Tensor:
     """The numbers again, computed in float32 and rounded once to `dtype` (None: the dtype that was quantised)."""
     count, blocksize = math.prod(quantized.shape), quantized.blocksize
     absmax, packed = scales(quantized), quantized.packed.view(-1)
-    pairs = _pairs(quantized.quant_type, packed.device)
+    pairs = level_pairs(quantized.quant_type, packed.device)
     even = torch.empty(2 * len(packed), dtype=dtype or quantized.dtype, device=packed.device)
     for start, stop in _chunks(len(even)):
         target = even[start:stop]
@@ -111,6 +105,17 @@ def scales(quantized: Quantized) -> Float[Tensor, " blocks"]:
     if quantized.nested is None:
         return quantized.absmax
     return dequantize_scales(quantized.absmax, quantized.nested)
+
+
+def finish(packed, absmax: Tensor, weight: Tensor, blocksize: int, quant_type: str, double_quant: bool, name: str) -> Quantized:
+    """The result, with its scales in 8 bits where that is asked for; ValueError where they are not finite."""
+    if not absmax.isfinite().all():
+        bad = int((~absmax.isfinite()).nonzero()[0])
+        raise ValueError(f"{name}: numbers that are not finite, the first in block {bad} of {blocksize}: nothing was quantised")
+    codes, nested = quantize_scales(absmax) if double_quant else (absmax, None)
+    if nested is not None and not nested.offset.isfinite():
+        raise ValueError(f"{name}: its scales are too large for their mean in float32: double_quant=False")
+    return Quantized(packed, codes, weight.shape, weight.dtype, blocksize, quant_type, nested)
 
 
 # ---------------------------------------------------------------- double quantisation
@@ -169,20 +174,20 @@ def small_float_levels() -> Float[Tensor, "16"]:
     return torch.cat([positive, -positive]) / 12
 
 
-def _middles(quant_type: str) -> list[float]:
+def level_middles(quant_type: str) -> list[float]:
     """Where the index changes: half way between neighbours, in float32."""
     ordered = levels(quant_type).sort().values
     return ((ordered[1:] + ordered[:-1]) / 2).tolist()
 
 
 @cache
-def _order(quant_type: str, device: torch.device) -> UInt8[Tensor, "16"]:
+def level_order(quant_type: str, device: torch.device) -> UInt8[Tensor, "16"]:
     """The index of the levels by size. FP4 has two zeros, and bitsandbytes gives the second one to tiny positive numbers."""
     return levels(quant_type).sort(stable=True).indices.to(device, torch.uint8)
 
 
 @cache
-def _pairs(quant_type: str, device: torch.device) -> Float[Tensor, "256"]:
+def level_pairs(quant_type: str, device: torch.device) -> Float[Tensor, "256"]:
     """Both levels of each byte. Two float32 lie in one float64, so that a byte takes one look-up: no arithmetic is done on it."""
     table = levels(quant_type)
     both = torch.stack([table.repeat_interleave(16), table.repeat(16)], 1)
@@ -207,7 +212,7 @@ def _whole_blocks(flat: Tensor, blocksize: int) -> Tensor:
     return (torch.cat([flat, flat.new_zeros(missing)]) if missing else flat).view(-1, blocksize)
 
 
-def _check(weight: Tensor, blocksize: int, quant_type: str, name: str) -> None:
+def check_weight(weight: Tensor, blocksize: int, quant_type: str, name: str) -> None:
     if not weight.is_floating_point() or weight.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise TypeError(f"{name} is {weight.dtype}: expected float32, float16 or bfloat16")
     if blocksize not in BLOCKSIZES:
