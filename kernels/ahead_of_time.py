@@ -8,7 +8,6 @@ import re
 import subprocess
 import tempfile
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import triton
@@ -55,7 +54,7 @@ def build(kernel, arguments: dict, capability: int, warps: int = 4, stages: int 
         source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps, "num_stages": stages}
     )
     usage, code = _read(compiled.asm["cubin"])
-    registers, stack = (int(re.search(rf"{word}:(\d+)", usage)[1]) for word in ("REG", "STACK"))
+    registers, stack = (int(re.findall(rf"{word}:(\d+)", usage)[0]) for word in ("REG", "STACK"))
     lines = _instructions(code)
     count = lambda pattern: sum(bool(re.match(pattern, line)) for _, line in lines)  # noqa: E731
     return Build(
@@ -93,7 +92,3 @@ def _main_loop(lines: list[tuple[int, str]]) -> list[str]:
     first, last = max(inner, key=lambda loop: loop[1] - loop[0])
     return [text for address, text in lines if first <= address <= last and not text.startswith("NOP")]
 
-
-@cache
-def cuda_tools_are_here() -> bool:
-    return (Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump").exists()

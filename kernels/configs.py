@@ -1,7 +1,8 @@
 """Which tile sizes a kernel runs with: a small table instead of a search at every start.
 
-The numbers are starting points from published Hopper kernels and from the ahead-of-time builds (registers, shared memory);
-`python -m kernels.bench all` on a GPU says what they reach there. An unknown GPU gets the same, never an error.
+The numbers are starting points from published Hopper kernels and from the ahead-of-time builds (`kernels/ahead_of_time.csv`:
+registers, shared memory). `python -m kernels.bench all` on a GPU says what they reach there. An unknown GPU gets the tiles of
+the nearest older one, never an error. `capability` is 90 for Hopper, 89 for Ada, 80 for Ampere, 75 for Turing.
 """
 
 from dataclasses import dataclass
@@ -27,48 +28,69 @@ class Tiles:
     """parts of the summed axis, each in a program of its own"""
 
 
-def gemm_tiles(M: int, N: int, dtype: torch.dtype) -> Tiles:
+def gemm_tiles(M: int, N: int, dtype: torch.dtype, capability: int = 90) -> Tiles:
     """For an (M, N) product. Small M takes small tiles, so that there are enough of them for every SM."""
-    if dtype == torch.float32:  # twice the bytes, and no tensor cores without TF32
-        return Tiles(64 if M > 32 else 16, 64, 32)
+    if dtype == torch.float32 or capability < 80:  # no tensor cores (without TF32): sums in ordinary registers
+        return Tiles(32 if M > 16 else 16, 64, 32, stages=2)
     if M <= 16:
-        return Tiles(16, 32, 128, warps=4, stages=4)
+        return Tiles(16, 32, 128, stages=4)
     if M <= 128:
-        return Tiles(32 if M <= 32 else 64, 64, 64, warps=4, stages=4)
-    if M * N <= 1024 * 4096 * 2:  # fewer than 132 tiles of 128 × 256
+        return Tiles(32 if M <= 32 else 64, 64, 64, stages=4)
+    if capability < 90:
+        return Tiles(128, 128, 32, warps=8, stages=3)
+    if M * N <= 132 * 128 * 256:  # fewer large tiles than SMs
         return Tiles(128, 128, 64, warps=8, stages=3)
     return Tiles(128, 256, 64, warps=8, stages=3)
 
 
-def shrink_tiles(M: int, K: int, dtype: torch.dtype) -> Tiles:
+def shrink_tiles(M: int, K: int, dtype: torch.dtype, capability: int = 90) -> Tiles:
     """For S = x Aᵀ: bound by the read of x, so every SM must read. Few rows: K is split."""
-    BK = 64 if dtype == torch.float32 else 128
-    if M >= 8192:
-        return Tiles(64, 0, BK, stages=4)
+    if dtype == torch.float32 or capability < 80:
+        return Tiles(32, 0, 32, stages=2, split=_split(M, K, 32, 32))
     BM = 64 if M >= 4096 else 32 if M >= 1024 else 16
-    wanted = 132 * BM // max(M, 1)
-    return Tiles(BM, 0, BK, stages=4, split=max(1, min(wanted, K // (2 * BK), 16)))
+    return Tiles(BM, 0, 128, stages=4, split=_split(M, K, BM, 128))
 
 
-def rank_tiles(M: int, width: int, dtype: torch.dtype) -> Tiles:
+def rank_tiles(M: int, width: int, dtype: torch.dtype, capability: int = 90) -> Tiles:
     """For dS, dB (one read of dy) and dA (one read of x): bound by that read. Tall tiles keep the planes of dB few."""
-    BM, BN = (64, 32) if dtype == torch.float32 else (128, 64) if M >= 1024 else (64, 64)
+    if dtype == torch.float32 or capability < 80:
+        BM, BN = 32, 32
+    else:
+        BM, BN = 128 if M >= 1024 else 64, 64
     programs = -(-M // BM)
-    return Tiles(BM, BN, 0, warps=4, stages=3, split=max(1, min(264 // max(programs, 1), -(-width // BN), 8)))
+    return Tiles(BM, BN, 0, stages=3, split=max(1, min(264 // max(programs, 1), -(-width // BN), 8)))
 
 
 def nf4_gemv_tiles(blocksize: int) -> Tiles:
     """1 to 4 tokens: enough programs for every SM, and at least 16 bytes a load."""
-    return Tiles(1, 16, max(512, blocksize), warps=4, stages=3)
+    return Tiles(1, 16, max(512, blocksize), stages=3)
 
 
-def nf4_gemm_tiles(M: int, N: int, K: int) -> Tiles:
+def nf4_gemm_tiles(M: int, N: int, K: int, dtype: torch.dtype, capability: int = 90) -> Tiles:
     """5 to 256 tokens. The weight is walked once per BM tokens, so BM covers M where registers allow; K is split to fill SMs."""
-    BM = next(size for size in (16, 32, 64, 128) if M <= size or size == 128)
-    BN, BK = 64 if BM < 128 else 128, 128
+    if dtype == torch.float32 or capability < 80:
+        BM, BN, BK = 16, 32, 32
+    else:
+        largest = 128 if capability >= 90 else 64
+        BM = next(size for size in (16, 32, 64, 128) if M <= size or size == largest)
+        BN, BK = 64 if BM < 128 else 128, 128
     programs = -(-N // BN) * -(-M // BM)
     split = max(1, min(4, 132 // programs, K // (8 * BK)))
     return Tiles(BM, BN, BK, warps=4 if BM < 128 else 8, stages=3, split=split)
+
+
+def _split(M: int, K: int, BM: int, BK: int) -> int:
+    """Parts of K: as many as give every SM a program, each with at least two steps."""
+    return max(1, min(132 * BM // max(M, 1), K // (2 * BK), 16))
+
+
+@cache
+def capability(device: torch.device) -> int:
+    """Compute capability as one number; the interpreter is taken for a Hopper."""
+    if device.type != "cuda":
+        return 90
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 @cache

@@ -50,6 +50,9 @@ class TileTable:
     bounds: Int[Tensor, "L_1"]
     """places [bounds[a], bounds[a + 1]) of `order` are adapter a's"""
 
+    def to(self, device: torch.device) -> "TileTable":
+        return TileTable(self.order.to(device), self.tiles.to(device), self.bounds.to(device))
+
     @property
     def adapters(self) -> int:
         return len(self.bounds) - 1

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.configs import Tiles, gemm_tiles, rank_tiles
+from kernels.configs import Tiles, capability, gemm_tiles, rank_tiles
 from kernels.lora_matmul_triton import drop_numbers
 from kernels.tiles_triton import keep_tile, load_tile, padded_rank, precision, tile_of
 
@@ -108,7 +108,7 @@ def lora_backward(
 def grad_rank(dy, lora_B, S, scaling: float, tiles: Tiles | None = None) -> tuple[Tensor, Tensor]:
     """dS (M, R) in dy's dtype and dB (N, r) in float32."""
     (M, N), r = dy.shape, lora_B.shape[1]
-    R, t = padded_rank(r), tiles or rank_tiles(M, N, dy.dtype)
+    R, t = padded_rank(r), tiles or rank_tiles(M, N, dy.dtype, capability(dy.device))
     blocks = triton.cdiv(M, t.M)
     ds, db = dy.new_empty(t.split, M, R, dtype=torch.float32), dy.new_empty(blocks, N, R, dtype=torch.float32)
     if M and N:
@@ -122,7 +122,7 @@ def grad_rank(dy, lora_B, S, scaling: float, tiles: Tiles | None = None) -> tupl
 def grad_a(dS: Tensor, x: Tensor, r: int, seed=None, p: float = 0.0, tiles: Tiles | None = None) -> Tensor:
     """dA (r, K) in float32."""
     M, K = x.shape
-    R, t = dS.shape[1], tiles or rank_tiles(M, K, x.dtype)
+    R, t = dS.shape[1], tiles or rank_tiles(M, K, x.dtype, capability(x.device))
     parts = x.new_empty(t.split, R, K, dtype=torch.float32)
     if M and K:
         grad_a_kernel[triton.cdiv(K, t.N), t.split](
@@ -135,7 +135,7 @@ def grad_a(dS: Tensor, x: Tensor, r: int, seed=None, p: float = 0.0, tiles: Tile
 def grad_x(dy, weight, dS: Tensor, lora_A, seed=None, p: float = 0.0, tiles: Tiles | None = None) -> Tensor:
     """dx (M, K) in dy's dtype."""
     (M, N), (r, K) = dy.shape, lora_A.shape
-    dx, t = dy.new_empty(M, K), tiles or gemm_tiles(M, K, dy.dtype)
+    dx, t = dy.new_empty(M, K), tiles or gemm_tiles(M, K, dy.dtype, capability(dy.device))
     if M and K:
         grad_x_kernel[(triton.cdiv(M, t.M) * triton.cdiv(K, t.N),)](
             dy, weight, dS, lora_A, dx, seed, M, N, K, r, *drop_numbers(p), *dy.stride(), *weight.stride(), *lora_A.stride(),

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.configs import SMALL_M, Tiles, gemm_tiles, multiprocessors, shrink_tiles
+from kernels.configs import SMALL_M, Tiles, capability, gemm_tiles, multiprocessors, shrink_tiles
 from kernels.philox import threshold
 from kernels.tiles_triton import keep_tile, load_tile, padded_rank, precision, tile_of
 
@@ -164,7 +164,7 @@ def one_launch(x, weight, bias, lora_A, lora_B, scaling: float, seed=None, p: fl
     (M, K), N, r = x.shape, len(weight), len(lora_A)
     R = padded_rank(r)
     y, S = x.new_empty(M, N), x.new_empty(M, R)
-    t = tiles or gemm_tiles(M, N, x.dtype)
+    t = tiles or gemm_tiles(M, N, x.dtype, capability(x.device))
     if M and N:
         one_launch_kernel[triton.cdiv(M, t.M), triton.cdiv(N, t.N)](
             x, weight, bias, lora_A, lora_B, S, y, seed, M, N, K, r, scaling, *drop_numbers(p),
@@ -178,7 +178,7 @@ def shrink(x: Tensor, lora_A: Tensor, scaling: float, seed=None, p: float = 0.0,
     """S = s · x̃ Aᵀ, (M, R)."""
     (M, K), r = x.shape, len(lora_A)
     R = padded_rank(r)
-    t = tiles or shrink_tiles(M, K, x.dtype)
+    t = tiles or shrink_tiles(M, K, x.dtype, capability(x.device))
     parts = x.new_empty(t.split, M, R, dtype=torch.float32 if t.split > 1 else x.dtype)
     if M:
         shrink_kernel[triton.cdiv(M, t.M), t.split](
@@ -194,7 +194,7 @@ def expand(x, weight, bias, S: Tensor, lora_B: Tensor, tiles: Tiles | None = Non
     y = x.new_empty(M, N)
     if not (M and N):
         return y
-    t = tiles or gemm_tiles(M, N, x.dtype)
+    t = tiles or gemm_tiles(M, N, x.dtype, capability(x.device))
     meta = {"num_warps": t.warps, "num_stages": t.stages}
     sizes = bias is not None, padded_rank(r)
     if fits_descriptors(x, weight, y) if persistent is None else persistent:

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.configs import nf4_gemm_tiles, nf4_gemv_tiles
+from kernels.configs import capability, nf4_gemm_tiles, nf4_gemv_tiles
 from kernels.nf4 import Quantized
 from kernels.nf4_triton import decode_pairs, decode_scales, tables
 from kernels.tiles_triton import load_tile, precision
@@ -138,7 +138,7 @@ def _gemv(x, weight: Quantized, bias, S, lora_B, M: int, N: int, K: int) -> Tens
 
 
 def _gemm(x, weight: Quantized, bias, S, lora_B, M: int, N: int, K: int) -> Tensor:
-    t = nf4_gemm_tiles(M, N, K)
+    t = nf4_gemm_tiles(M, N, K, x.dtype, capability(x.device))
     y = x.new_empty(t.split, M, N, dtype=x.dtype if t.split == 1 else torch.float32)
     r, R, strides = _lora(S, lora_B)
     gemm_kernel[triton.cdiv(N, t.N), triton.cdiv(M, t.M), t.split](

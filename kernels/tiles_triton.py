@@ -13,7 +13,7 @@ ROUNDS = tl.constexpr(7)  # as in kernels/philox.py
 
 def padded_rank(r: int) -> int:
     """The rank that a tensor core takes: a power of two, at least 16. The added columns are zeros and add nothing."""
-    return max(16, triton.next_power_of_2(r))
+    return max(16, 1 << (r - 1).bit_length())
 
 
 def precision(dtype: torch.dtype) -> str:

@@ -11,6 +11,8 @@ from loralib.counting import (
     mark_only_lora_as_trainable,
     print_trainable_parameters,
 )
+from loralib.dispatch import use_kernels
+from loralib.explain import explain
 from loralib.functional import lora_linear
 from loralib.hotswap import hotswap_adapter, prepare_hotswap
 from loralib.ia3 import IA3Config
@@ -47,6 +49,7 @@ __all__ = [
     "count_parameters",
     "delete_adapter",
     "disable_adapters",
+    "explain",
     "get_peft_model",
     "hotswap_adapter",
     "inject",
@@ -72,4 +75,5 @@ __all__ = [
     "set_active",
     "set_trainable",
     "unmerge",
+    "use_kernels",
 ]

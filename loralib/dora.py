@@ -14,7 +14,8 @@ from torch.autograd.function import once_differentiable
 
 from kernels.dora_matmul import dora_backward, dora_forward, row_norms
 from kernels.lora_matmul import drop
-from loralib.functional import cast, compute_dtype, dropout_mask
+from loralib.casting import cast, compute_dtype
+from loralib.functional import dropout_mask
 
 
 def dora_linear(

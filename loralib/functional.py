@@ -4,15 +4,21 @@ Autograd would keep x, the dropped copy of x, its mask and S = x̃ Aᵀ, and wou
 This node keeps x and S, and with dropout one bool mask. It casts the small A and B, never x, to the compute dtype.
 Under autocast the weight is cast again in backward instead of being kept in a second dtype. A 4-bit weight is decoded in
 forward and once more in backward: what is kept is the packed one that exists anyway.
+
+`lora_linear` and `quantized_linear` are where a Triton kernel is chosen, and nowhere else (`dispatch.py` says by what).
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from kernels.lora_matmul import Parts, drop, lora_backward, lora_forward
 from kernels.nf4 import Quantized, dequantize
+from loralib.casting import autocast_is_on, cast, compute_dtype
+from loralib.dispatch import choose
+from loralib.fused import FusedLoraFunction, Nf4LinearFunction, dropout_seed
 
 
 def lora_linear(
@@ -31,10 +37,19 @@ def lora_linear(
     The dropout mask is drawn from the global generator of x's device, as `F.dropout` does. A scale that is a tensor can
     change without a new compilation; it is put into B, since a number alone can ride in the product.
     """
-    keep = dropout_mask(x, dropout)
     if isinstance(scaling, Tensor):
         lora_B, scaling = lora_B * scaling, 1.0
-    return LoraLinearFunction.apply(x, weight, bias, lora_A, lora_B, scaling, keep, dropout, parts or ((0, weight.shape[0]),))
+    (N, K), operation = weight.shape, "nf4" if isinstance(weight, Quantized) else "lora"
+    parts = parts or ((0, N),)
+    if choose(operation, x.device, compute_dtype(x), x.shape[:-1].numel(), N, K, len(lora_A)).path == "triton":
+        return FusedLoraFunction.apply(x, weight, bias, lora_A, lora_B, scaling, dropout_seed(x, dropout), dropout, parts)
+    return LoraLinearFunction.apply(x, weight, bias, lora_A, lora_B, scaling, dropout_mask(x, dropout), dropout, parts)
+
+
+def quantized_linear(x: Float[Tensor, "*batch K"], weight: Quantized, bias: Tensor | None) -> Float[Tensor, "*batch N"]:
+    """y = x · dequant(W)ᵀ + b in x's dtype, without LoRA."""
+    choice = choose("nf4", x.device, x.dtype, x.shape[:-1].numel(), *weight.shape)
+    return (Nf4LinearFunction if choice.path == "triton" else QuantizedLinearFunction).apply(x, weight, bias)
 
 
 def dense(weight: Tensor | Quantized, dtype: torch.dtype) -> Tensor:
@@ -45,17 +60,6 @@ def dense(weight: Tensor | Quantized, dtype: torch.dtype) -> Tensor:
 def dropout_mask(x: Tensor, p: float) -> Tensor | None:
     """What dropout keeps of x, as a bool mask; None without dropout."""
     return torch.empty(x.shape, dtype=torch.bool, device=x.device).bernoulli_(1 - p) if p > 0 else None
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which a product with x runs: x's own, or autocast's (which leaves float64 alone, as torch does)."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if x.dtype != torch.float64 and autocast_is_on(device) else x.dtype
-
-
-def autocast_is_on(device: str) -> bool:
-    """False too where there is no autocast, as on the meta device, on which models are counted without memory."""
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 class LoraLinearFunction(torch.autograd.Function):
@@ -105,6 +109,16 @@ def _backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor itself where the dtype is right already."""
-    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+class QuantizedLinearFunction(torch.autograd.Function):
+    """x · dequant(W)ᵀ + b, and the same decoding again for dx."""
+
+    @staticmethod
+    def forward(ctx, x, quantized, bias):
+        ctx.quantized, ctx.bias_needs_grad = quantized, bias is not None and ctx.needs_input_grad[2]
+        return F.linear(x, dequantize(quantized, x.dtype), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
+        dx = dy @ dequantize(ctx.quantized, dy.dtype) if ctx.needs_input_grad[0] else None
+        return dx, None, dy.reshape(-1, dy.shape[-1]).sum(0) if ctx.bias_needs_grad else None

@@ -17,9 +17,11 @@ from kernels.dora_matmul import row_norms
 from kernels.nf4 import dequantize
 from loralib.dora import dora_linear
 from loralib.functional import lora_linear
+from loralib.grouped import grouped_rows
 from loralib.linear4bit import Linear4bit
 from loralib.lora_layer import FIXED, TRAINED, LoraLayer, Slot, wide
 from loralib.pissa import principal_factors
+from loralib.rows import Rows
 
 
 class Projection(LoraLayer):
@@ -86,6 +88,10 @@ class Projection(LoraLayer):
             return self.adapted(name, x) - self.plain(x)
         A, B = (factor.to(x.dtype) for factor in self.dense_factors(name))
         return F.linear(F.linear(F.dropout(x, slot.dropout, self.training), A), B) * slot.scaling
+
+    def _forward_rows(self, input: Tensor, rows: Rows) -> Tensor:
+        grouped = grouped_rows(self, input, rows)
+        return super()._forward_rows(input, rows) if grouped is None else grouped
 
     def dense_factors(self, name: str) -> tuple[Tensor, Tensor]:
         """(A, B) of an equal plain adapter over the whole output: with parts, B becomes block-shaped (d_out, p·r)."""

@@ -11,10 +11,9 @@ from dataclasses import replace
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
-from kernels.nf4 import NestedScales, Quantized, dequantize
+from kernels.nf4 import NestedScales, Quantized
+from loralib.functional import quantized_linear
 from loralib.nf4_files import from_file, to_file
 
 TENSORS = ("weight", "absmax", "nested_absmax", "nested_offset")
@@ -68,7 +67,7 @@ class Linear4bit(nn.Module):
 
     def forward(self, input: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         bias = None if self.bias is None else self.bias.to(self.compute_dtype)
-        y = Linear4bitFunction.apply(input.to(self.compute_dtype), self.quantized, bias)
+        y = quantized_linear(input.to(self.compute_dtype), self.quantized, bias)
         return y.to(input.dtype)
 
     def _apply(self, fn, recurse=True):
@@ -108,21 +107,6 @@ class Linear4bit(nn.Module):
         nested = ", double quantised" if self.nested_absmax is not None else ""
         kind = f"{self.quant_type}, blocksize={self.blocksize}{nested}, compute_dtype={self.compute_dtype}"
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {kind}"
-
-
-class Linear4bitFunction(torch.autograd.Function):
-    """x · dequant(W)ᵀ + b, and the same decoding again for dx."""
-
-    @staticmethod
-    def forward(ctx, x, quantized, bias):
-        ctx.quantized, ctx.bias_needs_grad = quantized, bias is not None and ctx.needs_input_grad[2]
-        return F.linear(x, dequantize(quantized, x.dtype), bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
-        dx = dy @ dequantize(ctx.quantized, dy.dtype) if ctx.needs_input_grad[0] else None
-        return dx, None, dy.reshape(-1, dy.shape[-1]).sum(0) if ctx.bias_needs_grad else None
 
 
 def _moved(q: Quantized, device: torch.device) -> Quantized:

@@ -1,0 +1,139 @@
+"""`python -m kernels.bench builds`: every kernel built for four kinds of GPU, none of which need be here.
+
+One line per build: registers, spills, shared memory against the limit, tensor-core and copy instructions, and for the NF4
+kernels the instructions of the main loop per decoded weight. `kernels/ahead_of_time.csv` is the committed table; a test builds
+all again and compares, so that a change which spills or loses its tensor cores shows.
+"""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import triton
+
+from kernels import configs, grouped_lora_triton, lora_backward_triton, lora_matmul_triton, nf4_matmul_triton, nf4_triton
+from kernels.ahead_of_time import SHARED_LIMIT, Build, build
+
+TABLE = Path(__file__).parents[1] / "ahead_of_time.csv"
+HEADER = ("triton", "kernel", "variant", "sm", "warps", "stages", "registers", "spilled", "shared", "limit")
+HEADER += ("wgmma", "mma", "tma", "instructions", "loop", "per_weight")
+UNALIGNED = ("r", "M", "b_row", "threshold", "first")
+"""numbers that need not be multiples of 16; the sizes and strides of a real layer are"""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A kernel with its constants, for one capability."""
+
+    kernel: object
+    variant: str
+    constants: dict
+    tiles: configs.Tiles
+    capability: int
+    weights: int = 0
+    """decoded by one program in a step of its main loop; 0 where nothing is decoded"""
+
+    def build(self) -> Build:
+        arguments = {name: self.constants.get(name, self.type_of(name)) for name in self.kernel.arg_names}
+        whole = tuple(n for n, t in arguments.items() if isinstance(t, str) and n not in UNALIGNED and t != "fp32" and n != "PRECISION")
+        return build(self.kernel, arguments, self.capability, self.tiles.warps, self.tiles.stages, whole)
+
+    def type_of(self, name: str) -> str | int:
+        """A type by the argument's name: strides along a row are 1."""
+        half = "*bf16" if self.capability >= 80 else "*fp16"
+        floats = {"ds_parts", "db_parts", "da_parts", "nested", "offset", "dynamic", "middles"}
+        known = dict.fromkeys(floats, "*fp32") | {"packed": "*u8", "order": "*i32", "pairs": "*i64", "seed": "*i64"}
+        known |= {"tiles": "*i32", "bounds": "*i32", "absmax": "*u8", "inverse": "fp32", "scaling": "fp32"}
+        if name.endswith("_col") or name in ("b_rank", "out_rank"):
+            return 1
+        if name in known:
+            return known[name]
+        pointers = {"x", "w", "bias", "a", "b", "s", "y", "dy", "ds", "dx", "weight", "out", "g"}
+        return half if name in pointers else "i32"
+
+
+def specs(sm: int) -> Iterator[Spec]:
+    """The builds of one capability: with the tiles that the launchers take there."""
+    half, r16 = torch.bfloat16, {"R": 16, "PRECISION": "ieee"}
+    for R in (16, 64) if sm == 90 else (16,):
+        yield from lora_specs(sm, half, R)
+    yield from nf4_specs(sm, half)
+    g, t = grouped_lora_triton, configs.Tiles(g_height := grouped_lora_triton.HEIGHT, 0, 0, stages=3)
+    if sm >= 80:
+        yield Spec(g.grouped_shrink_kernel, "", r16 | {"BM": g_height, "BK": 128, "scaling": "*fp32"}, t, sm)
+        yield Spec(g.grouped_expand_kernel, "", r16 | {"BM": g_height, "BN": 128}, t, sm)
+        yield Spec(g.grouped_outer_kernel, "", r16 | {"BM": g_height, "BN": 64, "out": "*fp32"}, t, sm)
+    if sm == 90:
+        small = configs.gemm_tiles(4096, 4096, torch.float32, sm)
+        wide = dict.fromkeys(("x", "w", "bias", "s", "b", "y"), "*fp32")
+        yield Spec(lora_matmul_triton.expand_kernel, "fp32", wide | r16 | gemm(small) | {"HAS_BIAS": True}, small, sm)
+
+
+def lora_specs(sm: int, dtype: torch.dtype, R: int) -> Iterator[Spec]:
+    f, b, constants = lora_matmul_triton, lora_backward_triton, {"R": R, "PRECISION": "ieee"}
+    large, middle, one = (configs.gemm_tiles(M, 4096, dtype, sm) for M in (8192, 512, 16))
+    thin, rank = configs.shrink_tiles(8192, 4096, dtype, sm), configs.rank_tiles(8192, 4096, dtype, sm)
+    wide = constants | {"HAS_BIAS": True}
+    yield Spec(f.one_launch_kernel, f"r={R}", wide | {"DROPOUT": False} | gemm(one, group=False), one, sm)
+    yield Spec(f.expand_kernel, f"M=8192 r={R}", wide | gemm(large), large, sm)
+    if large != middle:
+        yield Spec(f.expand_kernel, f"M=512 r={R}", wide | gemm(middle), middle, sm)
+    if sm == 90:
+        yield Spec(f.expand_persistent_kernel, f"M=8192 r={R}", wide | gemm(large) | {"PROGRAMS": 132}, large, sm)
+    for dropout in (False, True):
+        name = f"r={R}" + (" dropout" if dropout else "")
+        drop = constants | {"DROPOUT": dropout}
+        yield Spec(f.shrink_kernel, name, drop | {"BM": thin.M, "BK": thin.K, "SPLIT": 1}, thin, sm)
+        yield Spec(b.grad_a_kernel, name, drop | {"BM": rank.M, "BK": rank.N, "SPLIT": rank.split}, rank, sm)
+        yield Spec(b.grad_x_kernel, name, drop | gemm(large), large, sm)
+    yield Spec(b.grad_rank_kernel, f"r={R}", constants | {"BM": rank.M, "BN": rank.N, "SPLIT": rank.split}, rank, sm)
+
+
+def nf4_specs(sm: int, dtype: torch.dtype) -> Iterator[Spec]:
+    decoding = {"NESTED": True, "BLOCKSIZE": 64}
+    plain = configs.Tiles(0, 0, 0, warps=4, stages=3)
+    yield Spec(nf4_triton.dequantize_kernel, "", decoding | {"BLOCKS": 128}, plain, sm, 128 * 64)
+    quantizing = {"BLOCKSIZE": 64, "BLOCKS": 32, "order": "*u8", "absmax": "*fp32"}
+    yield Spec(nf4_triton.quantize_kernel, "", quantizing, plain, sm)
+    t = configs.nf4_gemv_tiles(64)
+    for M in (1, 4):
+        constants = decoding | {"HAS_BIAS": True, "R": 16, "M": M, "BN": t.N, "BLOCKS": t.K // 64}
+        yield Spec(nf4_matmul_triton.gemv_kernel, f"M={M} r=16", constants, t, sm, t.N * t.K)
+    for M in (16, 64, 256):
+        t = configs.nf4_gemm_tiles(M, 14336, 4096, dtype, sm)
+        constants = decoding | {"HAS_BIAS": True, "R": 16, "SPLIT": t.split, "PRECISION": "ieee"} | gemm(t, group=False)
+        yield Spec(nf4_matmul_triton.gemm_kernel, f"M={M} r=16", constants, t, sm, t.N * t.K)
+
+
+def gemm(tiles: configs.Tiles, group: bool = True) -> dict:
+    sizes = {"BM": tiles.M, "BN": tiles.N, "BK": tiles.K}
+    return sizes | ({"GROUP": tiles.group} if group else {})
+
+
+def line(spec: Spec) -> dict[str, str]:
+    """One line of the table."""
+    b, per_weight = spec.build(), ""
+    if spec.weights:
+        length = len(b.loop) if b.loop else b.instructions  # without a loop, all of the kernel
+        per_weight = f"{length / (spec.weights / 32 / spec.tiles.warps):.2f}"
+    values = (triton.__version__, spec.kernel.__name__, spec.variant, spec.capability, spec.tiles.warps, spec.tiles.stages)
+    values += (b.registers, b.spilled, b.shared, SHARED_LIMIT[spec.capability], b.wgmma, b.mma, b.tma)
+    return dict(zip(HEADER, map(str, (*values, b.instructions, len(b.loop), per_weight)), strict=True))
+
+
+def all_specs() -> list[Spec]:
+    return [spec for sm in (90, 89, 80, 75) for spec in specs(sm)]
+
+
+def write(lines: list[dict[str, str]], path: Path) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, HEADER, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def read(path: Path = TABLE) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

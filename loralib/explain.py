@@ -1,0 +1,71 @@
+"""Which implementation each layer of a model would run, and why: `print(explain(model, tokens=4096))`."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from loralib.dispatch import Choice, choose
+from loralib.layers import Projection
+from loralib.linear4bit import Linear4bit
+
+
+@dataclass(frozen=True)
+class LayerPath:
+    """One layer's choice."""
+
+    layer: str
+    shape: tuple[int, int]
+    """(d_out, d_in)"""
+    r: int
+    """0 without an active adapter"""
+    dtype: torch.dtype
+    choice: Choice
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Prints as a table, equal layers in one line."""
+
+    tokens: int
+    layers: tuple[LayerPath, ...]
+
+    def __str__(self) -> str:
+        groups: dict[tuple, list[str]] = {}
+        for item in self.layers:
+            groups.setdefault((item.shape, item.r, item.dtype, item.choice), []).append(item.layer)
+        lines = [f"{len(self.layers)} layers, {self.tokens} tokens a forward"]
+        for ((d_out, d_in), r, dtype, choice), names in groups.items():
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            kind = f"{d_in}→{d_out}, r={r}, {str(dtype).removeprefix('torch.')}"
+            lines.append(f"  {choice.path:6}  {names[0]}{more} ({kind}): {choice.reason}")
+        return "\n".join(lines)
+
+
+def explain(model: nn.Module, tokens: int = 4096) -> Explanation:
+    """For every LoRA and 4-bit layer the path that a forward over `tokens` tokens (batch × length) takes now.
+
+    Raises ValueError where there is no such layer.
+    """
+    layers = [
+        _explain(name, module, tokens) for name, module in model.named_modules() if isinstance(module, Projection | Linear4bit)
+    ]
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no LoRA and no 4-bit layer: torch runs all of it")
+    return Explanation(tokens, tuple(layers))
+
+
+def _explain(name: str, module: Projection | Linear4bit, tokens: int) -> LayerPath:
+    packed = isinstance(module, Linear4bit)
+    d_out, d_in = module.quantized.shape if packed else module.matrix_shape()
+    dtype = module.compute_dtype if packed else module.weight.dtype
+    slot, rank = None, 0
+    if isinstance(module, Projection) and module.active and not module.merged:
+        slot = module.slots[module.active[0]]
+        rank = 0 if slot.is_ia3 else len(module.lora_A[module.active[0]])
+    if not packed and (slot is None or slot.kind not in ("lora", "pissa")):
+        reason = "no adapter runs" if slot is None else f"{slot.kind} has no kernel of its own"
+        choice = Choice("torch", reason)
+    else:
+        choice = choose("nf4" if packed else "lora", module.weight.device, dtype, tokens, d_out, d_in, rank)
+    return LayerPath(name, (d_out, d_in), rank, dtype, choice)
