@@ -61,6 +61,13 @@ def rank_tiles(M: int, width: int, dtype: torch.dtype, capability: int = 90) -> 
     return Tiles(BM, BN, 0, stages=3, split=max(1, min(264 // max(programs, 1), -(-width // BN), 8)))
 
 
+def grouped_tiles(dtype: torch.dtype, capability: int = 90) -> Tiles:
+    """A tile of a few rows against wide tiles of the factors."""
+    if dtype == torch.float32 or capability < 80:
+        return Tiles(0, 64, 64, warps=4, stages=2)
+    return Tiles(0, 128, 128, warps=8, stages=3)
+
+
 def nf4_gemv_tiles(blocksize: int) -> Tiles:
     """1 to 4 tokens: enough programs for every SM, and at least 16 bytes a load."""
     return Tiles(1, 16, max(512, blocksize), stages=3)

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.configs import capability, grouped_tiles
 from kernels.grouped_lora import TileTable
 from kernels.tiles_triton import load_tile, precision
 
@@ -56,12 +57,12 @@ def grouped_expand_kernel(
         return
     places, ranks = tl.arange(0, BM), tl.arange(0, R)
     columns = tl.program_id(1) * BN + tl.arange(0, BN)
-    rows = tl.load(order + first + places, mask=places < count, other=0).to(tl.int64)
-    target = y + rows[:, None] * y_row + columns[None, :]
-    inside = (places[:, None] < count) & (columns[None, :] < N)
     s_tile = load_tile(s, first + places, ranks, R, 1, first + count, R)
     b_tile = load_tile(b + adapter.to(tl.int64) * b_adapter, ranks, columns, b_rank, b_row, R, N)
     acc = tl.dot(s_tile, b_tile, input_precision=PRECISION)
+    rows = tl.load(order + first + places, mask=places < count, other=0).to(tl.int64)
+    target = y + rows[:, None] * y_row + columns[None, :]
+    inside = (places[:, None] < count) & (columns[None, :] < N)
     acc += tl.load(target, mask=inside, other=0.0).to(tl.float32)
     tl.store(target, acc.to(y.dtype.element_ty), mask=inside)
 
@@ -122,10 +123,10 @@ def grouped_shrink(x: Tensor, stacked_A: Tensor, scaling: Tensor, table: TileTab
     R, K = stacked_A.shape[1:]
     check_rank(R)
     S = x.new_zeros(len(x), R)
-    BK = 64 if x.dtype == torch.float32 else 128
+    t = grouped_tiles(x.dtype, capability(x.device))
     grouped_shrink_kernel[(len(table.tiles),)](
         x, stacked_A, S, scaling, table.order, table.tiles, K, *x.stride(), *stacked_A.stride(),
-        R, HEIGHT, BK, precision(x.dtype), num_warps=4, num_stages=4,
+        R, HEIGHT, t.K, precision(x.dtype), num_warps=t.warps, num_stages=t.stages,
     )  # fmt: skip
     return S
 
@@ -133,10 +134,10 @@ def grouped_shrink(x: Tensor, stacked_A: Tensor, scaling: Tensor, table: TileTab
 def grouped_expand(S: Tensor, stacked_B: Tensor, y: Tensor, table: TileTable) -> None:
     """y[row] += S Bᵀ in place, rows of adapters alone. `stacked_B` is (L, N, R), of any strides."""
     N, R = stacked_B.shape[1:]
-    BN = 64 if y.dtype == torch.float32 else 128
-    grouped_expand_kernel[len(table.tiles), triton.cdiv(N, BN)](
+    t = grouped_tiles(y.dtype, capability(y.device))
+    grouped_expand_kernel[len(table.tiles), triton.cdiv(N, t.N)](
         S, stacked_B, y, table.order, table.tiles, N, y.stride(0), *stacked_B.stride(),
-        R, HEIGHT, BN, precision(y.dtype), num_warps=4, num_stages=2,
+        R, HEIGHT, t.N, precision(y.dtype), num_warps=t.warps, num_stages=t.stages,
     )  # fmt: skip
 
 

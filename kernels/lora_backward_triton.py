@@ -111,7 +111,7 @@ def grad_rank(dy, lora_B, S, scaling: float, tiles: Tiles | None = None) -> tupl
     R, t = padded_rank(r), tiles or rank_tiles(M, N, dy.dtype, capability(dy.device))
     blocks = triton.cdiv(M, t.M)
     ds, db = dy.new_empty(t.split, M, R, dtype=torch.float32), dy.new_empty(blocks, N, R, dtype=torch.float32)
-    if M and N:
+    if M:
         grad_rank_kernel[blocks, t.split](
             dy, lora_B, S, ds, db, M, N, r, scaling, *dy.stride(), *lora_B.stride(), S.stride(0),
             R, t.split, t.M, t.N, precision(dy.dtype), num_warps=t.warps, num_stages=t.stages,

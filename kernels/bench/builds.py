@@ -7,7 +7,7 @@ all again and compares, so that a change which spills or loses its tensor cores 
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -60,11 +60,7 @@ def specs(sm: int) -> Iterator[Spec]:
     for R in (16, 64) if sm == 90 else (16,):
         yield from lora_specs(sm, half, R)
     yield from nf4_specs(sm, half)
-    g, t = grouped_lora_triton, configs.Tiles(g_height := grouped_lora_triton.HEIGHT, 0, 0, stages=3)
-    if sm >= 80:
-        yield Spec(g.grouped_shrink_kernel, "", r16 | {"BM": g_height, "BK": 128, "scaling": "*fp32"}, t, sm)
-        yield Spec(g.grouped_expand_kernel, "", r16 | {"BM": g_height, "BN": 128}, t, sm)
-        yield Spec(g.grouped_outer_kernel, "", r16 | {"BM": g_height, "BN": 64, "out": "*fp32"}, t, sm)
+    yield from grouped_specs(sm)
     if sm == 90:
         small = configs.gemm_tiles(4096, 4096, torch.float32, sm)
         wide = dict.fromkeys(("x", "w", "bias", "s", "b", "y"), "*fp32")
@@ -89,6 +85,14 @@ def lora_specs(sm: int, dtype: torch.dtype, R: int) -> Iterator[Spec]:
         yield Spec(b.grad_a_kernel, name, drop | {"BM": rank.M, "BK": rank.N, "SPLIT": rank.split}, rank, sm)
         yield Spec(b.grad_x_kernel, name, drop | gemm(large), large, sm)
     yield Spec(b.grad_rank_kernel, f"r={R}", constants | {"BM": rank.M, "BN": rank.N, "SPLIT": rank.split}, rank, sm)
+
+
+def grouped_specs(sm: int) -> Iterator[Spec]:
+    g, constants = grouped_lora_triton, {"R": 16, "PRECISION": "ieee", "BM": grouped_lora_triton.HEIGHT}
+    t = configs.grouped_tiles(torch.bfloat16, sm)
+    yield Spec(g.grouped_shrink_kernel, "r=16", constants | {"BK": t.K, "scaling": "*fp32"}, t, sm)
+    yield Spec(g.grouped_expand_kernel, "r=16", constants | {"BN": t.N}, t, sm)
+    yield Spec(g.grouped_outer_kernel, "r=16", constants | {"BN": 64, "out": "*fp32"}, replace(t, warps=4), sm)
 
 
 def nf4_specs(sm: int, dtype: torch.dtype) -> Iterator[Spec]:
