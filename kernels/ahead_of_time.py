@@ -91,4 +91,3 @@ def _main_loop(lines: list[tuple[int, str]]) -> list[str]:
         return []
     first, last = max(inner, key=lambda loop: loop[1] - loop[0])
     return [text for address, text in lines if first <= address <= last and not text.startswith("NOP")]
-

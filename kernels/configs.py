@@ -79,7 +79,7 @@ def nf4_gemm_tiles(M: int, N: int, K: int, dtype: torch.dtype, capability: int =
         BM, BN, BK = 16, 32, 32
     else:
         largest = 128 if capability >= 90 else 64
-        BM = next(size for size in (16, 32, 64, 128) if M <= size or size == largest)
+        BM = next(size for size in (16, 32, 64, 128) if size >= M or size == largest)
         BN, BK = 64 if BM < 128 else 128, 128
     programs = -(-N // BN) * -(-M // BM)
     split = max(1, min(4, 132 // programs, K // (8 * BK)))

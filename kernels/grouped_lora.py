@@ -50,7 +50,7 @@ class TileTable:
     bounds: Int[Tensor, "L_1"]
     """places [bounds[a], bounds[a + 1]) of `order` are adapter a's"""
 
-    def to(self, device: torch.device) -> "TileTable":
+    def to(self, device: torch.device | str) -> "TileTable":
         return TileTable(self.order.to(device), self.tiles.to(device), self.bounds.to(device))
 
     @property

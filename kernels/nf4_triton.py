@@ -65,7 +65,8 @@ def quantize_kernel(
     block = tl.program_id(0).to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS)
     place = block[:, None] * BLOCKSIZE + tl.arange(0, BLOCKSIZE)[None, :]
     numbers = tl.load(weight + place, mask=place < count, other=0.0).to(tl.float32)
-    largest = tl.max(tl.abs(numbers), 1)
+    size = tl.where(numbers == numbers, tl.abs(numbers), float("inf"))  # a maximum would pass over NaN, and it must be refused
+    largest = tl.max(size, 1)
     safe = tl.maximum(largest, tl.full((BLOCKS,), 1e-38, tl.float32))[:, None]  # a bare 1e-38 would be a float64
     whole = (block[:, None] + 1) * BLOCKSIZE <= count  # a last block that is not whole is divided: see the definition
     unit = tl.where(whole, numbers * tl.div_rn(tl.full((BLOCKS, 1), 1.0, tl.float32), safe), tl.div_rn(numbers, safe))

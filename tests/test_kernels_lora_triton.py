@@ -1,51 +1,27 @@
 """The fused LoRA kernels, in Triton's interpreter (on a GPU: for real). Oracle: float64, and autograd of the definition."""
 
 import itertools
-import os
 
 import pytest
 import torch
 from canary import inside_nan, watched_outputs
+from triton_here import DEVICE, DTYPES, bound, error, needs_triton, triton
 
-triton = pytest.importorskip("triton", reason="Triton is for Linux")
-import numpy as np  # noqa: E402
-import triton.language as tl  # noqa: E402
+from kernels import lora_backward_triton as back
+from kernels import lora_matmul_triton as fused
+from kernels.configs import Tiles
+from kernels.lora_matmul import lora_matmul_reference
+from kernels.philox import keep_mask
 
-from kernels import lora_backward_triton as back  # noqa: E402
-from kernels import lora_matmul_triton as fused  # noqa: E402
-from kernels.configs import Tiles  # noqa: E402
-from kernels.lora_matmul import lora_matmul_reference  # noqa: E402
-from kernels.philox import keep_mask  # noqa: E402
-
-ON_GPU = torch.cuda.is_available()
-DEVICE = "cuda" if ON_GPU else "cpu"
-pytestmark = [
-    pytest.mark.skipif(not ON_GPU and os.environ.get("TRITON_INTERPRET") != "1", reason="neither a GPU nor TRITON_INTERPRET=1"),
-    pytest.mark.skipif(
-        not ON_GPU and triton.__version__ < "3.7" and np.lib.NumpyVersion(np.__version__) >= "2.4.0",
-        reason="Triton 3.6's interpreter breaks with numpy 2.4 and later",
-    ),
-]
-DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if ON_GPU else [])]  # the interpreter multiplies bf16 wrongly
+tl = triton.language
+pytestmark = needs_triton()
 SMALL = Tiles(32, 32, 16, stages=2)
-
-
-def bound(dtype: torch.dtype) -> float:
-    """Relative error in the Frobenius norm. float32: sums of up to 250 terms, about sqrt(250) roundings of 2^-24. Halves: the
-    output and S are each rounded once, at most 2^-11 (2^-8) of an element, and the roundings are independent."""
-    return {torch.float32: 1e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}[dtype]
 
 
 def drawn(M, N, K, r, dtype, seed=0):
     g = torch.Generator().manual_seed(seed + M + 7 * N + 11 * K + r)
     shapes = [(M, K), (N, K), (N,), (r, K), (N, r), (M, N)]
     return [torch.randn(s, generator=g, dtype=torch.float64).to(DEVICE, dtype) for s in shapes]
-
-
-def error(found, wanted) -> float:
-    found, wanted = found.detach().double(), wanted.detach().double()
-    assert found.shape == wanted.shape, (found.shape, wanted.shape)
-    return float((found - wanted).norm() / wanted.norm()) if wanted.numel() and wanted.norm() else float(found.abs().sum())
 
 
 def shapes_of(r: int) -> list[tuple[int, int, int]]:
@@ -124,7 +100,7 @@ def test_strided_inputs():
 def test_shared_input_reads_x_once_for_all():
     """q, k, v with one stacked down-projection: each as if it were alone."""
     x, W, b, A, B, _ = drawn(45, 40, 33, 4, torch.float32)
-    _, W2, b2, A2, B2, _ = drawn(45, 23, 33, 4, torch.float32, seed=9)
+    _, W2, _, A2, B2, _ = drawn(45, 23, 33, 4, torch.float32, seed=9)
     ys, S = fused.shared_forward(x, [W, W2], [b, None], [A, A2], [B, B2], 0.5)
     assert S.shape == (45, 16)
     for y, one in zip(ys, ((W, b, A, B), (W2, None, A2, B2)), strict=True):

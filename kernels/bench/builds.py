@@ -37,7 +37,9 @@ class Spec:
 
     def build(self) -> Build:
         arguments = {name: self.constants.get(name, self.type_of(name)) for name in self.kernel.arg_names}
-        whole = tuple(n for n, t in arguments.items() if isinstance(t, str) and n not in UNALIGNED and t != "fp32" and n != "PRECISION")
+        whole = tuple(
+            n for n, t in arguments.items() if isinstance(t, str) and n not in UNALIGNED and t != "fp32" and n != "PRECISION"
+        )
         return build(self.kernel, arguments, self.capability, self.tiles.warps, self.tiles.stages, whole)
 
     def type_of(self, name: str) -> str | int:
