@@ -46,8 +46,8 @@ tutorials: setup  ## render the lessons whose sources changed into tutorials/ren
 	$(RUN) -m pip install --quiet -c constraints.txt -e '.[test,book]'
 	$(RUN) -m tutorials render
 
-bench: setup  ## the kernel benchmarks
-	$(RUN) -m kernels.bench lora --device auto
+bench: setup  ## the kernel benchmarks: on a GPU the Triton kernels, on a CPU the torch paths
+	$(RUN) -m kernels.bench all --remember
 
 book: tutorials  ## the rendered lessons as HTML in build/book
 	$(RUN) -m tutorials book

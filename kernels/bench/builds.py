@@ -9,6 +9,7 @@ import csv
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import triton
@@ -17,8 +18,9 @@ from kernels import configs, grouped_lora_triton, lora_backward_triton, lora_mat
 from kernels.ahead_of_time import SHARED_LIMIT, Build, build
 
 TABLE = Path(__file__).parents[1] / "ahead_of_time.csv"
-HEADER = ("triton", "kernel", "variant", "sm", "warps", "stages", "registers", "spilled", "shared", "limit")
+HEADER: tuple[str, ...] = ("triton", "kernel", "variant", "sm", "warps", "stages", "registers", "spilled", "shared", "limit")
 HEADER += ("wgmma", "mma", "tma", "instructions", "loop", "per_weight")
+MOST_PER_WEIGHT = 8.0
 UNALIGNED = ("r", "M", "b_row", "threshold", "first")
 """numbers that need not be multiples of 16; the sizes and strides of a real layer are"""
 
@@ -27,7 +29,7 @@ UNALIGNED = ("r", "M", "b_row", "threshold", "first")
 class Spec:
     """A kernel with its constants, for one capability."""
 
-    kernel: object
+    kernel: Any
     variant: str
     constants: dict
     tiles: configs.Tiles
@@ -143,3 +145,40 @@ def write(lines: list[dict[str, str]], path: Path) -> None:
 def read(path: Path = TABLE) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def differences(lines: list[dict[str, str]], committed: list[dict[str, str]]) -> list[str]:
+    """What changed against the committed table. Another version of Triton compiles differently: then limits alone are judged."""
+    texts = [text for row in lines for text in problems(row)]
+    known = {key(row): row for row in committed if row["triton"] == triton.__version__}
+    if not known:
+        return texts
+    for row in lines:
+        old = known.pop(key(row), None)
+        changed = [f"{name} {old[name]} → {row[name]}" for name in HEADER if old and old[name] != row[name]]
+        if old is None or changed:
+            texts.append(f"{' '.join(key(row))}: {', '.join(changed) or 'not in the table'}")
+    return texts + [f"{' '.join(missing)}: in the table, not built" for missing in known]
+
+
+def key(row: dict[str, str]) -> tuple[str, ...]:
+    return row["kernel"], row["variant"], f"sm_{row['sm']}"
+
+
+def problems(row: dict[str, str]) -> list[str]:
+    """What no build may have: spills, too much shared memory; on Hopper a large GEMM without wgmma, or slow decoding."""
+    name, found = " ".join(key(row)), []
+    if int(row["spilled"]):
+        found.append(f"{name}: {row['spilled']} bytes spilled")
+    if int(row["shared"]) > int(row["limit"]):
+        found.append(f"{name}: {row['shared']} bytes of shared memory, {row['limit']} are there")
+    if row["sm"] != "90" or row["variant"] == "fp32":
+        return found
+    large = row["kernel"] in ("gemm_kernel", "grad_x_kernel", "expand_kernel", "expand_persistent_kernel")
+    if large and (row["wgmma"] == "0" or row["mma"] != "0"):
+        found.append(f"{name}: no wgmma")
+    if row["kernel"] == "expand_persistent_kernel" and row["tma"] == "0":
+        found.append(f"{name}: no bulk tensor copies")
+    if row["per_weight"] and float(row["per_weight"]) > MOST_PER_WEIGHT:
+        found.append(f"{name}: {row['per_weight']} instructions per weight")
+    return found

@@ -3,7 +3,7 @@
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ class Timing:
     rounds: tuple[float, ...]
 
 
-def interleaved(contenders: dict[str, Callable[[], None]], rounds: int, device: str, warmup: int = 3) -> dict[str, Timing]:
+def interleaved(contenders: Mapping[str, Callable[[], object]], rounds: int, device: str, warmup: int = 3) -> dict[str, Timing]:
     """Time each contender once per round, in an order that rotates; the first `warmup` rounds are not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
@@ -32,7 +32,7 @@ def interleaved(contenders: dict[str, Callable[[], None]], rounds: int, device: 
                     seconds[name].append(took)
     finally:
         gc.enable()
-    return {name: _summary(values) for name, values in seconds.items()}
+    return {name: summary(values) for name, values in seconds.items()}
 
 
 def ratio(over: Timing, under: Timing) -> float:
@@ -40,7 +40,7 @@ def ratio(over: Timing, under: Timing) -> float:
     return statistics.median(a / b for a, b in zip(over.rounds, under.rounds, strict=True))
 
 
-def _once(run: Callable[[], None], device: str) -> float:
+def _once(run: Callable[[], object], device: str) -> float:
     _wait(device)
     start = time.perf_counter()
     run()
@@ -53,7 +53,7 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _summary(values: list[float]) -> Timing:
+def summary(values: list[float]) -> Timing:
     ordered = sorted(values)
     quantile = lambda q: ordered[min(len(ordered) - 1, int(q * len(ordered)))]  # noqa: E731
     return Timing(statistics.median(values), quantile(0.2), quantile(0.8), tuple(values))

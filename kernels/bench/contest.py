@@ -1,0 +1,91 @@
+"""One line of a GPU benchmark: a case, its contenders, what they got wrong, and how long they took."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from kernels.bench.ceilings import Ceilings
+from kernels.bench.gpu_timing import time_contenders
+from kernels.bench.timing import Timing, ratio
+
+
+@dataclass(frozen=True)
+class GpuCase:
+    """M tokens, K = d_in, N = d_out, rank r, L adapters. `mode` is forward, or both (with the backward)."""
+
+    operation: str
+    mode: str
+    M: int
+    N: int
+    K: int
+    r: int = 0
+    dropout: float = 0.0
+    adapters: int = 1
+    weight_bits: float = 16.0
+
+    @property
+    def flops(self) -> float:
+        """Base: 2MKN, twice with backward (dx; W is frozen). LoRA: 2Mr(K + N), three times with backward. Grouped: no base."""
+        base, lora = 2 * self.M * self.K * self.N, 2 * self.M * self.r * (self.K + self.N)
+        if self.operation == "grouped":
+            return lora
+        return base + lora if self.mode == "forward" else 2 * base + 3 * lora
+
+    def moved(self, element: int = 2) -> float:
+        """Bytes that must be read or written once: weight, x and y, the factors; with backward dy, dx and the weight again.
+        Grouped adds to y: it is read too."""
+        weight = self.N * self.K * self.weight_bits / 8
+        rows = self.M * (self.N * (2 if self.operation == "grouped" else 1) + self.K) * element
+        factors = self.adapters * self.r * (self.N + self.K) * element
+        return weight + rows + factors if self.mode == "forward" else 2 * weight + 3 * rows + 3 * factors
+
+    @property
+    def name(self) -> str:
+        extra = f" r={self.r}" * bool(self.r) + f" dropout {self.dropout}" * bool(self.dropout)
+        return f"{self.mode} {self.M}×{self.K}→{self.N}{extra}" + f" {self.adapters} adapters" * (self.adapters > 1)
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Contenders by name, each several runs over other copies of the weight. `ours` is judged against `baseline`."""
+
+    case: GpuCase
+    runs: Mapping[str, Sequence[Callable[[], object]]]
+    errors: dict[str, float]
+    bare: str
+    baseline: str
+    ours: str
+    tolerance: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Line:
+    """What was measured."""
+
+    case: GpuCase
+    times: dict[str, Timing]
+    errors: dict[str, float]
+    floor: float
+    """seconds: the roofline"""
+    bare: str
+    baseline: str
+    ours: str
+
+    def over(self, name: str, other: str) -> float:
+        """The time of one as a multiple of the other's."""
+        return ratio(self.times[name], self.times[other])
+
+
+def hold(contest: Contest, ceilings: Ceilings, rounds: int, device: str) -> Line:
+    """Correctness first: RuntimeError where ours errs by more than 1.1 times the baseline's own error and the tolerance."""
+    ours, torchs = contest.errors.get(contest.ours, 0.0), contest.errors.get(contest.baseline, 0.0)
+    if ours > 1.1 * torchs + contest.tolerance:
+        raise RuntimeError(f"{contest.case.name}: error {ours:.1e} against torch's {torchs:.1e}: nothing was timed")
+    times = time_contenders(contest.runs, rounds, device)
+    floor = ceilings.floor(contest.case.flops, contest.case.moved())
+    return Line(contest.case, times, contest.errors, floor, contest.bare, contest.baseline, contest.ours)
+
+
+def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found.double() - wanted).norm() / wanted.norm())
