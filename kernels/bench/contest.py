@@ -88,4 +88,4 @@ def hold(contest: Contest, ceilings: Ceilings, rounds: int, device: str) -> Line
 
 
 def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found.double() - wanted).norm() / wanted.norm())
+    return float((found.detach().double() - wanted).norm() / wanted.norm())

@@ -31,7 +31,7 @@ def measure(adapters: int, each: int, rounds: int) -> dict[str, Timing]:
     layer = loralib.lora_layers(ours)["0"]
     for name in names:
         for kind in ("lora_A", "lora_B"):
-            getattr(theirs.base_model.model.get_submodule("0"), kind)[name].weight.data.copy_(getattr(layer, kind)[name].data)
+            getattr(theirs.get_submodule("base_model.model.0"), kind)[name].weight.data.copy_(getattr(layer, kind)[name].data)
     rows = names * each
     x = torch.randn(len(rows), WIDTH)
     theirs.eval()

@@ -1,0 +1,251 @@
+"""Which path a layer takes, that both paths agree through the whole library, and that torch.compile keeps the kernels."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from torch import nn
+from triton_here import DEVICE, error, needs_triton
+
+import loralib as lora
+from kernels import nf4
+from loralib import dispatch
+from loralib.dispatch import choose, use_kernels
+from loralib.functional import lora_linear
+
+pytestmark = needs_triton()
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def gradients(f, *inputs):
+    y = f(*inputs)
+    return [y.detach(), *torch.autograd.grad(y.cos().sum(), [t for t in inputs if t.requires_grad])]
+
+
+def both_paths(f, *inputs):
+    results = []
+    for mode in ("torch", "triton"):
+        with use_kernels(mode):
+            results.append(gradients(f, *inputs))
+    return results
+
+
+@pytest.mark.parametrize("parts", [None, ((0, 16), (32, 48)), ((16, 48),)], ids=str)
+@pytest.mark.parametrize("tokens", [3, 20, 150])
+@pytest.mark.parametrize("packed", [False, True])
+def test_both_paths_agree(parts, tokens, packed):
+    """Values and gradients of x, A, B; parts of a wide projection; dense and 4-bit weights; few and many tokens."""
+    g = torch.Generator().manual_seed(tokens)
+    p, width = (1, 48) if parts is None else (len(parts), sum(high - low for low, high in parts))
+    x, A, B = (torch.randn(s, generator=g).to(DEVICE).requires_grad_() for s in ((2, tokens, 64), (p * 3, 64), (width, 3)))
+    W, b = (torch.randn(s, generator=g).to(DEVICE) for s in ((48, 64), (48,)))
+    weight = nf4.quantize(W, double_quant=True) if packed else W
+    first, second = both_paths(lambda x, A, B: lora_linear(x, weight, b, A, B, 0.5, parts=parts), x, A, B)
+    for one, other in zip(first, second, strict=True):
+        assert error(other, one) < 1e-5  # float32, and a cosine of sums of 64 products in between
+
+
+def test_a_trainable_base_and_a_tensor_scale():
+    g = torch.Generator().manual_seed(0)
+    x, W, b, A, B = (torch.randn(s, generator=g).to(DEVICE).requires_grad_() for s in ((9, 12), (7, 12), (7,), (2, 12), (7, 2)))
+    scale = torch.tensor(0.5, device=DEVICE)
+    first, second = both_paths(lambda *t: lora_linear(*t, scale), x, W, b, A, B)
+    for one, other in zip(first, second, strict=True):
+        assert error(other, one) < 1e-5
+
+
+def test_a_4bit_layer_without_lora():
+    layer = nn.Sequential(nn.Linear(64, 40)).to(DEVICE)
+    x = torch.randn(6, 64, device=DEVICE, requires_grad=True)
+    quantized = lora.Linear4bit(nf4.quantize(layer[0].weight), layer[0].bias)
+    first, second = both_paths(quantized, x)
+    for one, other in zip(first, second, strict=True):
+        assert error(other, one) < 1e-5
+
+
+def test_dropout_drops_in_training_alone_and_its_backward_has_the_same_mask():
+    """The output is linear in x for a fixed mask: y(x) = x · dy/dx only if both passes used one mask."""
+    layer = lora.Linear(32, 24, r=4, lora_dropout=0.4, bias=False).to(DEVICE)
+    layer.lora_B["default"].data.normal_()
+    x = torch.randn(40, 32, device=DEVICE, requires_grad=True)
+    dy = torch.randn(40, 24, device=DEVICE)
+    with use_kernels("triton"):
+        y = layer(x)
+        (dx,) = torch.autograd.grad(y, x, dy)
+        assert float((x * dx).sum()) == pytest.approx(float((y * dy).sum()), rel=1e-4)
+        assert not torch.equal(layer(x), layer(x))
+        layer.eval()
+        assert torch.equal(layer(x), layer(x))
+
+
+def test_a_transformers_model_trains_alike_on_both_paths():
+    losses = {}
+    for mode in ("torch", "triton"):
+        torch.manual_seed(0)
+        model = lora.get_peft_model(tiny.bert(), lora.LoraConfig(r=4, target_modules=["query", "value"])).to(DEVICE).train()
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
+        with use_kernels(mode):
+            for _ in range(3):
+                loss = model(tiny.ids().to(DEVICE)).logits.square().mean()
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        losses[mode] = float(loss)
+    assert losses["triton"] == pytest.approx(losses["torch"], rel=1e-5)
+
+
+def test_a_mixed_batch_in_one_launch():
+    """Two adapters of different ranks and the base, three-dimensional input: as the loop, in values and gradients."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10)).to(DEVICE)
+    for name, r in (("a", 4), ("b", 8)):
+        config = lora.LoraConfig(r=r, target_modules=["0", "2"], init_lora_weights=False)
+        lora.inject(model, config, adapter_name=name) if name == "a" else lora.add_adapter(model, config, name)
+    x = torch.randn(5, 7, 20, device=DEVICE)
+    results = []
+    for mode in ("torch", "triton"):
+        model.zero_grad()
+        with use_kernels(mode), lora.mixed_batch(model, ["a", "b", None, "b", "a"]):
+            y = model(x)
+            y.cos().sum().backward()
+        results.append([y.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert len(results[0]) == 5
+    for one, other in zip(*results, strict=True):
+        assert error(other, one) < 1e-5
+    with use_kernels("triton"), lora.mixed_batch(model, ["a", None]), pytest.raises(ValueError, match="for 2 rows"):
+        model(x)
+
+
+# ---------------------------------------------------------------- the choice
+
+
+def test_nothing_is_chosen_without_a_measurement(monkeypatch):
+    monkeypatch.setattr(dispatch, "INTERPRETING", False)
+    monkeypatch.setattr(dispatch, "gpu", lambda device: ("Some GPU", (9, 0)))
+    found = choose("lora", GPU, torch.bfloat16, 4096, 4096, 4096, 16)
+    assert found.path == "torch" and "no measurement of lora on Some GPU" in found.reason
+    assert "python -m kernels.bench all" in found.reason
+
+
+def test_the_nearest_measured_shape_decides(monkeypatch):
+    rows = [[1, 4096, 4096, 1.4], [8192, 4096, 4096, 0.9], [8192, 14336, 4096, 0.99]]
+    monkeypatch.setattr(dispatch, "MEASUREMENTS", {"Some GPU": {"lora": rows}})
+    monkeypatch.setattr(dispatch, "INTERPRETING", False)
+    monkeypatch.setattr(dispatch, "gpu", lambda device: ("Some GPU", (9, 0)))
+    path = lambda M, N, K: choose("lora", GPU, torch.bfloat16, M, N, K, 16).path  # noqa: E731
+    assert path(6000, 4096, 4096) == "triton"
+    assert path(2, 4096, 4096) == "torch"
+    assert path(8192, 12000, 4096) == "torch"  # 1 % is not a win
+    said = choose("lora", GPU, torch.bfloat16, 6000, 4096, 4096, 16).reason
+    assert "M=8192 N=4096 K=4096" in said and "0.90" in said
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "r", "capability", "said"),
+    [
+        (CPU, torch.float32, 8, (9, 0), "no Triton on cpu"),
+        (GPU, torch.float16, 8, (7, 5), "older than Ampere"),
+        (GPU, torch.float64, 8, (9, 0), "no kernel for torch.float64"),
+        (GPU, torch.bfloat16, 256, (9, 0), "rank 256"),
+    ],
+)
+def test_where_no_kernel_can_run_even_when_asked_for(monkeypatch, device, dtype, r, capability, said):
+    monkeypatch.setattr(dispatch, "INTERPRETING", False)
+    monkeypatch.setattr(dispatch, "gpu", lambda device: ("Some GPU", capability))
+    with use_kernels("triton"):
+        found = choose("lora", device, dtype, 100, 64, 64, r)
+    assert found.path == "torch" and said in found.reason
+
+
+def test_without_triton(monkeypatch):
+    monkeypatch.setattr(dispatch, "TRITON_IS_HERE", False)
+    with use_kernels("triton"):
+        assert "not installed" in choose("lora", CPU, torch.float32, 1, 1, 1).reason
+
+
+def test_use_kernels_is_strict_and_restores():
+    with pytest.raises(ValueError, match="'cuda': expected one of"), use_kernels("cuda"):
+        pass
+    with use_kernels("triton"):
+        with use_kernels("torch"):
+            assert choose("lora", CPU, torch.float32, 1, 1, 1).path == "torch"
+        assert choose("lora", torch.device(DEVICE), torch.float32, 1, 1, 1).path == "triton"
+
+
+def test_explain_says_every_layer():
+    model = lora.get_peft_model(tiny.bert(), lora.LoraConfig(r=4, target_modules=["query", "value"]))
+    found = lora.explain(model, tokens=64)
+    assert len(found.layers) == 2 * model.config.num_hidden_layers and all(item.r == 4 for item in found.layers)
+    assert "layers, 64 tokens" in str(found) and "r=4" in str(found) and len(str(found).splitlines()) == 2
+    with use_kernels("triton"):
+        assert "triton" in str(lora.explain(model.to(DEVICE)))
+    with pytest.raises(ValueError, match="no LoRA and no 4-bit layer"):
+        lora.explain(nn.Linear(2, 2))
+    layer = nn.Sequential(lora.Linear4bit(nf4.quantize(torch.randn(8, 64))))
+    assert lora.explain(layer).layers[0].shape == (8, 64)
+    lora.set_active(model, [])
+    assert "no adapter runs" in str(lora.explain(model))
+
+
+COMPILE = """
+import sys; sys.path.insert(0, "tests")
+import torch, loralib as lora
+from torch import nn
+from kernels import nf4
+from loralib.dispatch import use_kernels
+device = "cuda" if torch.cuda.is_available() else "cpu"
+dense = lora.Linear(64, 48, r=2, lora_dropout=0.2)
+packed = nn.Sequential(lora.Linear4bit(nf4.quantize(torch.randn(48, 64), double_quant=True)))
+lora.inject(packed, lora.LoraConfig(r=2, lora_dropout=0.2, target_modules=["0"], init_lora_weights=False))
+dense.lora_B["default"].data.normal_()
+graphs = []
+def backend(graph, inputs):
+    return torch._dynamo.backends.common.aot_autograd(fw_compiler=keep, bw_compiler=keep)(graph, inputs)
+def keep(graph, inputs):
+    graphs.append(str(graph.graph))
+    return graph
+for layer, op in ((dense, "lora_forward"), (packed, "nf4_matmul")):
+    layer = layer.to(device).train()
+    x = torch.randn(40, 64, device=device, requires_grad=True)
+    leaves = [x, *(p for p in layer.parameters() if p.requires_grad)]
+    with use_kernels("triton"):
+        compiled = torch.compile(layer, fullgraph=True, backend=backend)
+        results = []
+        for f in (compiled, layer):
+            torch.manual_seed(0)
+            y = f(x)
+            results.append([y, *torch.autograd.grad(y.sum(), leaves)])
+    assert len(leaves) == 3 and all(map(torch.equal, *results)), op
+    assert any("peft_kernels." + op in text for text in graphs), graphs
+    assert any("peft_kernels.lora_backward" in text for text in graphs), graphs
+    graphs.clear()
+"""
+
+
+def test_torch_compile_keeps_the_kernels_whole():
+    """fullgraph=True: dense and 4-bit, dropout on, forward and backward, the same bits as without compiling."""
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", COMPILE], cwd=root, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_the_operations_pass_torchs_own_check():
+    """`torch.library.opcheck`: schema, fake shapes and strides, aliasing."""
+    from kernels import ops
+
+    g = torch.Generator().manual_seed(0)
+    x, W, A, B, dy = (torch.randn(s, generator=g).to(DEVICE) for s in ((40, 64), (24, 64), (3, 64), (24, 3), (40, 24)))
+    seed = torch.tensor([5], device=DEVICE)
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(ops.lora_forward, (x, W, None, A, B, 0.5, seed, 0.1), test_utils=checks)
+    S = ops.lora_forward(x, W, None, A, B, 0.5, seed, 0.1)[1]
+    for need_x in (True, False):
+        torch.library.opcheck(ops.lora_backward, (dy, x, W, A, B, S, 0.5, seed, 0.1, need_x), test_utils=checks)
+    torch.library.opcheck(ops.shrink, (x, A, 0.5, None, 0.0), test_utils=checks)
+    packed = nf4.quantize(W, double_quant=True)
+    parts = (packed.packed, packed.absmax, packed.nested.absmax, packed.nested.offset, list(packed.shape), 64, "nf4")
+    torch.library.opcheck(ops._nf4_matmul, (x, *parts, None, S, B), test_utils=checks)
+    torch.library.opcheck(ops._nf4_decode, (*parts, torch.float16), test_utils=checks)
