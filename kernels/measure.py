@@ -53,6 +53,27 @@ def count_operations(forward: Callable[[], Any]) -> Counter[str]:
     return mode.counts
 
 
+class _Moving(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.moved = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func._schema.name.removeprefix("aten::") not in VIEWS:
+            results = result if isinstance(result, tuple | list) else (result,)
+            given = [] if "_out" in func.__name__ or "empty" in func.__name__ else [*args, *(kwargs or {}).values()]
+            self.moved += sum(t.numel() * t.element_size() for t in (*given, *results) if isinstance(t, Tensor))
+        return result
+
+
+def moved_bytes(forward: Callable[[], Any]) -> int:
+    """Bytes that its operations read and write, each operand once per operation, as if nothing stayed in a cache between two."""
+    with _Moving() as mode:
+        forward()
+    return mode.moved
+
+
 def peak_bytes(device: torch.device) -> int:
     """The most memory this process has held so far: on a GPU what torch allocated there, else what the process had in RAM.
 

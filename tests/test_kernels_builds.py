@@ -1,5 +1,6 @@
 """The second gate: every kernel built for sm_90, 89, 80 and 75 without a GPU, against the committed table and hard limits."""
 
+import json
 import os
 import subprocess
 import sys
@@ -35,11 +36,12 @@ def test_all_builds_are_as_in_the_table(tmp_path):
 
 def test_the_gate_sees_a_planted_spill():
     """`acc += dot * scale` on top of a full accumulator; the same kernel with the product inside of it does not spill."""
-    done = compiled("tests/planted_spill.py")
+    done = compiled("-m", "tutorials.built_by_hand")
     assert done.returncode == 0, done.stderr[-2000:]
-    found = {name: tuple(map(int, numbers)) for name, *numbers in map(str.split, done.stdout.splitlines())}
-    assert found["right"][0] == 0 and found["planted"][0] > 0, found
-    assert found["right"][2] > 0
+    found = json.loads(done.stdout)
+    assert found["inside the accumulator"]["spilled"] == 0 < found["beside the accumulator"]["spilled"], found
+    assert found["comparisons"]["per weight"] > 2 * found["table of 16"]["per weight"] > 2 * 8, found
+    assert found["table of 256 pairs"]["per weight"] < 8, found
 
 
 VALUES = "3.7.1 expand_kernel x 90 8 3 180 0 1000 232448 5 0 0 900 100"

@@ -293,7 +293,7 @@ assert relative[values > 1e-3].max() < 0.2, "each decade has twice the levels of
 # 2. It costs time and little quality, and saves the largest part of the memory.
 # 3. The adapter belongs to the decoded weights. Merge onto them, or say what you lose.
 #
-# **Next:** the Triton kernels, lessons 09 to 11. ([All lessons](README.md))
+# **Next:** [lesson 09](09_fused_lora.py), the fused LoRA kernel in Triton.
 #
 # ## On the real thing
 #

@@ -15,9 +15,10 @@ from tutorials.lessons import HERE, find
 def command(number: str, solutions: bool = False) -> int:
     """Check each exercise of a lesson and say how it went; 0 when all pass."""
     number = find(number).number
+    known = checks(number)  # first: a check of kernels turns Triton's interpreter on
     module = load(exercise_file(number, solutions))
     failed = 0
-    for name, check in checks(number).items():
+    for name, check in known.items():
         verdict = try_one(module, check)
         failed += verdict != "right"
         print(f"{name}: {verdict}")
@@ -32,6 +33,10 @@ def try_one(module: ModuleType, check) -> str:
         return "not written yet"
     except AssertionError as error:
         return f"not right: {error}"
+    except Exception as error:
+        if isinstance(error.__cause__, NotImplementedError):  # as Triton's interpreter hands it on
+            return "not written yet"
+        raise
     return "right"
 
 

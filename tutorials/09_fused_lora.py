@@ -1,0 +1,331 @@
+# %% [markdown]
+# # 09 · A fused kernel makes LoRA nearly free, and more than that no kernel can win
+#
+# | | |
+# |:--|:--|
+# | **Needs** | lesson [01](01_lora_by_hand.py); what a matrix product costs |
+# | **Read and do** | 70 minutes |
+# | **Runs in** | about 30 s on one CPU thread |
+# | **Memory** | 2 GB |
+#
+# You have read that a fused LoRA kernel is "4x faster". It cannot be. You will count the bytes and the operations, find the most
+# that fusing can win, and then write the kernel in **Triton**, from a naive tile to the form of our library. No GPU is needed:
+# Triton's **interpreter** runs a kernel with numpy, and its **compiler** builds machine code for a GPU that is not here.
+#
+# | symbol | code | meaning |
+# |:--|:--|:--|
+# | M, K, N, r | `M, K, N, r` | tokens, d_in, d_out, rank |
+# | S | `S` | $s \cdot x A^T$, (M, r): the scale is folded into it |
+# | BM, BN, BK | `BM, BN, BK` | a **tile**: the rows, columns and depth that one program takes at a time |
+#
+# The split into two kernels at S is that of LoRAFusion (Zhu et al. 2025). Ours differs: dropout comes from a seed instead of a
+# stored mask, gradients are the same bits every time, and any rank and shape is allowed.
+
+# %%
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path.cwd() if Path("loralib").is_dir() else Path.cwd().parent
+sys.path.insert(0, str(ROOT))  # so that our folders are found, from the project's root and from tutorials/
+os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined: it must be set before
+
+import torch
+import triton
+import triton.language as tl
+from matplotlib import pyplot as plt
+
+from kernels import lora_backward_triton, lora_matmul_triton
+from kernels.bench import builds
+from kernels.bench.ceilings import Ceilings
+from kernels.configs import Tiles
+from kernels.lora_matmul import lora_forward, lora_matmul_reference
+from kernels.measure import moved_bytes
+from kernels.philox import keep_mask
+from training.records import COLOURS, use_style
+from tutorials.built_by_hand import built
+from tutorials.interpreted import traffic
+from tutorials.show import show
+
+torch.set_num_threads(1)
+use_style()
+generator = torch.Generator().manual_seed(0)  # the seed of all numbers below
+
+# %% [markdown]
+# ## 1. Few operations, many bytes
+#
+# The layer computes $y = x W^T + s\,(x A^T) B^T$. Take 8192 tokens, K = N = 4096, r = 16.
+#
+# **Predict:** how many per cent of the base's multiplications does the LoRA branch add: 0.8 %, 8 %, or 80 %? And if an
+# implementation writes the branch's output to memory, scales it, and adds it: how often does it touch a matrix as large as y?
+
+# %%
+M, K, N, r = 8192, 4096, 4096, 16
+base_flops, branch_flops = 2 * M * K * N, 2 * M * r * (K + N)
+print(f"the branch adds {branch_flops / base_flops:.1%} of the operations")
+assert abs(branch_flops / base_flops - 0.0078) < 1e-4, "r (K + N) against K N"
+
+# %% [markdown]
+# Now the bytes, measured: `moved_bytes` runs a function and adds up what each of its operations reads and writes. We use a small
+# layer and count in units of one M × N matrix.
+
+# %%
+m, k, n = 512, 256, 256
+x, W, A, B = (torch.randn(s, generator=generator) for s in ((m, k), (n, k), (r, k), (n, r)))
+unit = 4 * m * n  # bytes of one M × N matrix
+
+
+def eager():
+    """As peft writes it: each step is an operation of its own."""
+    result = x @ W.T
+    return result + (x @ A.T) @ B.T * 0.5
+
+
+base = moved_bytes(lambda: x @ W.T)
+ways = {"eager": eager, "in place": lambda: lora_forward(x, W, None, A, B, 0.5, ((0, n),))}
+extra = {name: (moved_bytes(way) - base) / unit for name, way in ways.items()}
+for name, passes in extra.items():
+    print(f"{name:9} {passes:.2f} passes over an M × N matrix more than the base")
+assert 7 < extra["eager"] < 7.5, "read x; write; scale: read, write; add: read, read, write; and the small ones"
+assert 3 < extra["in place"] < 3.5, "read x; addmm: read, write; and the small ones"
+
+# %% [markdown]
+# ## 2. The most that a kernel can win
+#
+# A GPU has two limits: operations per second and bytes per second. The time of anything is at least the larger of the two
+# quotients: the **roofline**. For an H200 the notes of this project have 790 TFLOP/s in bf16 and 4.3 TB/s.
+#
+# **Predict:** the base at these sizes is limited by operations. By how much may the eager form be slower than the base alone, and
+# how much of this could a perfect kernel win back: a factor of 1.05, 1.3, or 4?
+
+# %%
+h200 = Ceilings(bandwidth=4.3e12, flops=790e12)
+bf16 = 2
+base_time = h200.floor(base_flops, bf16 * (M * K + K * N + M * N))
+passes = {"eager": 7, "in place": 3, "fused": 1}  # of M × N, K = N; a fused kernel reads x once more for S, and no more
+times = {name: base_time + count * bf16 * M * N / h200.bandwidth for name, count in passes.items()}
+for name, seconds in times.items():
+    print(f"{name:9} {seconds * 1e6:.0f} µs: {seconds / base_time:.3f} of the base alone")
+ceiling = times["eager"] / times["fused"]
+assert 1.2 < ceiling < 1.3, "fusing can win a quarter over eager at these sizes, never 4x"
+assert times["in place"] / times["fused"] < 1.1, "against the honest baseline it is 9 % at most"
+
+# %%
+figure, axes = plt.subplots(figsize=(7, 3.4))
+layers = {"attention\n4096→4096": (4096, 4096), "up, gate\n4096→14336": (4096, 14336), "down\n14336→4096": (14336, 4096)}
+for offset, (name, colour) in zip((-0.25, 0, 0.25), (("eager", "peft"), ("in place", "head"), ("fused", "lora")), strict=True):
+    heights = []
+    for d_in, d_out in layers.values():
+        alone = 2 * M * d_in * d_out / h200.flops
+        more = {"eager": d_in + 6 * d_out, "in place": d_in + 2 * d_out, "fused": d_in}[name] * M * bf16 / h200.bandwidth
+        heights.append(1 + more / alone)
+    axes.bar([i + offset for i in range(3)], heights, 0.24, color=COLOURS[colour], label=name)
+axes.axhline(1, color=COLOURS["full"], lw=1)
+axes.set_xticks(range(3), layers)
+axes.set(
+    ylabel="time / bare layer",
+    ylim=(0.9, 1.4),
+    title="Counted in bytes, LoRA costs up to 31 %, fused 5 % (r = 16)",
+)
+axes.legend(ncols=3)
+show(figure, "ceilings")
+
+# %% [markdown]
+# So "4x" is refuted by arithmetic: a forward pass can win 1.24 at best over the eager form, and 1.08 over the in-place form. It
+# also says what is *not* allowed: a kernel whose own product is 8 % slower than cuBLAS has lost everything. That has happened to
+# users of such kernels. A dispatcher must therefore measure (section 8).
+#
+# ## 3. A tile, by hand
+#
+# In Triton you write what **one program** does. It computes one tile of y: BM rows, BN columns. It walks along K in steps of BK,
+# loads a tile of x and one of W, and adds their product to an accumulator. A **mask** keeps it inside the matrix.
+#
+# **Predict:** M = N = K = 64 and tiles of 32: how many programs run, and how often is each number of x loaded?
+
+
+# %%
+@triton.jit
+def naive(x, w, y, M, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    rows = tl.program_id(0) * BM + tl.arange(0, BM)
+    columns = tl.program_id(1) * BN + tl.arange(0, BN)
+    acc = tl.zeros((BM, BN), tl.float32)
+    for k in range(0, K, BK):
+        depth = k + tl.arange(0, BK)
+        x_in, w_in = (rows[:, None] < M) & (depth[None, :] < K), (depth[:, None] < K) & (columns[None, :] < N)
+        x_tile = tl.load(x + rows[:, None] * K + depth[None, :], mask=x_in, other=0.0)
+        w_tile = tl.load(w + columns[None, :] * K + depth[:, None], mask=w_in, other=0.0)  # a tile of Wᵀ
+        acc = tl.dot(x_tile, w_tile, acc)
+    tl.store(y + rows[:, None] * N + columns[None, :], acc, mask=(rows[:, None] < M) & (columns[None, :] < N))
+
+
+# %%
+x, W = (torch.randn(64, 64, generator=generator) for _ in range(2))
+y = torch.empty(64, 64)
+with traffic() as seen:
+    naive[(2, 2)](x, W, y, 64, 64, 64, 32, 32, 32)  # a grid of 2 × 2 programs
+print(f"loaded {seen.loaded:,} bytes: {seen.loaded / (x.nbytes + W.nbytes)} times x and W; stored {seen.stored:,}")
+assert seen.loaded == 2 * (x.nbytes + W.nbytes) and seen.stored == y.nbytes, "each number once per tile column (or row)"
+assert torch.allclose(y, x @ W.T, atol=1e-4), "is W read as its transpose?"
+
+# %% [markdown]
+# Larger tiles load less: with tiles of 128 × 256 each number of x is read N / 256 times. What programs read at about the same
+# time comes from the L2 cache; the order of the tiles (`tile_of` in `kernels/tiles_triton.py`) sees to that.
+#
+# ## 4. Version 1: one launch
+#
+# The simplest fusion: beside the accumulator for y, keep one for S. When K is done, multiply S with a tile of B.
+#
+# **Predict:** there are N / BN columns of tiles. How many times is A read, if each of them makes S again? Is that much?
+
+# %%
+M, N, K, r = 64, 128, 96, 8
+x, W, A, B = (torch.randn(s, generator=generator) for s in ((M, K), (N, K), (r, K), (N, r)))
+tiles = Tiles(32, 32, 32)
+wanted = lora_matmul_reference(*(t.double() for t in (x, W)), None, *(t.double() for t in (A, B)), 0.5)
+with traffic() as one:
+    y1, S1 = lora_matmul_triton.one_launch(x, W, None, A, B, 0.5, tiles=tiles)
+base_loads = (N // 32) * x.nbytes + (M // 32) * W.nbytes
+factors = (M // 32) * (N // 32) * A.nbytes + (M // 32) * B.nbytes
+print(f"loaded {one.loaded:,} bytes; the base alone {base_loads:,}, A again and again {factors - (M // 32) * B.nbytes:,}")
+assert one.loaded == base_loads + factors, "A once for every program, B once for every row of tiles"
+assert (y1.double() - wanted).norm() < 1e-6 * wanted.norm(), "float32 rounding, no more"
+
+# %% [markdown]
+# It needs no second launch, so it is right for a few tokens (decoding), where a launch costs more than the sums. At r = 64 its
+# extra work is a quarter of the base's (64 / 256): wrong for training.
+#
+# ## 5. Version 2: S once, then one more step of K
+#
+# S is tiny (M × r). So one small kernel, **shrink**, writes it, with the scale folded in. Then comes the trick of the second,
+# **expand**: `[x | S] [W | B]ᵀ` is the sum that we want. The rank-r product is only one more step of K, into the same
+# accumulator.
+#
+# **Predict:** what does expand load more than the base: S and B once per tile that needs them, or something as large as y?
+
+# %%
+with traffic() as shrinking:
+    S = lora_matmul_triton.shrink(x, A, 0.5, tiles=Tiles(32, 0, 32))
+with traffic() as expanding:
+    y2 = lora_matmul_triton.expand(x, W, None, S, B, tiles, persistent=False)
+more = expanding.loaded - base_loads
+print(f"shrink loads {shrinking.loaded:,}: x once ({x.nbytes:,}), A per 32 rows ({M // 32 * A.nbytes:,})")
+print(f"expand loads {more:,} more than the base: S per column of tiles, B per row of tiles")
+assert shrinking.loaded == x.nbytes + (M // 32) * A.nbytes
+assert more == (N // 32) * 4 * M * r + (M // 32) * B.nbytes, "S is loaded without its padding"
+assert torch.allclose(y2, y1, atol=1e-5) and S.shape == (M, 16), "a tensor core takes ranks from 16 on: r is padded with zeros"
+
+# %% [markdown]
+# Version 3, `expand_persistent_kernel`, computes the same. It starts as many programs as the GPU has processors;
+# each walks several tiles, and Hopper's copy engine fetches them.
+
+# %%
+y3 = lora_matmul_triton.expand(x, W, None, S, B, tiles, persistent=True)
+assert torch.allclose(y3, y2, atol=1e-5), "the same sums; numpy may add them in another order"
+
+# %% [markdown]
+# ## 6. Break it on purpose: one accumulator too many
+#
+# The natural way to write it is `acc += tl.dot(S, B) * s` after the loop. The numbers are right, in the interpreter and on a GPU.
+# But the tile of 128 × 256 already fills the registers. We build both forms for a Hopper GPU (compute capability 9.0).
+#
+# **Predict:** 8 warps of 32 threads hold an accumulator of 128 × 256. How many registers of 32 bits does one thread need for one,
+# and how many for two? (A thread can have 255.)
+
+# %%
+each = 128 * 256 // (8 * 32)
+print(f"{each} registers for one accumulator, {2 * each} for two")
+found = built()
+for name in ("inside the accumulator", "beside the accumulator"):
+    print(f"{name}: {found[name]['registers']} registers, {found[name]['spilled']} bytes spilled to memory per thread")
+assert each == 128 and found["inside the accumulator"]["spilled"] == 0, "the product is a step of the same accumulator"
+assert found["beside the accumulator"]["spilled"] > 0, "a second accumulator of 128 registers does not fit"
+
+# %% [markdown]
+# The interpreter cannot see this, and the compiler cannot see a wrong sum. So every kernel passes two gates in our tests: numbers
+# in the interpreter, with NaN around every input, and builds for four kinds of GPU, compared with a committed table:
+
+# %%
+for row in builds.read():
+    if row["sm"] == "90" and row["variant"] in ("r=16", "M=8192 r=16") and "grouped" not in row["kernel"]:
+        print(
+            f"{row['kernel']:26} {row['registers']:>4} registers, {row['spilled']} spilled, {int(row['shared']):>7,} bytes shared"
+        )
+
+# %% [markdown]
+# ## 7. Backward, and dropout without a mask
+#
+# The gradients are $dS = s\,dy\,B$, $dB = dy^T S$, $dA = dS^T \tilde x$, $dx = dS\,A + dy\,W$. Both of the first read all of
+# dy; one kernel makes both from one read. Dropout keeps no mask: `philox`, a random function of (seed, place), gives the same
+# mask again.
+#
+# **Predict:** for 8192 tokens of width 4096, how many bytes does a mask of one byte each need, and how many a seed?
+
+# %%
+M, p = 96, 0.25
+x, dy = torch.randn(M, K, generator=generator), torch.randn(M, N, generator=generator)
+seed = torch.tensor([2026])
+y, S = lora_matmul_triton.lora_forward(x, W, None, A, B, 0.5, seed, p)
+tall = Tiles(32, 32, 0, split=2)
+with traffic() as ranks:
+    dS, dB = lora_backward_triton.grad_rank(dy, B, S, 0.5, tall)
+print(f"mask {8192 * 4096:,} bytes, seed {seed.nbytes}; loaded for dS and dB: {ranks.loaded / dy.nbytes:.2f} times dy")
+assert ranks.loaded == dy.nbytes + 2 * 4 * M * r + M // 32 * B.nbytes, "dy once; S for each of 2 parts, B for each 32 rows"
+dx, dA, dB = lora_backward_triton.lora_backward(dy, x, W, A, B, S, 0.5, seed, p)
+keep = keep_mask(seed, M, K, p) / (1 - p)  # the definition in plain torch gives the kernels' mask
+xd, Ad, Bd = (t.double().requires_grad_() for t in (x, A, B))
+exact = xd @ W.double().T + 0.5 * (xd * keep.double()) @ Ad.T @ Bd.T
+for name, one, other in zip(("dx", "dA", "dB"), (dx, dA, dB), torch.autograd.grad(exact, (xd, Ad, Bd), dy.double()), strict=True):
+    assert (one.double() - other).norm() < 2e-6 * other.norm(), f"{name} differs: is the mask of backward that of forward?"
+again = lora_backward_triton.lora_backward(dy, x, W, A, B, S, 0.5, seed, p)
+assert all(map(torch.equal, (dx, dA, dB), again)), "sums in a fixed order, not by atomic additions: the same bits"
+
+# %% [markdown]
+# ## 8. What a GPU says
+#
+# `python -m kernels.bench all` on a GPU measures the machine's own copy and product first, then every form beside peft and the
+# bare layer. A layer takes a kernel only where such a measurement says that it wins; `loralib.explain(model)` tells.
+
+# %%
+import loralib
+
+small = loralib.get_peft_model(torch.nn.Sequential(torch.nn.Linear(64, 64)), loralib.LoraConfig(r=8, target_modules=["0"]))
+print(loralib.explain(small, tokens=4096))
+measured = loralib.dispatch.MEASUREMENTS
+print("GPUs measured so far:", ", ".join(measured) or "none. The kernels are checked, not timed: no GPU was to be had")
+assert "torch" in str(loralib.explain(small)), "without a GPU, plain torch"
+
+# %% [markdown]
+# ## What could go wrong
+#
+# | symptom | likely cause | check |
+# |:--|:--|:--|
+# | right numbers, a fifth of the speed | the kernel spills | section 6: `python -m kernels.bench builds` |
+# | NaN or garbage at odd sizes | a load without a mask | `tests/canary.py`: put the inputs inside NaN |
+# | bfloat16 is wrong in the interpreter only | it multiplies bit patterns | test in float32 and float16 |
+# | slower than plain torch | its product is slower than cuBLAS | section 2: 8 % decides |
+# | `only 0-dimensional arrays` in the interpreter | Triton 3.6 with numpy 2.4 or newer | Triton 3.7, or numpy 2.3 |
+#
+# ## Exercises
+#
+# Write in [exercises/09_fused_lora.py](exercises/09_fused_lora.py), then `python -m tutorials check 09`.
+#
+# 1. ★ `extra_bytes`: what LoRA moves beyond the base in three forms.
+# 2. ★★ `tile_loads`: how many bytes the programs of a tiled product ask for.
+# 3. ★★★ `add_kernel`: your first kernel: x + s · z for vectors of any length.
+#    <details><summary>Hint</summary>The last program has places past the end: mask the loads and the store.</details>
+#
+# ## Summary
+#
+# 1. LoRA's branch is 1 % of the operations and up to a third of the time: it is memory traffic over full-size matrices.
+# 2. Fused, it costs one more read of x: S once, then a last step of K in the same accumulator.
+# 3. The most to win is 1.24 over eager and 1.08 over in-place torch, so a kernel is used only where it was measured to win.
+#
+# **Next:** [lesson 10](10_nf4_kernels.py), kernels for 4-bit weights.
+#
+# ## On the real thing
+#
+# ```bash
+# python -m kernels.bench lora                # on a GPU: against peft and the bare layer
+# python -m kernels.bench builds              # anywhere: registers, spills, shared memory for four kinds of GPU
+# python -m training --task sst2 --model roberta-base --method lora
+# ```
