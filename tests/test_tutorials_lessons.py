@@ -91,10 +91,11 @@ def test_solutions_pass_and_stubs_are_unwritten(number):
     assert 2 <= len(checks) <= 4
     for name, check in checks.items():
         assert practice.try_one(solution, check) == "right", name
-        with pytest.raises(NotImplementedError):
-            check(stub)
-        assert inspect.signature(getattr(stub, name)) == inspect.signature(getattr(solution, name))
-        assert getattr(stub, name).__doc__.startswith("★"), f"{name}: how hard is it?"
+        assert practice.try_one(stub, check) == "not written yet", name
+        functions = [getattr(module, name) for module in (stub, solution)]
+        one, other = (getattr(f, "fn", f) for f in functions)  # inside a Triton kernel
+        assert inspect.signature(one) == inspect.signature(other)
+        assert one.__doc__.startswith("★"), f"{name}: how hard is it?"
 
 
 @each_lesson

@@ -30,6 +30,7 @@ ROOT = Path.cwd() if Path("loralib").is_dir() else Path.cwd().parent
 sys.path.insert(0, str(ROOT))  # so that our folders are found, from the project's root and from tutorials/
 os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined: it must be set before
 
+# %%
 import torch
 import triton
 import triton.language as tl
@@ -210,7 +211,7 @@ with traffic() as expanding:
 more = expanding.loaded - base_loads
 print(f"shrink loads {shrinking.loaded:,}: x once ({x.nbytes:,}), A per 32 rows ({M // 32 * A.nbytes:,})")
 print(f"expand loads {more:,} more than the base: S per column of tiles, B per row of tiles")
-assert shrinking.loaded == x.nbytes + (M // 32) * A.nbytes
+assert shrinking.loaded == x.nbytes + (M // 32) * A.nbytes, "x once, A once for every 32 rows"
 assert more == (N // 32) * 4 * M * r + (M // 32) * B.nbytes, "S is loaded without its padding"
 assert torch.allclose(y2, y1, atol=1e-5) and S.shape == (M, 16), "a tensor core takes ranks from 16 on: r is padded with zeros"
 
@@ -284,6 +285,8 @@ assert all(map(torch.equal, (dx, dA, dB), again)), "sums in a fixed order, not b
 #
 # `python -m kernels.bench all` on a GPU measures the machine's own copy and product first, then every form beside peft and the
 # bare layer. A layer takes a kernel only where such a measurement says that it wins; `loralib.explain(model)` tells.
+#
+# **Predict:** on this machine, which path does a LoRA layer take, Triton or torch?
 
 # %%
 import loralib

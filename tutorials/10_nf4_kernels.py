@@ -240,7 +240,7 @@ assert torch.equal(nf4_triton.dequantize(q), right), "the library's kernel, for 
 # Every statistic of the weight stays right (mean, spread, error per block), and the layer computes nonsense. Only a comparison
 # to the bit finds it, or a product with the identity matrix (`tests/test_kernels_nf4_triton.py`).
 #
-# ## 9. What a GPU says
+# ## What a GPU says
 #
 # All times above are floors: arithmetic with an H200's two speeds. The counts of instructions are measured, on what the compiler
 # made. What the look-ups really cost (they go through the L1 cache, which no count shows) only a GPU can say:
