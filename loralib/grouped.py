@@ -52,7 +52,8 @@ def batch_table(rows: Rows, adapters: tuple[str, ...], per_row: int, height: int
     """The tile table of a batch whose rows hold `per_row` tokens each; rows of adapters that are not here are base rows."""
     number: dict[str | None, int] = {name: i for i, name in enumerate(adapters)}
     ids = torch.tensor([number.get(name, -1) for name in rows.names for _ in range(rows.repeats * per_row)], dtype=torch.long)
-    return tile_table(ids, len(adapters), height).to(device)
+    with torch.inference_mode(False):  # the next batch may train with it
+        return tile_table(ids, len(adapters), height).to(device)
 
 
 class GroupedLoraFunction(torch.autograd.Function):

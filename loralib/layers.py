@@ -87,7 +87,7 @@ class Projection(LoraLayer):
         if slot.is_ia3 or slot.kind == "dora":
             return self.adapted(name, x) - self.plain(x)
         A, B = (factor.to(x.dtype) for factor in self.dense_factors(name))
-        return F.linear(F.linear(F.dropout(x, slot.dropout, self.training), A), B) * slot.scaling
+        return F.linear(F.linear(F.dropout(x, slot.dropout, self.training), A) * slot.scaling, B)  # the scale meets the small one
 
     def _forward_rows(self, input: Tensor, rows: Rows) -> Tensor:
         grouped = grouped_rows(self, input, rows)

@@ -158,7 +158,7 @@ class LoraLayer(nn.Module):
         y = self.plain(input)
         for name, index in rows.groups(input, type(self).__name__):
             if name in self.slots:
-                y = y.index_add(0, index, self.update(name, input[index]).to(y.dtype))
+                y.index_add_(0, index, self.update(name, input[index]).to(y.dtype))  # nothing keeps y for its backward
         return y
 
     # -- subclasses say these two

@@ -1,7 +1,8 @@
 """Which adapter each row of a batch asks for, as the layers need it: groups of rows by adapter."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -14,12 +15,10 @@ class Rows:
     names: tuple[str | None, ...]
     repeats: int = 1
 
-    def groups(self, batch: Tensor, where: str) -> Iterator[tuple[str, Tensor]]:
+    def groups(self, batch: Tensor, where: str) -> Iterable[tuple[str, Tensor]]:
         """(adapter, indices of its rows) for every adapter in the batch; rows of the base alone are left out."""
-        names = [name for name in self.names for _ in range(self.repeats)]
         self.check(batch, where)
-        for adapter in dict.fromkeys(name for name in names if name is not None):
-            yield adapter, torch.tensor([i for i, name in enumerate(names) if name == adapter], device=batch.device)
+        return row_numbers(self, batch.device).items()
 
     def check(self, batch: Tensor, where: str) -> None:
         """ValueError where the first dimension does not count the rows: there no row knows its adapter."""
@@ -29,3 +28,14 @@ class Rows:
                 f"{where} got an input of shape {tuple(batch.shape)}, and the batch names adapters for {expected} rows: its "
                 "first dimension must count them (with beams, give repeats=number of beams)"
             )
+
+
+@lru_cache(maxsize=64)
+def row_numbers(rows: Rows, device: torch.device) -> dict[str, Tensor]:
+    """The rows of each adapter, made once for a batch: every layer asks for them."""
+    places: dict[str, list[int]] = {}
+    for i, name in enumerate(name for name in rows.names for _ in range(rows.repeats)):
+        if name is not None:
+            places.setdefault(name, []).append(i)
+    with torch.inference_mode(False):  # the next batch may train with them
+        return {name: torch.tensor(numbers, device=device) for name, numbers in places.items()}

@@ -166,3 +166,18 @@ def test_no_recompilation_when_adapters_are_exchanged(backend, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 adapters, 1 compilation" in done.stdout
+
+
+@pytest.mark.parametrize("path", ["torch", "triton"])
+def test_a_batch_may_train_after_one_of_inference(path):
+    """What is kept for a batch (row numbers, the tile table) is not bound to inference mode."""
+    pytest.importorskip("triton")
+    model = nn.Sequential(nn.Linear(6, 5))
+    lora.inject(model, lora.LoraConfig(r=2, target_modules=["0"], init_lora_weights=False))
+    x = torch.randn(3, 6)
+    with lora.use_kernels(path), lora.mixed_batch(model, ["default", None, "default"]):
+        with torch.inference_mode():
+            first = model(x)
+        second = model(x)
+        second.sum().backward()
+    assert torch.equal(first, second)
