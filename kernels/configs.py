@@ -30,7 +30,9 @@ class Tiles:
 
 def gemm_tiles(M: int, N: int, dtype: torch.dtype, capability: int = 90) -> Tiles:
     """For an (M, N) product. Small M takes small tiles, so that there are enough of them for every SM."""
-    if dtype == torch.float32 or capability < 80:  # no tensor cores (without TF32): sums in ordinary registers
+    if capability < 80:  # no tensor-core code in this Triton: sums in ordinary registers
+        return Tiles(16, 32, 32, stages=2)
+    if dtype == torch.float32:  # nor without TF32
         return Tiles(32 if M > 16 else 16, 64, 32, stages=2)
     if M <= 16:
         return Tiles(16, 32, 128, stages=4)
@@ -48,15 +50,15 @@ def shrink_tiles(M: int, K: int, dtype: torch.dtype, capability: int = 90) -> Ti
     if dtype == torch.float32 or capability < 80:
         return Tiles(32, 0, 32, stages=2, split=_split(M, K, 32, 32))
     BM = 64 if M >= 4096 else 32 if M >= 1024 else 16
-    return Tiles(BM, 0, 128, stages=4, split=_split(M, K, BM, 128))
+    return Tiles(BM, 0, 128, stages=4 if capability >= 90 else 3, split=_split(M, K, BM, 128))
 
 
-def rank_tiles(M: int, width: int, dtype: torch.dtype, capability: int = 90) -> Tiles:
+def rank_tiles(M: int, width: int, R: int, dtype: torch.dtype, capability: int = 90) -> Tiles:
     """For dS, dB (one read of dy) and dA (one read of x): bound by that read. Tall tiles keep the planes of dB few."""
     if dtype == torch.float32 or capability < 80:
         BM, BN = 32, 32
     else:
-        BM, BN = 128 if M >= 1024 else 64, 64
+        BM, BN = 128 if M >= 1024 and (R <= 32 or capability >= 90) else 64, 64
     programs = -(-M // BM)
     return Tiles(BM, BN, 0, stages=3, split=max(1, min(264 // max(programs, 1), -(-width // BN), 8)))
 
@@ -70,7 +72,8 @@ def grouped_tiles(dtype: torch.dtype, capability: int = 90) -> Tiles:
 
 def nf4_gemv_tiles(blocksize: int) -> Tiles:
     """1 to 4 tokens: enough programs for every SM, and at least 16 bytes a load."""
-    return Tiles(1, 16, max(512, blocksize), stages=3)
+    K = max(512, blocksize)
+    return Tiles(1, max(2, 8192 // K), K, stages=3)
 
 
 def nf4_gemm_tiles(M: int, N: int, K: int, dtype: torch.dtype, capability: int = 90) -> Tiles:
@@ -97,7 +100,7 @@ def capability(device: torch.device) -> int:
     if device.type != "cuda":
         return 90
     major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
+    return 89 if major >= 12 else 10 * major + minor  # consumer Blackwell has Ada's shared memory
 
 
 @cache

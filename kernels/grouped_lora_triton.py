@@ -134,6 +134,8 @@ def grouped_shrink(x: Tensor, stacked_A: Tensor, scaling: Tensor, table: TileTab
 def grouped_expand(S: Tensor, stacked_B: Tensor, y: Tensor, table: TileTable) -> None:
     """y[row] += S Bᵀ in place, rows of adapters alone. `stacked_B` is (L, N, R), of any strides."""
     N, R = stacked_B.shape[1:]
+    if y.stride(1) != 1:
+        raise ValueError(f"y has strides {y.stride()}: expected contiguous rows, since it is changed in place")
     t = grouped_tiles(y.dtype, capability(y.device))
     grouped_expand_kernel[len(table.tiles), triton.cdiv(N, t.N)](
         S, stacked_B, y, table.order, table.tiles, N, y.stride(0), *stacked_B.stride(),

@@ -5,7 +5,8 @@
     dx = mask(dS A) + dy W                 one GEMM                 `grad_x_kernel`
 
 S comes from forward with the scale already in it. Sums over programs go through float32 planes that are added up in a fixed
-order, not through atomic additions, whose order changes from run to run; the planes are small beside dy and x.
+order, not through atomic additions, whose order changes from run to run. Their price: dB has a plane for each BM rows, R / 64 of
+dy's bytes in bf16 at BM = 128, written and read once.
 The dropout mask is made again from the seed. In `grad_x_kernel` the rank-r product comes first, because the mask is for it
 alone: the GEMM then adds to the same accumulator.
 """
@@ -79,7 +80,7 @@ def grad_x_kernel(
         acc = tl.where(keep_tile(seed, threshold, rows, tile_k * BN, K, BM, BN), acc * inverse, 0.0)
     dy_rows, w_columns = rows % M, columns % K  # as in forward: those past the end are not stored
     dy_tiles = dy + dy_rows.to(tl.int64)[:, None] * dy_row + tl.arange(0, BK)[None, :] * dy_col
-    w_tiles = w + tl.arange(0, BK).to(tl.int64)[:, None] * w_row + w_columns[None, :] * w_col
+    w_tiles = w + tl.arange(0, BK).to(tl.int64)[:, None] * w_row + w_columns.to(tl.int64)[None, :] * w_col
     for n in range(0, N, BK):
         inside_n = n + tl.arange(0, BK) < N
         dy_tile = tl.load(dy_tiles, mask=inside_n[None, :], other=0.0)
@@ -108,7 +109,8 @@ def lora_backward(
 def grad_rank(dy, lora_B, S, scaling: float, tiles: Tiles | None = None) -> tuple[Tensor, Tensor]:
     """dS (M, R) in dy's dtype and dB (N, r) in float32."""
     (M, N), r = dy.shape, lora_B.shape[1]
-    R, t = padded_rank(r), tiles or rank_tiles(M, N, dy.dtype, capability(dy.device))
+    R = padded_rank(r)
+    t = tiles or rank_tiles(M, N, R, dy.dtype, capability(dy.device))
     blocks = triton.cdiv(M, t.M)
     ds, db = dy.new_empty(t.split, M, R, dtype=torch.float32), dy.new_empty(blocks, N, R, dtype=torch.float32)
     if M:
@@ -122,7 +124,7 @@ def grad_rank(dy, lora_B, S, scaling: float, tiles: Tiles | None = None) -> tupl
 def grad_a(dS: Tensor, x: Tensor, r: int, seed=None, p: float = 0.0, tiles: Tiles | None = None) -> Tensor:
     """dA (r, K) in float32."""
     M, K = x.shape
-    R, t = dS.shape[1], tiles or rank_tiles(M, K, x.dtype, capability(x.device))
+    R, t = dS.shape[1], tiles or rank_tiles(M, K, dS.shape[1], x.dtype, capability(x.device))
     parts = x.new_empty(t.split, R, K, dtype=torch.float32)
     if M and K:
         grad_a_kernel[triton.cdiv(K, t.N), t.split](

@@ -163,7 +163,7 @@ def one_launch(x, weight, bias, lora_A, lora_B, scaling: float, seed=None, p: fl
     """Version 1: y and S in one launch."""
     (M, K), N, r = x.shape, len(weight), len(lora_A)
     R = padded_rank(r)
-    y, S = x.new_empty(M, N), x.new_empty(M, R)
+    y, S, bias = x.new_empty(M, N), x.new_empty(M, R), in_line(bias)
     t = tiles or gemm_tiles(M, N, x.dtype, capability(x.device))
     if M and N:
         one_launch_kernel[triton.cdiv(M, t.M), triton.cdiv(N, t.N)](
@@ -191,7 +191,7 @@ def shrink(x: Tensor, lora_A: Tensor, scaling: float, seed=None, p: float = 0.0,
 def expand(x, weight, bias, S: Tensor, lora_B: Tensor, tiles: Tiles | None = None, persistent: bool | None = None) -> Tensor:
     """y = x Wᵀ + S Bᵀ + b, (M, N). S may be some columns of a wider one. `persistent` None: where the layout allows it."""
     (M, K), (N, r) = x.shape, lora_B.shape
-    y = x.new_empty(M, N)
+    y, bias = x.new_empty(M, N), in_line(bias)
     if not (M and N):
         return y
     t = tiles or gemm_tiles(M, N, x.dtype, capability(x.device))
@@ -214,7 +214,7 @@ def expand(x, weight, bias, S: Tensor, lora_B: Tensor, tiles: Tiles | None = Non
 
 def _scratch(size: int, alignment: int, stream: int | None) -> Tensor:
     """Where a kernel on a GPU puts its tensor descriptors."""
-    return torch.empty(size, dtype=torch.int8, device="cuda")
+    return torch.empty(size, dtype=torch.int8, device="cuda")  # of the current device, which ops.py sets
 
 
 def shared_forward(x, weights, biases, lora_As, lora_Bs, scaling: float, seed=None, p: float = 0.0):
@@ -226,6 +226,11 @@ def shared_forward(x, weights, biases, lora_As, lora_Bs, scaling: float, seed=No
     r = len(lora_As[0])
     layers = enumerate(zip(weights, biases, lora_Bs, strict=True))
     return [expand(x, w, bias, S[:, i * r : (i + 1) * r], B) for i, (w, bias, B) in layers], S
+
+
+def in_line(bias: Tensor | None) -> Tensor | None:
+    """The kernels read a bias without a stride."""
+    return None if bias is None else bias.contiguous()
 
 
 def drop_numbers(p: float) -> tuple[int, float]:

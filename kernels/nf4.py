@@ -127,12 +127,12 @@ def quantize_scales(absmax: Float[Tensor, " blocks"]) -> tuple[UInt8[Tensor, " b
     blocks = _whole_blocks(absmax - offset, NESTED_BLOCKSIZE)
     largest = torch.linalg.vector_norm(blocks, math.inf, dim=1)
     unit = (blocks / largest.clamp(min=1e-38)[:, None]).view(-1)[: len(absmax)]
-    levels = dynamic_map().to(absmax.device)
+    levels = dynamic_map_on(absmax.device)
     return torch.bucketize(unit, (levels[1:] + levels[:-1]) / 2).to(torch.uint8), NestedScales(largest, offset)
 
 
 def dequantize_scales(codes: UInt8[Tensor, " blocks"], nested: NestedScales) -> Float[Tensor, " blocks"]:
-    units = dynamic_map().to(codes.device)[codes.int()]
+    units = dynamic_map_on(codes.device)[codes.int()]
     return units * nested.absmax.repeat_interleave(NESTED_BLOCKSIZE)[: len(units)] + nested.offset
 
 
@@ -145,6 +145,12 @@ def dynamic_map() -> Float[Tensor, "256"]:
         middles = (edges[1:] + edges[:-1]) / 2 * 10.0 ** (exponent - 6)
         levels += middles.tolist() + (-middles).tolist()
     return torch.tensor(sorted(levels))
+
+
+@cache
+def dynamic_map_on(device: torch.device) -> Float[Tensor, "256"]:
+    """The map where it is used: copied there once."""
+    return dynamic_map().to(device)
 
 
 # ---------------------------------------------------------------- the 16 levels

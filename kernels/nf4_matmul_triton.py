@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.configs import capability, nf4_gemm_tiles, nf4_gemv_tiles
+from kernels.lora_matmul_triton import in_line
 from kernels.nf4 import Quantized
 from kernels.nf4_triton import decode_pairs, decode_scales, tables
 from kernels.tiles_triton import load_tile, precision
@@ -130,7 +131,7 @@ def _gemv(x, weight: Quantized, bias, S, lora_B, M: int, N: int, K: int) -> Tens
     y, t = x.new_empty(M, N), nf4_gemv_tiles(weight.blocksize)
     r, R, strides = _lora(S, lora_B)
     gemv_kernel[(triton.cdiv(N, t.N),)](
-        x, *tables(weight), bias, S, lora_B, y, N, K, r, x.stride(0), *strides,
+        x, *tables(weight), in_line(bias), S, lora_B, y, N, K, r, x.stride(0), *strides,
         bias is not None, weight.nested is not None, weight.blocksize, M, R, t.N, t.K // weight.blocksize,
         num_warps=t.warps, num_stages=t.stages,
     )  # fmt: skip
@@ -142,7 +143,7 @@ def _gemm(x, weight: Quantized, bias, S, lora_B, M: int, N: int, K: int) -> Tens
     y = x.new_empty(t.split, M, N, dtype=x.dtype if t.split == 1 else torch.float32)
     r, R, strides = _lora(S, lora_B)
     gemm_kernel[triton.cdiv(N, t.N), triton.cdiv(M, t.M), t.split](
-        x, *tables(weight), bias, S, lora_B, y, M, N, K, r, *x.stride(), *strides,
+        x, *tables(weight), in_line(bias), S, lora_B, y, M, N, K, r, *x.stride(), *strides,
         bias is not None, weight.nested is not None, weight.blocksize, R, t.split,
         t.M, t.N, t.K, precision(x.dtype), num_warps=t.warps, num_stages=t.stages,
     )  # fmt: skip

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.nf4 import Quantized, check_weight, dynamic_map, finish, level_middles, level_order, level_pairs
+from kernels.nf4 import Quantized, check_weight, dynamic_map_on, finish, level_middles, level_order, level_pairs
 
 
 @triton.jit
@@ -91,7 +91,7 @@ def dequantize(quantized: Quantized, dtype: torch.dtype | None = None) -> Tensor
     blocks = max(1, 8192 // quantized.blocksize)
     if count:
         dequantize_kernel[(triton.cdiv(count, blocks * quantized.blocksize),)](
-            *tables(quantized), out, count, len(quantized.packed), quantized.nested is not None, quantized.blocksize, blocks,
+            *tables(quantized), out, count, quantized.packed.numel(), quantized.nested is not None, quantized.blocksize, blocks,
             enable_fp_fusion=False,  # a fused multiply-add rounds once where the definition rounds twice
         )  # fmt: skip
     return out
@@ -118,6 +118,7 @@ def tables(quantized: Quantized) -> tuple[Tensor | None, ...]:
     """(packed, absmax, nested scales, offset, dynamic map, pairs of levels): what a kernel decodes with."""
     device, nested = quantized.packed.device, quantized.nested
     pairs = level_pairs(quantized.quant_type, device).view(torch.int64)
+    packed, absmax = quantized.packed.contiguous(), quantized.absmax.contiguous()
     if nested is None:
-        return quantized.packed, quantized.absmax, None, None, None, pairs
-    return quantized.packed, quantized.absmax, nested.absmax, nested.offset, dynamic_map().to(device), pairs
+        return packed, absmax, None, None, None, pairs
+    return packed, absmax, nested.absmax.contiguous(), nested.offset, dynamic_map_on(device), pairs

@@ -1,7 +1,8 @@
 """The Triton launches as operations that torch knows: `torch.compile(fullgraph=True)` keeps them whole, and may fuse around them.
 
 Each has a second definition that only says shapes and dtypes. Sizes that a kernel pads (S has R columns, r rounded up) show
-here. Autograd is not registered: gradients are written out in `loralib/fused.py`, which calls the backward ones.
+here. A launch goes to the GPU that its tensors lie on, whichever is current. Autograd is not registered: gradients are written
+out in `loralib/fused.py`, which calls the backward ones.
 """
 
 import torch
@@ -18,7 +19,8 @@ def lora_forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, lora_A: Tensor, lora_B: Tensor, scaling: float, seed: Tensor | None, p: float
 ) -> tuple[Tensor, Tensor]:
     """y (M, N) and S (M, R)."""
-    return lora_matmul_triton.lora_forward(x, weight, bias, lora_A, lora_B, scaling, seed, p)
+    with torch.cuda.device_of(x):
+        return lora_matmul_triton.lora_forward(x, weight, bias, lora_A, lora_B, scaling, seed, p)
 
 
 @lora_forward.register_fake
@@ -32,7 +34,8 @@ def lora_backward(
     seed: Tensor | None, p: float, need_x: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """dx (M, K), empty without need_x; dA (r, K) and dB (N, r) in float32."""
-    return lora_backward_triton.lora_backward(dy, x, weight, lora_A, lora_B, S, scaling, seed, p, need_x)
+    with torch.cuda.device_of(x):
+        return lora_backward_triton.lora_backward(dy, x, weight, lora_A, lora_B, S, scaling, seed, p, need_x)
 
 
 @lora_backward.register_fake
@@ -45,7 +48,8 @@ def _(dy, x, weight, lora_A, lora_B, S, scaling, seed, p, need_x):
 @torch.library.custom_op("peft_kernels::shrink", mutates_args=())
 def shrink(x: Tensor, lora_A: Tensor, scaling: float, seed: Tensor | None, p: float) -> Tensor:
     """S (M, R) = s · x̃ Aᵀ."""
-    return lora_matmul_triton.shrink(x, lora_A, scaling, seed, p)
+    with torch.cuda.device_of(x):
+        return lora_matmul_triton.shrink(x, lora_A, scaling, seed, p)
 
 
 @shrink.register_fake
@@ -58,7 +62,8 @@ def _nf4_decode(
     packed: Tensor, absmax: Tensor, nested: Tensor | None, offset: Tensor | None,
     shape: list[int], blocksize: int, quant_type: str, dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
-    return nf4_triton.dequantize(_join(packed, absmax, nested, offset, shape, blocksize, quant_type, dtype))
+    with torch.cuda.device_of(packed):
+        return nf4_triton.dequantize(_join(packed, absmax, nested, offset, shape, blocksize, quant_type, dtype))
 
 
 @_nf4_decode.register_fake
@@ -77,7 +82,8 @@ def _nf4_matmul(
     shape: list[int], blocksize: int, quant_type: str, bias: Tensor | None, S: Tensor | None, lora_B: Tensor | None,
 ) -> Tensor:  # fmt: skip
     weight = _join(packed, absmax, nested, offset, shape, blocksize, quant_type, x.dtype)
-    return nf4_matmul_triton.nf4_matmul(x, weight, bias, S, lora_B)
+    with torch.cuda.device_of(x):
+        return nf4_matmul_triton.nf4_matmul(x, weight, bias, S, lora_B)
 
 
 @_nf4_matmul.register_fake
@@ -95,7 +101,8 @@ def grouped_forward(
     y: Tensor, x: Tensor, stacked_A: Tensor, stacked_B: Tensor, scaling: Tensor, order: Tensor, tiles: Tensor, bounds: Tensor
 ) -> Tensor:
     """Adds to y in place; returns S (M, R)."""
-    return grouped_lora_triton.grouped_forward(y, x, stacked_A, stacked_B, scaling, TileTable(order, tiles, bounds))
+    with torch.cuda.device_of(x):
+        return grouped_lora_triton.grouped_forward(y, x, stacked_A, stacked_B, scaling, TileTable(order, tiles, bounds))
 
 
 @grouped_forward.register_fake
@@ -110,7 +117,8 @@ def grouped_backward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Adds to dx in place; returns dA (L, R, K) and dB (L, N, R)."""
     table = TileTable(order, tiles, bounds)
-    return grouped_lora_triton.grouped_backward(dy, dx, x, stacked_A, stacked_B, S, scaling, table)
+    with torch.cuda.device_of(x):
+        return grouped_lora_triton.grouped_backward(dy, dx, x, stacked_A, stacked_B, S, scaling, table)
 
 
 @grouped_backward.register_fake

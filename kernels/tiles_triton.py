@@ -18,8 +18,7 @@ def padded_rank(r: int) -> int:
 
 def precision(dtype: torch.dtype) -> str:
     """How a float32 product is rounded: exactly ("ieee") unless torch was told that TF32 will do."""
-    tf32 = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
-    return "tf32" if tf32 else "ieee"
+    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 @triton.jit
@@ -45,5 +44,5 @@ def keep_tile(seed, threshold, rows, column, K, BM: tl.constexpr, BK: tl.constex
 @triton.jit
 def load_tile(pointer, rows, columns, row_stride, column_stride, n_rows, n_columns):
     """A tile of a matrix, zero outside it."""
-    places = pointer + rows.to(tl.int64)[:, None] * row_stride + columns[None, :] * column_stride
+    places = pointer + rows.to(tl.int64)[:, None] * row_stride + columns.to(tl.int64)[None, :] * column_stride
     return tl.load(places, mask=(rows[:, None] < n_rows) & (columns[None, :] < n_columns), other=0.0)

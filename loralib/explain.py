@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from loralib.dispatch import Choice, choose
+from loralib.dispatch import Choice, choose, mode_of
 from loralib.layers import Projection
 from loralib.linear4bit import Linear4bit
 
@@ -43,7 +43,8 @@ class Explanation:
 
 
 def explain(model: nn.Module, tokens: int = 4096) -> Explanation:
-    """For every LoRA and 4-bit layer the path that a forward over `tokens` tokens (batch × length) takes now.
+    """For every LoRA and 4-bit layer the path that `tokens` tokens (batch × length) take now: in training with a backward where
+    the adapter trains, in `eval()` without.
 
     Raises ValueError where there is no such layer.
     """
@@ -59,13 +60,15 @@ def _explain(name: str, module: Projection | Linear4bit, tokens: int) -> LayerPa
     packed = isinstance(module, Linear4bit)
     d_out, d_in = module.quantized.shape if packed else module.matrix_shape()
     dtype = module.compute_dtype if packed else module.weight.dtype
-    slot, rank = None, 0
+    slot, rank, mode = None, 0, "forward"
     if isinstance(module, Projection) and module.active and not module.merged:
         slot = module.slots[module.active[0]]
         rank = 0 if slot.is_ia3 else len(module.lora_A[module.active[0]])
+        mode = mode_of(*module.trained(module.active[0]).values()) if module.training else mode
     if not packed and (slot is None or slot.kind not in ("lora", "pissa")):
         reason = "no adapter runs" if slot is None else f"{slot.kind} has no kernel of its own"
         choice = Choice("torch", reason)
     else:
-        choice = choose("nf4" if packed else "lora", module.weight.device, dtype, tokens, d_out, d_in, rank)
+        operation = ("nf4_lora" if rank else "nf4") if packed else "lora"
+        choice = choose(operation, module.weight.device, dtype, (tokens, d_out, d_in), rank, mode)
     return LayerPath(name, (d_out, d_in), rank, dtype, choice)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from kernels.lora_matmul import Parts, drop, lora_backward, lora_forward
 from kernels.nf4 import Quantized, dequantize
 from loralib.casting import autocast_is_on, cast, compute_dtype
-from loralib.dispatch import choose
+from loralib.dispatch import choose, mode_of
 from loralib.fused import FusedLoraFunction, Nf4LinearFunction, dropout_seed
 
 
@@ -39,16 +39,17 @@ def lora_linear(
     """
     if isinstance(scaling, Tensor):
         lora_B, scaling = lora_B * scaling, 1.0
-    (N, K), operation = weight.shape, "nf4" if isinstance(weight, Quantized) else "lora"
-    parts = parts or ((0, N),)
-    if choose(operation, x.device, compute_dtype(x), x.shape[:-1].numel(), N, K, len(lora_A)).path == "triton":
+    (N, K), operation = weight.shape, "nf4_lora" if isinstance(weight, Quantized) else "lora"
+    parts, mode = parts or ((0, N),), mode_of(x, lora_A, lora_B)
+    if choose(operation, x.device, compute_dtype(x), (x.shape[:-1].numel(), N, K), len(lora_A), mode).path == "triton":
         return FusedLoraFunction.apply(x, weight, bias, lora_A, lora_B, scaling, dropout_seed(x, dropout), dropout, parts)
     return LoraLinearFunction.apply(x, weight, bias, lora_A, lora_B, scaling, dropout_mask(x, dropout), dropout, parts)
 
 
 def quantized_linear(x: Float[Tensor, "*batch K"], weight: Quantized, bias: Tensor | None) -> Float[Tensor, "*batch N"]:
     """y = x · dequant(W)ᵀ + b in x's dtype, without LoRA."""
-    choice = choose("nf4", x.device, x.dtype, x.shape[:-1].numel(), *weight.shape)
+    N, K = weight.shape
+    choice = choose("nf4", x.device, x.dtype, (x.shape[:-1].numel(), N, K))
     return (Nf4LinearFunction if choice.path == "triton" else QuantizedLinearFunction).apply(x, weight, bias)
 
 

@@ -155,10 +155,12 @@ class LoraLayer(nn.Module):
 
     def _forward_rows(self, input: Tensor, rows: Rows) -> Tensor:
         """Each row with an adapter of its own: the base once for all, the updates group by group."""
-        y = self.plain(input)
+        y, mine = self.plain(input), False
         for name, index in rows.groups(input, type(self).__name__):
             if name in self.slots:
-                y.index_add_(0, index, self.update(name, input[index]).to(y.dtype))  # nothing keeps y for its backward
+                update = self.update(name, input[index]).to(y.dtype)
+                y = y.index_add_(0, index, update) if mine else y.index_add(0, index, update)
+                mine = True  # the first sum made a tensor of its own; what `plain` gave may be a view
         return y
 
     # -- subclasses say these two

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from triton_here import DEVICE, needs_triton
 from kernels import lora_augmented
 from kernels.bench import gpu_report, gpu_sweep
 from kernels.bench.ceilings import Ceilings
-from kernels.bench.contest import Contest, GpuCase, hold
+from kernels.bench.contest import Contest, GpuCase, hold, worst
 from kernels.lora_matmul import lora_matmul_reference
+
+OTHER = {"bfloat16": {"lora both": [[1, 2, 3, 0.5]]}}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,7 @@ class TestSweep:
 
     def test_every_operation_is_measured_and_reported(self, small_sweep, tmp_path):
         assert not small_sweep.failed, small_sweep.failed
-        assert {line.case.operation for line in small_sweep.lines} == {"lora", "nf4", "nf4_decode", "grouped"}
+        assert {line.case.operation for line in small_sweep.lines} == {"lora", "nf4", "nf4_decode", "nf4_lora", "grouped"}
         text = gpu_report.report(small_sweep, tmp_path)
         assert all((tmp_path / f"{name}.png").stat().st_size > 5000 for name in gpu_report.PLOTS)
         assert "peft" in text and "| 8 eight adapters" in text and "not measured" in text
@@ -36,12 +39,13 @@ class TestSweep:
 
     def test_the_dispatchers_table_keeps_what_it_knew(self, small_sweep, tmp_path):
         path = tmp_path / "measured.json"
-        path.write_text(json.dumps({"Other GPU": {"lora": [[1, 2, 3, 0.5]]}}))
-        gpu_sweep.write_measured(small_sweep, path)
+        path.write_text(json.dumps({"Other GPU": OTHER}))
+        gpu_sweep.write_measured(small_sweep, torch.float32, path)
         known = json.loads(path.read_text())
-        assert known["Other GPU"] == {"lora": [[1, 2, 3, 0.5]]}
-        assert set(known[small_sweep.device]) == {"lora", "nf4", "grouped"}
-        assert all(ratio > 0 for rows in known[small_sweep.device].values() for *_, ratio in rows)
+        assert known["Other GPU"] == OTHER
+        mine = known[small_sweep.device]["float32"]
+        assert set(mine) == {"lora forward", "lora both", "nf4 forward", "nf4_lora forward", "nf4_lora both", "grouped forward"}
+        assert all(ratio > 0 for rows in mine.values() for *_, ratio in rows)
 
     def test_a_case_that_fails_is_a_line_of_the_report(self, monkeypatch, tmp_path):
         monkeypatch.setattr(gpu_sweep.gpu_lora, "SCALING", "not a number")
@@ -52,9 +56,11 @@ class TestSweep:
 
 def test_a_wrong_kernel_is_not_timed():
     case = GpuCase("lora", "forward", 2, 2, 2, 1)
-    contest = Contest(case, {"a": [], "b": []}, {"a": 0.1, "b": 0.001}, bare="a", baseline="b", ours="a")
-    with pytest.raises(RuntimeError, match="nothing was timed"):
-        hold(contest, Ceilings(1, 1), 1, "cpu")
+    for errors in ({"a": 0.1, "b": 0.001}, {"a": float("nan"), "b": 0.001}, {"b": 0.001}, {"a": 0.1}):
+        contest = Contest(case, {"a": [], "b": []}, errors, bare="a", baseline="b", ours="a")
+        with pytest.raises(RuntimeError, match="nothing was timed"):
+            hold(contest, Ceilings(1, 1), 1, "cpu")
+    assert math.isnan(worst([0.1, float("nan"), 0.2])) and worst([0.1, 0.3]) == 0.3
 
 
 def test_floors_of_the_kernel_notes():

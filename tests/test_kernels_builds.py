@@ -77,6 +77,6 @@ def test_the_table_holds_what_is_claimed_of_hopper():
     """wgmma in the GEMMs, bulk copies in the persistent one, at most 8 instructions per weight in the NF4 loops."""
     rows = [row for row in builds.read() if row["sm"] == "90"]
     assert all(int(row["wgmma"]) >= 5 for row in rows if row["kernel"] == "gemm_kernel")
-    weights = [float(row["per_weight"]) for row in rows if row["per_weight"]]
+    weights = [float(row["per_weight"]) for row in rows if row["per_weight"] and "blocks of" not in row["variant"]]
     assert len(weights) == 6 and max(weights) <= 8
     assert all(row["spilled"] == "0" for row in rows)

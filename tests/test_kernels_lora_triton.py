@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from canary import inside_nan, watched_outputs
-from triton_here import DEVICE, DTYPES, bound, error, needs_triton, triton
+from triton_here import DEVICE, DTYPES, ON_GPU, bound, error, needs_triton, triton
 
 from kernels import lora_backward_triton as back
 from kernels import lora_matmul_triton as fused
@@ -201,3 +201,25 @@ def test_there_are_at_least_sixty_shapes():
     shapes = list(itertools.chain(*([(s, r) for s in shapes_of(r)] for r in (1, 4, 8, 16, 33, 64))))
     assert len(set(shapes)) >= 60
     assert any(M % 16 and N % 16 and K % 16 for (M, N, K), _ in shapes)
+
+
+def test_a_bias_with_strides_and_weights_far_apart():
+    """A bias that is every second number or one number for all; rows of W more than 2^31 numbers apart in all."""
+    x, W, b, A, B, _ = drawn(20, 40, 16, 4, torch.float32)
+    for bias in (torch.stack([b, b * torch.nan], 1)[:, 0], b[:1].expand(40)):
+        wanted = lora_matmul_reference(*(t.double() for t in (x, W, bias, A, B)), 0.5)
+        S = fused.shrink(x, A, 0.5)
+        for y in (fused.one_launch(x, W, bias, A, B, 0.5)[0], fused.expand(x, W, bias, S, B)):
+            assert error(y, wanted) < 1e-6
+
+
+@pytest.mark.skipif(ON_GPU, reason="on a CPU untouched memory costs nothing; on a GPU this needs 11 GB")
+def test_offsets_beyond_32_bits():
+    """150 rows (or columns) that lie 2^24 numbers apart: the last starts at 2.5 · 10^9, which an int32 cannot hold."""
+    for shape, strides in (((150, 16), (2**24, 1)), ((16, 150), (1, 2**24))):
+        x, W, _, A, B, dy = drawn(20, *shape, 4, torch.float32)
+        apart = torch.empty(149 * 2**24 + 16).as_strided(shape, strides).copy_(W)
+        S = fused.shrink(x, A, 0.5)
+        assert error(fused.expand(x, apart, None, S, B), fused.expand(x, W, None, S, B)) < 1e-6
+        assert error(fused.one_launch(x, apart, None, A, B, 0.5)[0], fused.one_launch(x, W, None, A, B, 0.5)[0]) < 1e-6
+        assert error(back.grad_x(dy, apart, S, A), back.grad_x(dy, W, S, A)) < 1e-6

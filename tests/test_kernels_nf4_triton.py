@@ -1,5 +1,7 @@
 """The 4-bit kernels, in Triton's interpreter (on a GPU: for real). Oracle: kernels/nf4.py to the bit, float64 for products."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from canary import inside_nan, watched_outputs
@@ -119,3 +121,14 @@ def test_products_that_are_not_written_are_refused():
     x, W = drawn((300, 128), (24, 128))
     with pytest.raises(ValueError, match="at most 256 tokens"):
         nf4_matmul_triton.nf4_matmul(x, nf4.quantize(W))
+
+
+def test_parts_that_do_not_lie_in_a_line():
+    """Packed bytes and scales with strides: as the definition reads them."""
+    x, W = drawn((3, 128), (24, 128))
+    q = nf4.quantize(W)
+    odd = replace(
+        q, packed=torch.cat([q.packed, q.packed], 1)[:, :1], absmax=torch.stack([q.absmax, q.absmax * torch.nan], 1)[:, 0]
+    )
+    assert torch.equal(nf4_triton.dequantize(odd), nf4.dequantize(q))
+    assert error(nf4_matmul_triton.nf4_matmul(x, odd), x.double() @ nf4.dequantize(q).double().T) < 1e-6

@@ -64,7 +64,7 @@ def gpu(command: str, settings: BenchSettings, dtype: str, console: Console) -> 
     (settings.out / "report.md").write_text(text)
     console.print(text, markup=False)
     if settings.remember:
-        gpu_sweep.write_measured(found, MEASURED)
+        gpu_sweep.write_measured(found, half, MEASURED)
     console.print(f"rows, plots and report: {settings.out}")
     if found.failed:
         sys.exit(f"{len(found.failed)} cases failed; the report names them")

@@ -1,6 +1,7 @@
 """One line of a GPU benchmark: a case, its contenders, what they got wrong, and how long they took."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +23,8 @@ class GpuCase:
     r: int = 0
     dropout: float = 0.0
     adapters: int = 1
-    weight_bits: float = 16.0
+    weight_bits: float | None = None
+    """None: as the rows, in `element` bytes each"""
 
     @property
     def flops(self) -> float:
@@ -33,12 +35,13 @@ class GpuCase:
         return base + lora if self.mode == "forward" else 2 * base + 3 * lora
 
     def moved(self, element: int = 2) -> float:
-        """Bytes that must be read or written once: weight, x and y, the factors; with backward dy, dx and the weight again.
-        Grouped adds to y: it is read too."""
-        weight = self.N * self.K * self.weight_bits / 8
-        rows = self.M * (self.N * (2 if self.operation == "grouped" else 1) + self.K) * element
+        """Bytes that must be read or written once in each pass. Forward: weight, x, y, factors. Backward: weight, dy, x, dx, the
+        factors and their gradients. Grouped has no weight, and reads y too, since it adds to it."""
+        weight = self.N * self.K * (8 * element if self.weight_bits is None else self.weight_bits) / 8
+        forward = self.M * (self.N * (2 if self.operation == "grouped" else 1) + self.K) * element
+        backward = self.M * (self.N + 2 * self.K) * element
         factors = self.adapters * self.r * (self.N + self.K) * element
-        return weight + rows + factors if self.mode == "forward" else 2 * weight + 3 * rows + 3 * factors
+        return weight + forward + factors if self.mode == "forward" else 2 * weight + forward + backward + 3 * factors
 
     @property
     def name(self) -> str:
@@ -53,9 +56,14 @@ class Contest:
     case: GpuCase
     runs: Mapping[str, Sequence[Callable[[], object]]]
     errors: dict[str, float]
+    """relative, against float64; ours must be among them"""
     bare: str
     baseline: str
     ours: str
+    element: int = 2
+    """bytes of a number of x and y"""
+    rounding: float = 2**-8
+    """the baseline's error where it cannot be told, because its dropout is not reproducible"""
     tolerance: float = 1e-4
 
 
@@ -71,6 +79,7 @@ class Line:
     bare: str
     baseline: str
     ours: str
+    element: int = 2
 
     def over(self, name: str, other: str) -> float:
         """The time of one as a multiple of the other's."""
@@ -79,13 +88,19 @@ class Line:
 
 def hold(contest: Contest, ceilings: Ceilings, rounds: int, device: str) -> Line:
     """Correctness first: RuntimeError where ours errs by more than 1.1 times the baseline's own error and the tolerance."""
-    ours, torchs = contest.errors.get(contest.ours, 0.0), contest.errors.get(contest.baseline, 0.0)
-    if ours > 1.1 * torchs + contest.tolerance:
+    ours, torchs = contest.errors.get(contest.ours, math.nan), contest.errors.get(contest.baseline, contest.rounding)
+    if not ours <= 1.1 * torchs + contest.tolerance:  # NaN, or not checked, is not right either
         raise RuntimeError(f"{contest.case.name}: error {ours:.1e} against torch's {torchs:.1e}: nothing was timed")
     times = time_contenders(contest.runs, rounds, device)
-    floor = ceilings.floor(contest.case.flops, contest.case.moved())
-    return Line(contest.case, times, contest.errors, floor, contest.bare, contest.baseline, contest.ours)
+    floor = ceilings.floor(contest.case.flops, contest.case.moved(contest.element))
+    return Line(contest.case, times, contest.errors, floor, contest.bare, contest.baseline, contest.ours, contest.element)
+
+
+def worst(errors: Iterable[float]) -> float:
+    """The largest; NaN where one is NaN, which `max` may pass over."""
+    return float(torch.tensor([*errors], dtype=torch.float64).max())
 
 
 def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found.detach().double() - wanted).norm() / wanted.norm())
+    found, wanted = found.detach().double(), wanted.detach()
+    return float((found - wanted).norm() / wanted.norm())

@@ -49,4 +49,4 @@ def contest(case: GpuCase, device: str, dtype: torch.dtype, copies: int) -> Cont
     for a in range(L):
         torchs.index_add_(0, rows[a], (x[rows[a]] @ A[a].T) @ (0.5 * B[a]).T)
     errors = {"grouped": relative_error(ours, exact), "loop": relative_error(torchs, exact)}
-    return Contest(case, runs, errors, "one adapter", "loop", "grouped")
+    return Contest(case, runs, errors, "one adapter", "loop", "grouped", x.element_size())

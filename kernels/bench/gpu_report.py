@@ -71,14 +71,12 @@ TARGETS = [
 
 def report(sweep: Sweep, folder: Path) -> str:
     """Markdown; the plots are written beside it."""
+    bandwidth, flops = sweep.ceilings.bandwidth / 1e12, sweep.ceilings.flops / 1e12
     text = [f"# Kernels on {sweep.device}", ""]
     text += [
-        f"Copy {sweep.ceilings.bandwidth / 1e12:.2f} TB/s, product {sweep.ceilings.flops / 1e12:.1f} TFLOP/s, measured first."
+        f"Measured first: copy {bandwidth:.2f} TB/s, product {flops:.1f} TFLOP/s. `floor` is the larger of a case's bytes over"
     ]
-    text += [
-        "`floor` is the larger of bytes over the one and operations over the other. Times are medians of replayed graphs.",
-        "",
-    ]
+    text += ["the one and its operations over the other. Times are medians; * marks what is not a replayed CUDA graph.", ""]
     text += [markdown_table(HEADER, [_row(line) for line in sweep.lines]), ""]
     if sweep.failed:
         text += ["## Failed", "", *(f"- {case.name}: {reason}" for case, reason in sweep.failed), ""]
@@ -89,10 +87,10 @@ def report(sweep: Sweep, folder: Path) -> str:
 
 def _row(line: Line) -> tuple[str, ...]:
     ours = line.times[line.ours]
-    others = ", ".join(f"{name} {line.over(name, line.ours):.2f}" for name in line.times if name != line.ours)
+    others = ", ".join(f"{name} {line.over(name, line.ours):.2f}{mark(line, name)}" for name in line.times if name != line.ours)
     return (
         f"{line.case.operation} {line.case.name}",
-        f"{1e6 * ours.median:.1f}",
+        f"{1e6 * ours.median:.1f}{mark(line, line.ours)}",
         f"{1e6 * ours.low:.1f}–{1e6 * ours.high:.1f}",
         f"{1e6 * line.floor:.1f}",
         f"{line.floor / ours.median:.0%}",
@@ -100,6 +98,11 @@ def _row(line: Line) -> tuple[str, ...]:
         f"{line.over(line.ours, line.bare):.2f}",
         others,
     )
+
+
+def mark(line: Line, name: str) -> str:
+    """Python's time is in what could not be captured in a graph."""
+    return "" if line.times[name].captured else "*"
 
 
 def _targets(sweep: Sweep):
@@ -117,15 +120,16 @@ def _targets(sweep: Sweep):
 
 
 PLOTS = {"time": "time against the floor", "peak": "share of the machine's own peak", "ratio": "others over ours"}
-PALETTE = {"triton": COLOURS["lora"], "packed": COLOURS["lora"], "grouped": COLOURS["lora"], "peft": COLOURS["peft"]}
-PALETTE |= {"bare": COLOURS["full"], "bf16": COLOURS["full"], "copy": COLOURS["full"], "one adapter": COLOURS["full"]}
-PALETTE |= {"addmm": COLOURS["head"], "decode + linear": COLOURS["head"], "loop": COLOURS["head"], "torch": COLOURS["head"]}
-PALETTE |= {
-    "torch decode + linear": COLOURS["random"],
-    "augmented": COLOURS["ceiling"],
-    "bitsandbytes": COLOURS["ia3"],
-    "one adapter, addmm": COLOURS["random"],
+SHADES = {
+    "lora": ("triton", "packed", "grouped"),
+    "peft": ("peft",),
+    "full": ("bare", "bf16", "bf16, no LoRA", "copy", "one adapter"),
+    "head": ("addmm", "torch decode + linear", "loop", "torch"),
+    "ceiling": ("augmented", "decode + linear"),
+    "ia3": ("bitsandbytes",),
+    "random": ("one adapter, addmm",),
 }
+PALETTE = {name: COLOURS[shade] for shade, names in SHADES.items() for name in names}
 
 
 def draw(sweep: Sweep, name: str, folder: Path) -> Path:

@@ -18,12 +18,13 @@ import triton
 from kernels.bench import gpu_grouped, gpu_lora, gpu_nf4
 from kernels.bench.ceilings import Ceilings, measure_ceilings
 from kernels.bench.contest import GpuCase, Line, hold
+from kernels.bench.gpu_nf4 import BITS
 
 OPERATIONS = {"lora": gpu_lora, "nf4": gpu_nf4, "grouped": gpu_grouped}
 CACHE = 160e6
 """bytes of weights that the runs of one graph walk through: more than twice the L2 cache of an H200"""
 COLUMNS = ("device", "driver", "torch", "triton", "git", "dtype", "operation", "mode", "M", "N", "K", "r", "dropout", "adapters")
-COLUMNS += ("contender", "median_us", "low_us", "high_us", "floor_us", "flops", "bytes", "error", "tflops", "gb_per_s")
+COLUMNS += ("contender", "median_us", "low_us", "high_us", "floor_us", "flops", "bytes", "error", "tflops", "gb_per_s", "graph")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def sweep(operations: list[str], device: str, dtype: torch.dtype, rounds: int, f
     lines, failed = [], []
     for name, case in track(plan(operations, full)):
         try:
-            weight_bytes = case.N * case.K * (case.weight_bits if name == "nf4" else 16) / 8
+            weight_bytes = case.N * case.K * (BITS if name == "nf4" else 16) / 8
             copies = 1 if case.M >= 4096 or not full else min(16, max(2, math.ceil(CACHE / weight_bytes)))
             contest = OPERATIONS[name].contest(case, device, dtype, copies)
             lines.append(hold(contest, ceilings, rounds, device))
@@ -75,10 +76,10 @@ def rows_of(line: Line) -> Iterator[tuple]:
     shape = (case.operation, case.mode, case.M, case.N, case.K, case.r, case.dropout, case.adapters)
     for name, time in line.times.items():
         seconds = (time.median, time.low, time.high, line.floor)
-        rates = f"{case.flops / time.median / 1e12:.1f}", f"{case.moved() / time.median / 1e9:.0f}"
+        rates = f"{case.flops / time.median / 1e12:.1f}", f"{case.moved(line.element) / time.median / 1e9:.0f}"
         error = f"{line.errors[name]:.1e}" if name in line.errors else ""
         micro = (f"{1e6 * value:.2f}" for value in seconds)
-        yield (*shape, name, *micro, f"{case.flops:.4g}", f"{case.moved():.4g}", error, *rates)
+        yield (*shape, name, *micro, f"{case.flops:.4g}", f"{case.moved(line.element):.4g}", error, *rates, time.captured)
 
 
 def revision() -> str:
@@ -94,15 +95,16 @@ def driver() -> str:
         return "none"
 
 
-def write_measured(sweep: Sweep, path: Path) -> None:
-    """What the dispatcher goes by: for this GPU and each operation, M, N, K and our time over torch's."""
+def write_measured(sweep: Sweep, dtype: torch.dtype, path: Path) -> None:
+    """What the dispatcher goes by: for this GPU, dtype and each operation M, N, K and our time over torch's, at r = 16."""
     table: dict[str, list[list[float]]] = {}
     for line in sweep.lines:
-        case, operation = line.case, line.case.operation
-        if operation == "nf4_decode" or case.dropout or (operation == "lora" and (case.mode != "both" or case.r != 16)):
-            continue
-        torchs = "torch decode + linear" if operation == "nf4" else line.baseline  # what a layer runs without the kernels
-        table.setdefault(operation, []).append([case.M, case.N, case.K, round(line.over(line.ours, torchs), 3)])
+        case = line.case
+        if case.operation != "nf4_decode" and not case.dropout and case.r in (0, 16):
+            row = [case.M, case.N, case.K, round(line.over(line.ours, line.baseline), 3)]
+            table.setdefault(f"{case.operation} {case.mode}", []).append(row)
     known = json.loads(path.read_text())
-    known[sweep.device] = known.get(sweep.device, {}) | table
+    gpu = known.setdefault(sweep.device, {})
+    name = str(dtype).removeprefix("torch.")
+    gpu[name] = gpu.get(name, {}) | table
     path.write_text(json.dumps(known, indent=1) + "\n")

@@ -6,6 +6,7 @@ faster than memory allows). On a CPU the runs are timed one by one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import cycle, islice
 
 import torch
@@ -25,7 +26,7 @@ def time_contenders(contenders: Mapping[str, Run | Sequence[Run]], rounds: int, 
     names = list(graphs)
     for index in range(3 + rounds):
         for name in names[index % len(names) :] + names[: index % len(names)]:
-            replay, count = graphs[name]
+            replay, count, _ = graphs[name]
             start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             start.record()
             replay()
@@ -33,17 +34,20 @@ def time_contenders(contenders: Mapping[str, Run | Sequence[Run]], rounds: int, 
             torch.cuda.synchronize()
             if index >= 3:
                 seconds[name].append(start.elapsed_time(end) / 1e3 / count)
-    return {name: summary(values) for name, values in seconds.items()}
+    return {name: replace(summary(values), captured=graphs[name][2]) for name, values in seconds.items()}
 
 
-def _replay(runs: list[Run], least: int = 8) -> tuple[Run, int]:
-    """At least `least` runs as one call: a graph, or one by one where a library does something that cannot be captured."""
+def _replay(runs: list[Run], least: int = 8) -> tuple[Run, int, bool]:
+    """At least `least` runs as one call: a graph, or one by one where a library does something that cannot be captured.
+
+    Also how many, and whether it is a graph: the report marks those that are not.
+    """
     several = list(islice(cycle(runs), max(least, len(runs))))
     try:
-        return _capture(several).replay, len(several)
+        return _capture(several).replay, len(several), True
     except RuntimeError:
         torch.cuda.synchronize()
-        return lambda: [run() for run in several], len(several)
+        return lambda: [run() for run in several], len(several), False
 
 
 def _capture(several: list[Run]) -> torch.cuda.CUDAGraph:

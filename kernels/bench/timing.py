@@ -17,6 +17,8 @@ class Timing:
     low: float
     high: float
     rounds: tuple[float, ...]
+    captured: bool = True
+    """False on a GPU where the runs could not be put into a CUDA graph: Python's time is in it"""
 
 
 def interleaved(contenders: Mapping[str, Callable[[], object]], rounds: int, device: str, warmup: int = 3) -> dict[str, Timing]:
