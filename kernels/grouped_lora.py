@@ -70,7 +70,7 @@ def tile_table(ids: Int[Tensor, " M"], adapters: int, height: int) -> TileTable:
     for a in range(adapters):
         low, high = int(bounds[a]), int(bounds[a + 1])
         tiles += [(a, first, min(height, high - first)) for first in range(low, high, height)]
-    most = -(-len(ids) // height) + adapters
+    most = len(ids) // height + adapters  # all full tiles there can be, and one that is not full for each adapter
     tiles += [(-1, 0, 0)] * (most - len(tiles))
     return TileTable(order.int(), torch.tensor(tiles, dtype=torch.int32).view(-1, 3), bounds.int())
 

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 11 · One launch serves any number of adapters, in forward and in backward
+# # 11 · Two launches serve any number of adapters, and three kernels train them
 #
 # | | |
 # |:--|:--|
@@ -8,9 +8,10 @@
 # | **Runs in** | about 20 s on one CPU thread |
 # | **Memory** | 2 GB |
 #
-# A server holds one base and many adapters, and each row of a batch asks for its own. Lesson 06 ran the base once and looped over
-# the adapters. With 64 adapters that is hundreds of small launches. You will build the other way: a **table of tiles** that tells
-# each program which rows belong together, and three kernels that do forward and backward with it.
+# A server holds one base and many adapters, and each row of a batch asks for its own. Lesson 06 ran the base once and looped
+# over the adapters. With 64 adapters that is hundreds of small launches. You will build the other way: a **table of tiles**
+# that tells each program which rows belong together, and one of the kernels that use it; then you see that two kernels are a
+# forward, and three a backward.
 #
 # | symbol | code | meaning |
 # |:--|:--|:--|
@@ -31,14 +32,16 @@ sys.path.insert(0, str(ROOT))  # so that our folders are found, from the project
 os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined: it must be set before
 
 import torch
+import triton
+import triton.language as tl
 from matplotlib import pyplot as plt
 
 import loralib
 from kernels import grouped_lora_triton as grouped
-from kernels.grouped_lora import grouped_lora_reference, stack_adapters, tile_table
+from kernels.grouped_lora import TileTable, grouped_lora_reference, stack_adapters, tile_table
 from kernels.measure import count_operations
 from training.records import COLOURS, use_style
-from tutorials.interpreted import traffic
+from tutorials.interpreted import count_launches, traffic
 from tutorials.show import show
 
 torch.set_num_threads(1)
@@ -49,8 +52,10 @@ draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
 # %% [markdown]
 # ## 1. What a loop costs
 #
-# **Predict:** for each adapter the loop picks its rows, multiplies twice, and adds to its rows. How many operations does it run
-# for 8 adapters, and how many for 64? (Each is a launch on a GPU: 5 to 10 µs of Python, where the sums take 1 µs.)
+# On a GPU each operation is a launch: some microseconds of Python, whatever it computes.
+#
+# **Predict:** for each adapter the loop compares, lists its rows, picks them, multiplies twice, and adds. How many operations
+# is that for 8 adapters, and how many for 64?
 
 # %%
 M, K, N = 64, 48, 40
@@ -68,19 +73,7 @@ for L in (1, 8, 16, 32, 64):
     x, y, ids = draw(M, K), draw(M, N), torch.arange(M) % L
     launches[L] = sum(count_operations(lambda args=(x, y, As, Bs, ids): looped(*args)).values())
     print(f"{L:3} adapters: {launches[L]} operations")
-assert launches[64] > 60 * 4, "at least four for each adapter"
-
-# %%
-figure, axes = plt.subplots(figsize=(7, 3.2))
-axes.plot(list(launches), list(launches.values()), "o-", color=COLOURS["head"], label="loop over adapters")
-axes.plot(list(launches), [2] * len(launches), "o-", color=COLOURS["lora"], label="grouped kernels: shrink, expand")
-axes.set(
-    xlabel="adapters in the batch",
-    ylabel="launches",
-    title=f"A loop needs {launches[64]} launches for 64 adapters, the kernels 2",
-)
-axes.legend()
-show(figure, "launches")
+assert launches[64] == 64 * 6, "compare, list, pick, two products, add: six for each adapter"
 
 # %% [markdown]
 # ## 2. The table of tiles, by hand
@@ -102,7 +95,7 @@ print("tiles (adapter, first place, rows):", tiles)
 table = tile_table(ids, adapters=2, height=height)
 assert order == table.order.tolist() and tiles == [tuple(t) for t in table.tiles.tolist() if t[0] >= 0], "equal to the library's"
 assert 3 not in [order[p] for _, low, n in tiles for p in range(low, low + n)], "the base's row is in no tile: nothing touches it"
-assert len(table.tiles) == 6 // 2 + 2, "padded to M / height + L entries: one size for any batch, as a CUDA graph wants it"
+assert len(table.tiles) == 6 // 2 + 2, "always M // height + L entries, filled up with adapter -1"
 
 # %% [markdown]
 # ## 3. Different ranks in one stack
@@ -122,29 +115,63 @@ for own_A, own_B, wide_A, wide_B in zip(As, Bs, A, B, strict=True):
 # %% [markdown]
 # ## 4. Forward: shrink, expand
 #
-# `shrink` gathers a tile's rows of x, wherever they lie, and multiplies them with their adapter's A. `expand` multiplies the
-# small result with B and adds it to these rows of y, in place.
+# A program of **shrink** reads its line of the table: adapter, first place, number of rows. It fetches these rows of x,
+# wherever they lie (`order` says where), and multiplies them with its adapter's A. Here is the whole kernel, without scale and
+# masks on K.
 #
-# **Predict:** 64 rows in 3 adapters: how often is each row of x loaded? And is a row of the base equal to what it was, or equal
-# up to rounding?
+# **Predict:** 64 rows in 3 adapters, tiles of 32 rows: how often is each row of x loaded, and how often A?
+
 
 # %%
-L, scaling = 3, torch.tensor([0.5, 1.0, 2.0])
+@triton.jit
+def shrink(x, a, s, order, tiles, K: tl.constexpr, R: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr):
+    line = tiles + tl.program_id(0) * 3
+    adapter, first, count = tl.load(line), tl.load(line + 1), tl.load(line + 2)
+    if adapter < 0:  # a line that only fills the table
+        return
+    places, ranks = tl.arange(0, BM), tl.arange(0, R)
+    mine = places[:, None] < count
+    rows = tl.load(order + first + places, mask=places < count, other=0)
+    acc = tl.zeros((BM, R), tl.float32)
+    for k in range(0, K, BK):
+        depth = k + tl.arange(0, BK)
+        x_tile = tl.load(x + rows[:, None] * K + depth[None, :], mask=mine, other=0.0)
+        acc = tl.dot(x_tile, tl.load(a + adapter * R * K + ranks[None, :] * K + depth[:, None]), acc)
+    tl.store(s + (first + places)[:, None] * R + ranks[None, :], acc, mask=mine)
+
+
+# %%
+L, R = 3, 16
 ids = torch.randint(-1, L, (M,), generator=generator)
 x, y = draw(M, K), draw(M, N)
-table = tile_table(ids, L, grouped.HEIGHT)
-out = y.clone()
+table = tile_table(ids, L, grouped.HEIGHT)  # 32 rows a tile
+by_hand = torch.zeros(M, R)
 with traffic() as seen:
-    S = grouped.grouped_shrink(x, A, scaling, table)
-grouped.grouped_expand(S, B, out, table)
-mine = int((ids >= 0).sum())
-print(f"{mine} rows of {M} have an adapter; shrink loaded {seen.loaded / (4 * K):.0f} rows' worth, factors and table included")
-wanted = grouped_lora_reference(y.double(), x.double(), A.double(), B.double(), scaling.double(), ids)
-assert (out.double() - wanted).norm() < 1e-6 * wanted.norm(), "float32 rounding, no more"
-assert torch.equal(out[ids == -1], y[ids == -1]), "a row of the base is not touched at all"
+    shrink[(len(table.tiles),)](x, A, by_hand, table.order, table.tiles, K, R, grouped.HEIGHT, 16)
+ones = torch.ones(L)
+S = grouped.grouped_shrink(x, A, ones, table)
+used, mine = int((table.tiles[:, 0] >= 0).sum()), int((ids >= 0).sum())
+numbers = 4 * K * (mine + used * R) + 4 * (mine + len(table.tiles) * 3)
+print(f"{mine} rows of x once, A for each of {used} tiles, and the table: {numbers:,} bytes; loaded {seen.loaded:,}")
+assert seen.loaded == numbers, "each row of x once"
+assert torch.allclose(by_hand, S, atol=1e-4), "yours is the library's `grouped_shrink_kernel`, which also scales"
 
 # %% [markdown]
-# ## 5. Backward is the same three kernels
+# **expand** multiplies the thin S of its tile with B, and adds the result to these rows of y, in place.
+#
+# **Predict:** a row of the base: is it what it was to the last bit, or up to rounding?
+
+# %%
+scaling = torch.tensor([0.5, 1.0, 2.0])
+out = y.clone()
+with traffic() as seen:
+    S = grouped.grouped_forward(out, x, A, B, scaling, table)  # both launches
+wanted = grouped_lora_reference(y.double(), x.double(), A.double(), B.double(), scaling.double(), ids)
+assert (out.double() - wanted).norm() < 1e-6 * wanted.norm(), "float32 rounding, no more"
+assert torch.equal(out[ids == -1], y[ids == -1]), "a row of the base is in no tile: not touched at all"
+
+# %% [markdown]
+# ## 5. Backward: the same two kernels, and one more
 #
 # | | forward | backward |
 # |:--|:--|:--|
@@ -152,7 +179,8 @@ assert torch.equal(out[ids == -1], y[ids == -1]), "a row of the base is not touc
 # | expand | y += S Bᵀ | dx += dS A: A in the place of Bᵀ |
 # | outer | | dB = dyᵀ S and dA = dSᵀ x: a sum over the rows of an adapter |
 #
-# A transposed tensor is only another pair of strides, so the kernels need not know.
+# Nothing is transposed in memory: `.T` only exchanges two **strides** (how far apart neighbours lie), and the kernels take
+# strides. So a backward is four launches: shrink, expand, and outer twice.
 #
 # **Predict:** an adapter without rows in this batch: what is its gradient?
 
@@ -184,7 +212,7 @@ sums = {float(numbers[order].numpy().cumsum(dtype="float32")[-1]) for order in o
 print(f"{len(sums)} different sums, {max(sums) - min(sums):.1e} apart")
 again = grouped.grouped_backward(dy, torch.zeros(M, K), x, A, B, S, scaling, table)
 assert len(sums) > 3, "addition in floating point is not associative"
-assert torch.equal(again[0], dA) and torch.equal(again[1], dB), "ours: one order, one sum"
+assert torch.equal(again[0], dA) and torch.equal(again[1], dB), "(the interpreter has one order anyway: a GPU is the real test)"
 
 # %% [markdown]
 # ## 7. Through the library
@@ -192,7 +220,7 @@ assert torch.equal(again[0], dA) and torch.equal(again[1], dB), "ours: one order
 # `mixed_batch` of lesson 06 takes this path by itself where it was measured to win on your GPU. `use_kernels` overrules that, so
 # that we can compare here.
 #
-# **Predict:** for three adapters, does the number of operations fall?
+# **Predict:** for three adapters and two layers, by which factor does the number of operations fall?
 
 # %%
 torch.manual_seed(0)
@@ -207,9 +235,26 @@ for path in ("torch", "triton"):
     with torch.no_grad(), loralib.use_kernels(path), loralib.mixed_batch(model, rows):
         results[path] = model(same)
         counted[path] = sum(count_operations(lambda: model(same)).values())
-print("operations of torch, the kernels' launches counted as one each:", counted)
-assert counted["triton"] < counted["torch"], "stacking the factors is what is left; a server would stack once"
+print("operations of torch:", counted)
+assert counted["triton"] <= 9, "for each layer the base, a copy, and one operation that launches both kernels; and the ReLU"
 assert torch.allclose(*results.values(), atol=1e-5), "the loop and the kernels agree"
+
+# %%
+figure, axes = plt.subplots(figsize=(7, 3.2))
+axes.plot(list(launches), list(launches.values()), "o-", color=COLOURS["head"], label="loop over adapters")
+flat = []
+for count in launches:
+    stacked = torch.zeros(count, R, K), torch.zeros(count, N, R)
+    lines = tile_table(torch.arange(M) % count, count, grouped.HEIGHT)
+    with count_launches() as started:
+        grouped.grouped_forward(draw(M, N), draw(M, K), *stacked, torch.ones(count), lines)
+    flat.append(started.launches)
+axes.plot(list(launches), flat, "o-", color=COLOURS["lora"], label="grouped kernels")
+title = f"A loop needs {launches[64]} launches for 64 adapters, the kernels {flat[-1]}"
+axes.set(xlabel="adapters in the batch", ylabel="launches for one layer", title=title)
+axes.legend()
+show(figure, "launches")
+assert flat == [2] * len(launches), "shrink and expand, whatever the number of adapters"
 
 # %% [markdown]
 # ## 8. Break it on purpose: a tile of two adapters
@@ -221,7 +266,7 @@ assert torch.allclose(*results.values(), atol=1e-5), "the loop and the kernels a
 ids = torch.tensor([0] * 20 + [1] * 44)
 right = tile_table(ids, L, 32)
 careless = torch.tensor([(0, 0, 32), (1, 32, 32)], dtype=torch.int32)  # places 20 to 31 belong to adapter 1
-wrong = type(right)(right.order, careless, right.bounds)
+wrong = TileTable(right.order, careless, right.bounds)
 outs = []
 for cut in (right, wrong):
     out = torch.zeros(M, N)
@@ -250,13 +295,13 @@ assert bad == list(range(20, 32)), "one user's text is written with another user
 #
 # 1. ★ `most_tiles`: how long the table can get.
 # 2. ★★ `make_tiles`: the table, from ids.
-# 3. ★★ `pad_rank`: the rank that a tensor core takes.
-#    <details><summary>Hint</summary>The next power of two, and at least 16.</details>
+# 3. ★ `pad_rank`: the rank that a tensor core takes.
+#    <details><summary>Hint</summary>`(r - 1).bit_length()` counts the bits of r - 1.</details>
 #
 # ## Summary
 #
-# 1. A table of tiles, made once per batch, tells each program its adapter and its rows; nothing is sorted in memory.
-# 2. Three kernels (shrink, expand, outer) are forward and backward, for any number of adapters and mixed ranks.
+# 1. A table of tiles, made once per batch, tells each program its adapter and its rows; the rows of x are not moved.
+# 2. Shrink and expand are a forward; with outer they are a backward, for any number of adapters and mixed ranks.
 # 3. One program owns each sum, so gradients are the same bits every time.
 #
 # **Next:** the part on adapters: [lesson list](README.md).
@@ -265,5 +310,5 @@ assert bad == list(range(20, 32)), "one user's text is written with another user
 #
 # ```bash
 # python -m kernels.bench grouped             # on a GPU: against the loop and against one adapter for all rows
-# python -m training --task sst2 --model roberta-base --method lora
+# python -m training --task sst2 --model roberta-base --method lora   # adapters for `loralib.mixed_batch`: lesson 06
 # ```

@@ -11,10 +11,33 @@ from dataclasses import dataclass
 
 @dataclass
 class Traffic:
-    """Bytes, and how often."""
+    """Bytes that programs ask for."""
 
     loaded: int = 0
     stored: int = 0
+
+
+@dataclass
+class Launches:
+    launches: int = 0
+
+
+@contextmanager
+def count_launches() -> Iterator[Launches]:
+    """Counts how many kernels are started inside."""
+    from triton.runtime.interpreter import GridExecutor
+
+    seen, call = Launches(), GridExecutor.__call__
+
+    def counting(self, *args, **kwargs):
+        seen.launches += 1
+        return call(self, *args, **kwargs)
+
+    GridExecutor.__call__ = counting
+    try:
+        yield seen
+    finally:
+        GridExecutor.__call__ = call
 
 
 @contextmanager

@@ -14,7 +14,7 @@ def budget(processors: int, per_cycle: int, hertz: float, bandwidth: float, bits
 def pair_table(levels: Tensor) -> Tensor:
     """★★ (256, 2): both levels of every byte; the first index is in the high half of the byte.
 
-    `levels` has 16 numbers. One or two lines.
+    `levels` has 16 numbers. One or two lines; `torch.stack` joins two columns (import torch).
     """
     raise NotImplementedError("pair_table")
 
@@ -23,6 +23,6 @@ def best_path(M: int, once: float, per_tile: float, multiply: float, tile: int =
     """★★ "packed" or "decode once", whichever takes less time; work is done in turn, as in section 7.
 
     once: seconds to decode the weight to bf16. per_tile: seconds to decode it inside the product, for each `tile` tokens.
-    multiply: seconds of the product of one token. On a tie "decode once". Three lines.
+    multiply: seconds of the product of one token (the time to read the decoded weight is left out). On a tie "decode once".
     """
     raise NotImplementedError("best_path")

@@ -18,5 +18,5 @@ def make_tiles(ids: list[int], height: int) -> list[tuple[int, int, int]]:
 
 
 def pad_rank(r: int) -> int:
-    """★★ The smallest power of two that is at least r and at least 16. One line or a loop."""
+    """★ The smallest power of two that is at least r and at least 16. One line or a loop."""
     raise NotImplementedError("pad_rank")

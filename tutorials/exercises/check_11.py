@@ -14,7 +14,8 @@ def check_most_tiles(answers) -> None:
     for rows, adapters, height in ((6, 2, 2), (100, 5, 16), (1, 8, 32)):
         found = answers.most_tiles(rows, adapters, height)
         table = tile_table(torch.full((rows,), -1), adapters, height)
-        assert found == len(table.tiles), f"{rows} rows, {adapters} adapters, tiles of {height}: {found}"
+        wanted = len(table.tiles)
+        assert found == wanted, f"{rows} rows, {adapters} adapters, tiles of {height}: {found}, expected {wanted}"
 
 
 def check_make_tiles(answers) -> None:

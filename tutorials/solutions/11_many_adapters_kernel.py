@@ -2,7 +2,7 @@
 
 
 def most_tiles(rows: int, adapters: int, height: int) -> int:
-    return -(-rows // height) + adapters
+    return rows // height + adapters
 
 
 def make_tiles(ids: list[int], height: int) -> list[tuple[int, int, int]]:
