@@ -4,6 +4,7 @@
 registers, spills to memory, shared memory, tensor-core instructions, and how many instructions its main loop has.
 """
 
+import csv
 import re
 import subprocess
 import tempfile
@@ -14,6 +15,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+TABLE = Path(__file__).with_name("ahead_of_time.csv")
+"""what `python -m kernels.bench builds` found with the pinned Triton"""
 SHARED_LIMIT = {75: 65_536, 80: 166_912, 89: 101_376, 90: 232_448}
 """bytes of shared memory that one program may take, by compute capability (CUDA programming guide, table of limits)"""
 
@@ -61,6 +64,12 @@ def build(kernel, arguments: dict, capability: int, warps: int = 4, stages: int 
         registers, stack, compiled.metadata.shared, count("HGMMA"), count("[HI]MMA"), count("UTMALDG|UTMASTG"), len(lines),
         tuple(_main_loop(lines)),
     )  # fmt: skip
+
+
+def read_table(path: Path = TABLE) -> list[dict[str, str]]:
+    """The lines of a table of builds."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _read(cubin: bytes) -> tuple[str, str]:

@@ -10,9 +10,9 @@ from triton_here import DEVICE, needs_triton
 
 from kernels import lora_augmented
 from kernels.bench import gpu_report, gpu_sweep
-from kernels.bench.ceilings import Ceilings
 from kernels.bench.contest import Contest, GpuCase, hold, worst
 from kernels.lora_matmul import lora_matmul_reference
+from kernels.roofline import Ceilings
 
 OTHER = {"bfloat16": {"lora both": [[1, 2, 3, 0.5]]}}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from triton_here import triton
 
+from kernels.ahead_of_time import read_table
 from kernels.bench import builds
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +29,7 @@ def test_all_builds_are_as_in_the_table(tmp_path):
     """Fails on a spill, on too much shared memory, on a lost wgmma, and on any other change of the table."""
     done = compiled("-m", "kernels.bench", "builds", "--out", str(tmp_path))
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    rows = builds.read(tmp_path / "ahead_of_time.csv")
+    rows = read_table(tmp_path / "ahead_of_time.csv")
     assert {row["sm"] for row in rows} == {"90", "89", "80", "75"} and len(rows) >= 80
     for row in rows:
         assert row["spilled"] == "0" and int(row["shared"]) <= int(row["limit"]), row
@@ -75,7 +76,7 @@ def test_the_gate_compares_with_the_table_of_this_triton():
 
 def test_the_table_holds_what_is_claimed_of_hopper():
     """wgmma in the GEMMs, bulk copies in the persistent one, at most 8 instructions per weight in the NF4 loops."""
-    rows = [row for row in builds.read() if row["sm"] == "90"]
+    rows = [row for row in read_table() if row["sm"] == "90"]
     assert all(int(row["wgmma"]) >= 5 for row in rows if row["kernel"] == "gemm_kernel")
     weights = [float(row["per_weight"]) for row in rows if row["per_weight"] and "blocks of" not in row["variant"]]
     assert len(weights) == 6 and max(weights) <= 8

@@ -39,12 +39,12 @@ import triton.language as tl
 from matplotlib import pyplot as plt
 
 from kernels import lora_backward_triton, lora_matmul_triton
-from kernels.bench import builds
-from kernels.bench.ceilings import Ceilings
+from kernels.ahead_of_time import read_table
 from kernels.configs import Tiles
 from kernels.lora_matmul import lora_forward, lora_matmul_reference
 from kernels.measure import moved_bytes
 from kernels.philox import keep_mask
+from kernels.roofline import Ceilings
 from training.records import COLOURS, use_style
 from tutorials.built_by_hand import built
 from tutorials.interpreted import traffic
@@ -292,7 +292,7 @@ assert found["beside the accumulator"]["spilled"] > 0, "a second accumulator of 
 # in the interpreter, with NaN around every input, and builds for four kinds of GPU, compared with a committed table:
 
 # %%
-for row in builds.read():
+for row in read_table():
     if row["sm"] == "90" and row["variant"] in ("r=16", "M=8192 r=16") and "grouped" not in row["kernel"]:
         print(
             f"{row['kernel']:26} {row['registers']:>4} registers, {row['spilled']} spilled, {int(row['shared']):>7,} bytes shared"

@@ -36,7 +36,7 @@ import triton.language as tl
 from matplotlib import pyplot as plt
 
 from kernels import nf4, nf4_matmul_triton, nf4_triton
-from kernels.bench import builds
+from kernels.ahead_of_time import read_table
 from kernels.lora_matmul_triton import shrink
 from training.records import COLOURS, use_style
 from tutorials.built_by_hand import WAYS, built, decode_kernel
@@ -178,7 +178,7 @@ assert q.packed.nbytes + look_ups < seen.loaded < 1.2 * (q.packed.nbytes + look_
 assert torch.allclose(y.double(), x.double() @ exact.T, rtol=1e-4, atol=1e-4), "is the scale the block's own?"
 first = ["c1·a", "c2·a", "·x1", "+ ·x2"]
 later = ["c1·x1", "+ c2·x2", "acc + ·a"]
-table = {(row["kernel"], row["variant"]): row for row in builds.read() if row["sm"] == "90"}
+table = {(row["kernel"], row["variant"]): row for row in read_table() if row["sm"] == "90"}
 gemv = float(table["gemv_kernel", "M=1 r=16"]["per_weight"])
 print(f"scaled first {len(first)} instructions for a byte (and one to add), scaled later {len(later)}")
 best = budget / gemv

@@ -71,15 +71,16 @@ def gpu(command: str, settings: BenchSettings, dtype: str, console: Console) -> 
 
 
 def builds(settings: BenchSettings, console: Console) -> None:
+    from kernels.ahead_of_time import TABLE, read_table
     from kernels.bench import builds
 
     lines = [builds.line(spec) for spec in track(builds.all_specs(), console=console, description="building")]
     path = settings.out / "ahead_of_time.csv"
     builds.write(lines, path)
-    changed = builds.differences(lines, builds.read())
-    for text in changed or [f"the same as {builds.TABLE.name}"]:
+    changed = builds.differences(lines, read_table())
+    for text in changed or [f"the same as {TABLE.name}"]:
         console.print(text, markup=False)
-    console.print(f"{len(lines)} builds in {path}; copy it to {builds.TABLE.parent.name}/ where a change is meant")
+    console.print(f"{len(lines)} builds in {path}; copy it to {TABLE.parent.name}/ where a change is meant")
     if changed:
         sys.exit(1)
 

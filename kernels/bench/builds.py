@@ -17,7 +17,6 @@ import triton
 from kernels import configs, grouped_lora_triton, lora_backward_triton, lora_matmul_triton, nf4_matmul_triton, nf4_triton
 from kernels.ahead_of_time import SHARED_LIMIT, Build, build
 
-TABLE = Path(__file__).parents[1] / "ahead_of_time.csv"
 HEADER: tuple[str, ...] = ("triton", "kernel", "variant", "sm", "warps", "stages", "registers", "spilled", "shared", "limit")
 HEADER += ("wgmma", "mma", "tma", "instructions", "loop", "per_weight")
 MOST_PER_WEIGHT = 8.0
@@ -142,11 +141,6 @@ def write(lines: list[dict[str, str]], path: Path) -> None:
         writer = csv.DictWriter(file, HEADER, lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
-
-
-def read(path: Path = TABLE) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def differences(lines: list[dict[str, str]], committed: list[dict[str, str]]) -> list[str]:

@@ -4,23 +4,10 @@ A kernel's floor is the larger of its bytes over the one and its operations over
 random data (zeros run faster: fewer bits change, less power is drawn), not taken from a data sheet.
 """
 
-from dataclasses import dataclass
-
 import torch
 
 from kernels.bench.gpu_timing import time_contenders
-
-
-@dataclass(frozen=True)
-class Ceilings:
-    bandwidth: float
-    """bytes per second, read and written, of a large copy"""
-    flops: float
-    """operations per second of torch's product of two large matrices"""
-
-    def floor(self, flops: float, moved: float) -> float:
-        """Seconds below which nothing can do this."""
-        return max(flops / self.flops, moved / self.bandwidth)
+from kernels.roofline import Ceilings
 
 
 def measure_ceilings(device: str, dtype: torch.dtype, size: int = 8192) -> Ceilings:

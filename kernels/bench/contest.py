@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels.bench.ceilings import Ceilings
 from kernels.bench.gpu_timing import time_contenders
 from kernels.bench.timing import Timing, ratio
+from kernels.roofline import Ceilings
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ import torch
 import triton
 
 from kernels.bench import gpu_grouped, gpu_lora, gpu_nf4
-from kernels.bench.ceilings import Ceilings, measure_ceilings
+from kernels.bench.ceilings import measure_ceilings
 from kernels.bench.contest import GpuCase, Line, hold
 from kernels.bench.gpu_nf4 import BITS
+from kernels.roofline import Ceilings
 
 OPERATIONS = {"lora": gpu_lora, "nf4": gpu_nf4, "grouped": gpu_grouped}
 CACHE = 160e6
