@@ -1,0 +1,89 @@
+"""How several adapters act together at one place: names, put together by these words.
+
+    "a"                  z + A_a(v)                                 v is what the place's adapters look at
+    Stack("a", "b")      b on top of a: b sees what a has changed
+    Average("a", "b")    z + Σ w_i A_i(v), the weights summing to 1: the mean of the *changes*
+    Fuse("a", "b")       z + attention over A_i(v), learned (`fusion.py`)
+    BatchSplit(...)      each row of the batch has its own adapter, or none
+
+AdapterHub's Average divides by n twice, so that two equal adapters act at half strength; here they act as one.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One on top of the other; a part may be any composition."""
+
+    parts: tuple
+
+    def __init__(self, *parts):
+        object.__setattr__(self, "parts", _not_empty("Stack", parts))
+
+
+@dataclass(frozen=True)
+class Average:
+    """The weighted mean of the changes; weights None: equal."""
+
+    names: tuple[str, ...]
+    weights: tuple[float, ...]
+
+    def __init__(self, *names: str, weights: tuple[float, ...] | list[float] | None = None):
+        names = _not_empty("Average", names)
+        given = tuple(weights) if weights is not None else (1 / len(names),) * len(names)
+        if len(given) != len(names):
+            raise ValueError(f"Average of {len(names)} adapters with {len(given)} weights")
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "weights", given)
+
+
+@dataclass(frozen=True)
+class Fuse:
+    """Learned attention over the changes of these adapters."""
+
+    names: tuple[str, ...]
+
+    def __init__(self, *names: str):
+        if len(names) < 2:
+            raise ValueError(f"Fuse{names}: a fusion has at least two members")
+        object.__setattr__(self, "names", tuple(names))
+
+    @property
+    def key(self) -> str:
+        """Its name among the fusions of a model: its members in their order."""
+        return "__".join(self.names)
+
+
+@dataclass(frozen=True)
+class BatchSplit:
+    """Row i of every batch goes through adapter `rows[i]`; None is the base."""
+
+    rows: tuple[str | None, ...]
+
+    def __init__(self, *rows: str | None):
+        object.__setattr__(self, "rows", _not_empty("BatchSplit", rows))
+
+
+Composition = str | Stack | Average | Fuse | BatchSplit
+
+
+def members(composition: Composition | None) -> list[str]:
+    """Names of all adapters in it, each once, in order."""
+    if composition is None:
+        return []
+    if isinstance(composition, str):
+        return [composition]
+    if isinstance(composition, Stack):
+        found = [name for part in composition.parts for name in members(part)]
+    elif isinstance(composition, BatchSplit):
+        found = [name for name in composition.rows if name is not None]
+    else:
+        found = list(composition.names)
+    return list(dict.fromkeys(found))
+
+
+def _not_empty(kind: str, parts: tuple) -> tuple:
+    if not parts:
+        raise ValueError(f"{kind}() of nothing: give names of adapters")
+    return tuple(parts)

@@ -1,0 +1,63 @@
+"""AdapterFusion: attention over what several adapters say, at each place and for each token (Pfeiffer et al. 2021, section 3).
+
+    q = Q z̃ + b_q       z̃ what the adapters look at
+    k_i = K a_i + b_k    a_i = A_i(z̃), the change of adapter i, without the residual
+    v_i = V a_i          V starts at the identity: at the start the fusion is a mean of the changes
+    out = Σ softmax_i(q · k_i) v_i
+
+There is no 1/√d: the changes are small. V is pulled towards the identity by 0.01 ‖V − I‖² in the *loss* (`fusion_penalty`), and
+has to stay out of weight decay, which would pull it to zero. Base and adapters are frozen; 3d² + 2d numbers train at each place.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+PULL = 0.01
+
+
+class AdapterFusion(nn.Module):
+    """The attention of one place. `weights` keeps the last scores (*batch, n) for drawing, if `keep` is on.
+
+    dynamic: query and key learned; static: one learned score for each adapter, the same for every token.
+    """
+
+    def __init__(self, width: int, count: int, dynamic: bool = True, generator: torch.Generator | None = None):
+        super().__init__()
+        self.value = nn.Linear(width, width, bias=False)
+        with torch.no_grad():
+            self.value.weight.fill_(1e-6).fill_diagonal_(1.0)  # as in AdapterHub: a trace off the diagonal
+        if dynamic:
+            self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
+            for layer in (self.query, self.key):
+                nn.init.normal_(layer.weight, std=0.02, generator=generator)
+                nn.init.zeros_(layer.bias)
+        else:
+            self.scores = nn.Parameter(torch.zeros(count))
+        self.dynamic = dynamic
+        self.keep, self.weights = False, None
+
+    def forward(self, seen: Float[Tensor, "*batch d"], changes: Float[Tensor, "*batch n d"]) -> Float[Tensor, "*batch d"]:
+        """The attended change."""
+        if self.dynamic:
+            scores = torch.einsum("...d,...nd->...n", self.query(seen), self.key(changes))
+        else:
+            scores = self.scores.expand(*changes.shape[:-1])
+        weights = scores.softmax(-1)
+        self.weights = weights.detach() if self.keep else None
+        return torch.einsum("...n,...nd->...d", weights, self.value(changes))
+
+
+def fusion_penalty(model: nn.Module) -> Tensor | float:
+    """0.01 Σ ‖V − I‖² over the places of `model` whose V trains: to be added to the loss. 0.0 where nothing trains."""
+    total: Tensor | float = 0.0
+    for module in model.modules():
+        if isinstance(module, AdapterFusion) and module.value.weight.requires_grad:
+            V = module.value.weight
+            total = total + PULL * (V - torch.eye(len(V), dtype=V.dtype, device=V.device)).square().sum()
+    return total
+
+
+def no_decay(model: nn.Module) -> set[str]:
+    """Paths of the values V: weight decay would pull them to zero while the penalty pulls them to the identity."""
+    return {f"{name}.value.weight" for name, module in model.named_modules() if isinstance(module, AdapterFusion)}

@@ -1,0 +1,119 @@
+"""Folders of adapters and fusions: the same bits back, and nothing loaded from what does not fit."""
+
+import json
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+from test_adapters_bottleneck import MODELS, run
+
+from adapters.attach import activate, add_fusion, attach, attached, sites
+from adapters.bottleneck import BottleneckConfig
+from adapters.checkpoint import load_bottleneck, load_fusion, save_bottleneck, save_fusion
+from adapters.composition import Fuse
+from loralib import AdapterFileError
+
+
+def trained(kind="bert", *names, **settings):
+    """A model with adapters that do something."""
+    model = MODELS[kind]()
+    for i, name in enumerate(names or ("a",)):
+        attach(model, BottleneckConfig(reduction_factor=4, init="bert", **settings), name, seed=i)
+    with torch.no_grad():
+        for n, p in model.named_parameters():
+            if "bottlenecks" in n or "copies" in n:
+                p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(len(n))))
+    return model
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("placement", ["pfeiffer", "houlsby", "parallel"])
+def test_an_adapter_comes_back_to_the_bit(kind, placement, tmp_path):
+    model = trained(kind, placement=placement)
+    save_bottleneck(model, tmp_path / "adapter_a", "a")
+    fresh = MODELS[kind]()
+    report = load_bottleneck(fresh, tmp_path / "adapter_a", "again", trainable=False)
+    assert torch.equal(run(fresh, kind), run(model, kind)) and str(report).startswith(f"{report.tensors}/{report.tensors}")
+    assert not any(p.requires_grad for p in fresh.parameters())
+    load_bottleneck(fresh, tmp_path / "adapter_a", "third", trainable=True)
+    assert all("third" in n for n, p in fresh.named_parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_a_fusion_comes_back_with_its_members_and_head(dynamic, tmp_path):
+    """R16: one folder is enough; logits are equal to the last bit, by the head that was chosen."""
+    model = trained("bert", "sst2", "mnli")
+    fuse = Fuse("sst2", "mnli")
+    add_fusion(model, fuse, dynamic, seed=3)
+    with torch.no_grad():
+        for site in sites(model).values():
+            for p in site.fusions.parameters():
+                p.add_(0.1)
+    for head in ("sst2", "mnli", None):
+        activate(model, fuse, head)
+        save_fusion(model, tmp_path / "fusion", fuse, head)
+        fresh = tiny.bert()
+        assert load_fusion(fresh, tmp_path / "fusion", trainable=True) == fuse
+        assert torch.equal(run(fresh, "bert"), run(model, "bert"))
+        learning = {n for n, p in fresh.named_parameters() if p.requires_grad}
+        assert learning and all(".fusions." in n or f".copies.{head or 'mnli'}." in n for n in learning)
+    known = tiny.bert()  # a member that is there already must be the folder's
+    load_bottleneck(known, tmp_path / "fusion" / "members" / "sst2", "sst2", trainable=False)
+    load_fusion(known, tmp_path / "fusion", trainable=False)
+    other = trained("bert", "sst2")
+    with torch.no_grad():
+        next(iter(sites(other).values())).bottlenecks["sst2"].up.weight.add_(1)
+    with pytest.raises(AdapterFileError, match="another adapter called 'sst2'"):
+        load_fusion(other, tmp_path / "fusion", trainable=False)
+    assert attached(other) == ["sst2"]
+
+
+def damage(folder, change_settings=None, change_tensors=None):
+    if change_settings:
+        path = folder / "adapter_config.json"
+        settings = json.loads(path.read_text())
+        change_settings(settings)
+        path.write_text(json.dumps(settings))
+    if change_tensors:
+        tensors = load_file(folder / "adapter.safetensors")
+        change_tensors(tensors)
+        save_file(tensors, folder / "adapter.safetensors")
+
+
+DAMAGES = {
+    "a tensor is missing": ({"change_tensors": lambda t: t.pop(next(iter(t)))}, "missing"),
+    "a tensor too many": ({"change_tensors": lambda t: t.update(extra=torch.ones(1))}, r"not in the model .'extra'"),
+    "another shape": ({"change_tensors": lambda t: t.update({min(t): torch.ones(1, 2)})}, "expected"),
+    "another width": ({"change_settings": lambda s: s.update(reduction_factor=8)}, "expected"),
+    "an unknown setting": ({"change_settings": lambda s: s.update(gate=True)}, "gate"),
+    "another kind": ({"change_settings": lambda s: s.update(type="fusion")}, "type 'fusion', expected 'bottleneck'"),
+    "a wrong head": ({"change_settings": lambda s: s.update(modules_to_save=["skull"])}, "skull"),
+    "a layer that is not there": ({"change_settings": lambda s: s.update(leave_out=[9])}, "layers 0 to 1"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_a_damaged_folder_loads_nothing(what, tmp_path):
+    change, said = DAMAGES[what]
+    save_bottleneck(trained(), tmp_path, "a")
+    damage(tmp_path, **change)
+    model = tiny.bert()
+    before, output = {n: p.requires_grad for n, p in model.named_parameters()}, run(model, "bert")
+    with pytest.raises(AdapterFileError, match=said):
+        load_bottleneck(model, tmp_path, "a", trainable=True)
+    assert torch.equal(run(model, "bert"), output) and not sites(model) and not attached(model)
+    assert {n: p.requires_grad for n, p in model.named_parameters()} == before
+
+
+def test_unreadable_and_unsavable(tmp_path):
+    with pytest.raises(AdapterFileError, match="no readable"):
+        load_bottleneck(tiny.bert(), tmp_path, trainable=False)
+    model = trained()
+    with pytest.raises(KeyError, match="'b'"):
+        save_bottleneck(model, tmp_path, "b")
+    with torch.no_grad():
+        next(iter(sites(model).values())).bottlenecks["a"].up.bias.fill_(torch.nan)
+    with pytest.raises(ValueError, match="not finite"):
+        save_bottleneck(model, tmp_path, "a")
+    assert not list(tmp_path.iterdir())
