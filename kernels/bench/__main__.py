@@ -46,6 +46,8 @@ def main() -> None:
         return gpu(command, settings, dtype, console)
     from kernels.bench import cpu
 
+    if device == "cuda":  # dora
+        return cpu.run(command, (torch.get_num_threads(),), dtype, settings.rounds, settings.out, console, device)
     console.print(f"{cpu.device_name()}, torch {torch.__version__}: the torch paths; the Triton kernels need a GPU")
     for name in ("lora", "dora", "nf4", "grouped") if command == "all" else (command,):
         cpu.run(name, settings.threads, dtype, settings.rounds, settings.out, console)

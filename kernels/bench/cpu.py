@@ -20,15 +20,15 @@ COLUMNS = ("device", "torch", "git", "dtype", "M", "K", "N", "r", "threads", "co
 COLUMNS += ("median_s", "low_s", "high_s", "flops", "saved_bytes")
 
 
-def run(name: str, threads: tuple[int, ...], dtype: str, rounds: int, out: Path, console: Console) -> None:
-    """One table on the console."""
+def run(name: str, threads: tuple[int, ...], dtype: str, rounds: int, out: Path, console: Console, device: str = "cpu") -> None:
+    """One table on the console. `dora` has no kernel of its own, so it alone can be timed on a GPU here."""
     if name == "lora":
         return bench_lora(threads, dtype, rounds, out, console)
     header, lines = {"dora": (dora.HEADER, []), "nf4": (nf4.HEADER, []), "grouped": (grouped.HEADER, [])}[name]
     for count in track(threads, console=console, description=f"timing {name}"):
         torch.set_num_threads(count)
         if name == "dora":
-            lines += [dora.row(count, dora.measure(Case(*s, dora.RANK), rounds, "cpu")) for s in dora.SHAPES]
+            lines += [dora.row(count, dora.measure(Case(*s, dora.RANK), rounds, device)) for s in dora.SHAPES]
         elif name == "nf4":
             kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
             lines += nf4.rows(count, kind, nf4.measure(kind, rounds, "cpu"))
