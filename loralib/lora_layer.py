@@ -17,6 +17,8 @@ TRAINED = ("lora_A", "lora_B", "lora_magnitude_vector", "ia3_l")
 """containers of what an adapter trains in a layer"""
 FIXED = ("lora_start_A", "lora_start_B")
 """PiSSA's starting factors: they belong to the adapter and do not train"""
+BLOCKS = ("adapter_site", "virtual_tokens")
+"""containers of the adapters that are no LoRA: bottlenecks and fusions, prefixes and prompts (folder `adapters/`)"""
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
 
 def is_adapter_parameter(name: str) -> bool:
     """Whether a parameter's name says that it belongs to an adapter's layer (not to a head or a bias)."""
-    return any(f".{kind}." in f".{name}." for kind in (*TRAINED, *FIXED))
+    return any(f".{kind}." in f".{name}." for kind in (*TRAINED, *FIXED, *BLOCKS))
 
 
 def check_adapter_name(name: str, taken) -> None:

@@ -1,22 +1,28 @@
-"""Ways to adapt a base: all weights, the head alone, LoRA, QLoRA, (IA)³, and `untouched`. Each says what it trains."""
+"""Ways to adapt a base: all weights, the head alone, the adapters of `loralib` and `adapters`, and `untouched`.
+
+Each says what it trains.
+"""
 
 from dataclasses import dataclass, replace
 
 from torch import nn
 
 import loralib
+from adapters.attach import attach
+from adapters.bottleneck import BottleneckConfig
 from loralib.config import AdapterConfig
 from loralib.matching import new_heads, output_head
 from training.base_models import PEFT_TASK_TYPE, Base
 from training.tasks import TaskSpec
 
-METHODS = ("untouched", "head", "lora", "qlora", "ia3", "full")
-ADAPTERS = ("lora", "qlora", "ia3")
+METHODS = ("untouched", "head", "lora", "qlora", "ia3", "bottleneck", "full")
+ADAPTERS = ("lora", "qlora", "ia3", "bottleneck")
+DEFAULTS = {"lora": loralib.LoraConfig, "qlora": loralib.LoraConfig, "ia3": loralib.IA3Config, "bottleneck": BottleneckConfig}
 SMALL_MODEL = 5_000_000
 # full and lora: the usual values of the papers for large models. head: on SST-2 (22 M) 1e-3 reached 0.54, 1e-2 0.69
 LEARNING_RATE = {
-    "small": {"full": 1e-3, "head": 1e-2, "lora": 5e-3, "qlora": 5e-3, "ia3": 1e-2},
-    "large": {"full": 5e-5, "head": 1e-2, "lora": 5e-4, "qlora": 5e-4, "ia3": 1e-2},
+    "small": {"full": 1e-3, "head": 1e-2, "lora": 5e-3, "qlora": 5e-3, "ia3": 1e-2, "bottleneck": 5e-3},
+    "large": {"full": 5e-5, "head": 1e-2, "lora": 5e-4, "qlora": 5e-4, "ia3": 1e-2, "bottleneck": 5e-4},
 }
 
 
@@ -33,7 +39,9 @@ def default_learning_rate(method: str, model: nn.Module) -> float:
     return LEARNING_RATE[size][method]
 
 
-def apply_method(name: str, base: Base, spec: TaskSpec, config: AdapterConfig | None = None, seed: int = 0) -> Method:
+def apply_method(
+    name: str, base: Base, spec: TaskSpec, config: AdapterConfig | BottleneckConfig | None = None, seed: int = 0
+) -> Method:
     """Freeze and adapt `base.model` in place. ValueError for an unknown method or a model without a head to train."""
     if name == "untouched":
         base.model.requires_grad_(False)
@@ -44,16 +52,20 @@ def apply_method(name: str, base: Base, spec: TaskSpec, config: AdapterConfig | 
     if name == "head":
         return Method(name, f"only {', '.join(train_head(base, spec))} trains")
     if name in ADAPTERS:
-        config = config or (loralib.IA3Config() if name == "ia3" else loralib.LoraConfig())
-        heads = list(base.new_modules) or ([] if spec.is_language_modelling else None)
-        changes = {"task_type": PEFT_TASK_TYPE[spec.kind], "base_model_name_or_path": base.model.config.name_or_path}
-        if config.modules_to_save is None:
-            changes["modules_to_save"] = heads
-        config = replace(config, **changes)
-        if name == "qlora" and base.quantised is None:
-            raise ValueError("method qlora needs a base in 4 bits: load_base(..., four_bit=True)")
-        return Method(name, f"{base.quantised}\n" * (name == "qlora") + str(loralib.inject(base.model, config, seed=seed)))
+        return Method(name, _adapt(name, base, spec, config or DEFAULTS[name](), seed))
     raise ValueError(f"method {name!r} is unknown; there are {', '.join(METHODS)}")
+
+
+def _adapt(name: str, base: Base, spec: TaskSpec, config: AdapterConfig | BottleneckConfig, seed: int) -> str:
+    """Put the adapter in, with the heads that the task needs; its report."""
+    if config.modules_to_save is None:
+        config = replace(config, modules_to_save=list(base.new_modules) or ([] if spec.is_language_modelling else None))
+    if isinstance(config, BottleneckConfig):
+        return str(attach(base.model, config, seed=seed))
+    config = replace(config, task_type=PEFT_TASK_TYPE[spec.kind], base_model_name_or_path=base.model.config.name_or_path)
+    if name == "qlora" and base.quantised is None:
+        raise ValueError("method qlora needs a base in 4 bits: load_base(..., four_bit=True)")
+    return f"{base.quantised}\n" * (name == "qlora") + str(loralib.inject(base.model, config, seed=seed))
 
 
 def train_head(base: Base, spec: TaskSpec) -> list[str]:

@@ -4,12 +4,14 @@ import math
 from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_origin, get_type_hints
 
+from adapters.bottleneck import BottleneckConfig
 from loralib import IA3Config, LoraConfig
 from loralib.config import ALL_LINEAR, AdapterConfig
 
 LORA_VARIANTS = ("use_rslora", "use_dora", "pissa", "bias", "lora_plus_ratio")
 QLORA_VARIANTS = ("use_rslora", "lora_plus_ratio")  # the others need the weight itself
-VARIANTS = (*LORA_VARIANTS, "feedforward_modules")
+BOTTLENECK = ("placement", "reduction_factor")
+VARIANTS = (*LORA_VARIANTS, "feedforward_modules", *BOTTLENECK)
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,9 @@ class TrainSettings:
     e2e_nlg, squad, ud_pos; your own: text (column text), prompt (columns prompt and completion)"""
     model: str | None = None
     """encoder or decoder (the committed small bases; None picks by task), a folder, or a Hub name"""
-    method: Literal["full", "head", "lora", "qlora", "ia3", "untouched"] = "lora"
-    """what trains: all weights, the head alone, LoRA and the head, the same on a base in 4 bits, (IA)³ and the head, or nothing
-    (the row to compare with)"""
+    method: Literal["full", "head", "lora", "qlora", "ia3", "bottleneck", "untouched"] = "lora"
+    """what trains: all weights, the head alone, LoRA and the head, the same on a base in 4 bits, (IA)³ and the head, bottleneck
+    adapters and the head, or nothing (the row to compare with)"""
     data_dir: str | None = None
     """folder with train and validation (or test) as .parquet, .jsonl, .json, .csv or .txt, columns as on the Hub"""
     steps: int = 300
@@ -71,6 +73,10 @@ class TrainSettings:
     """lora: start with the principal directions of the weights"""
     bias: Literal["none", "all", "lora_only"] = "none"
     """lora: biases that train too"""
+    placement: Literal["pfeiffer", "houlsby", "parallel"] = "pfeiffer"
+    """bottleneck: after the feed-forward part, after attention too, or beside the feed-forward part"""
+    reduction_factor: float | None = None
+    """bottleneck: width of the model over width of the adapter; None is 16, parallel 2"""
     lora_plus_ratio: float | None = None
     """lora: B learns so many times as fast as A (LoRA+; the paper: 16); None is 1"""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
@@ -130,13 +136,16 @@ class TrainSettings:
     def _refuse_unused(self) -> None:
         """A variant's setting that the method would not look at is a mistake, not a wish."""
         changed = [f.name for f in fields(self) if f.name in VARIANTS and getattr(self, f.name) != f.default]
-        mine = {"lora": LORA_VARIANTS, "qlora": QLORA_VARIANTS, "ia3": ("feedforward_modules",)}.get(self.method, ())
+        used = {"lora": LORA_VARIANTS, "qlora": QLORA_VARIANTS, "ia3": ("feedforward_modules",), "bottleneck": BOTTLENECK}
+        mine = used.get(self.method, ())
         unused = [name for name in changed if name not in mine]
         if unused:
             raise ValueError(f"{', '.join(unused)}: method {self.method!r} does not use that")
 
-    def adapter_config(self) -> AdapterConfig:
+    def adapter_config(self) -> AdapterConfig | BottleneckConfig:
         """The adapter's settings among these; the task and the base add the rest (`methods.apply_method`)."""
+        if self.method == "bottleneck":
+            return BottleneckConfig(placement=self.placement, reduction_factor=self.reduction_factor)
         targets = self.target_modules if self.target_modules == ALL_LINEAR else self.target_modules.split(",")
         if self.method == "ia3":
             return IA3Config(targets, feedforward_modules=[n for n in self.feedforward_modules.split(",") if n])

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 import loralib
+from adapters.checkpoint import load_bottleneck, save_bottleneck
 from loralib.checkpoint import read_config as read_adapter_config
 from loralib.checkpoint import write_atomic
 from loralib.heads import saved_modules
@@ -47,7 +48,7 @@ def save_trained(folder: Path, name: str, base: Base, spec: TaskSpec, max_length
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     if name in ADAPTERS:
-        loralib.save_adapter(base.model, partial)
+        (save_bottleneck if name == "bottleneck" else loralib.save_adapter)(base.model, partial)
         base.model.config.save_pretrained(partial)
     elif name == "untouched":
         base.model.config.save_pretrained(partial)
@@ -85,7 +86,8 @@ def load_trained(where: str | Path, task: str | None = None, model: str | None =
         return Trained(base, spec, "untouched", "nothing was trained", limit)
     if card.get("method") == "head":
         return Trained(base, spec, "head", _load_head(base, spec, folder), limit)
-    report = loralib.load_adapter(base.model, folder, trainable=False)
+    load = load_bottleneck if card.get("method") == "bottleneck" else loralib.load_adapter
+    report = load(base.model, folder, trainable=False)
     random = sorted(set(base.new_modules) - set(saved_modules(base.model)))
     if random:
         raise ValueError(
