@@ -25,6 +25,8 @@ LEARNING_RATE = {
     "large": {"full": 5e-5, "head": 1e-2, "lora": 5e-4, "qlora": 5e-4, "ia3": 1e-2, "bottleneck": 5e-4},
 }
 
+Config = AdapterConfig | BottleneckConfig
+
 
 @dataclass(frozen=True)
 class Method:
@@ -56,7 +58,7 @@ def apply_method(
     raise ValueError(f"method {name!r} is unknown; there are {', '.join(METHODS)}")
 
 
-def _adapt(name: str, base: Base, spec: TaskSpec, config: AdapterConfig | BottleneckConfig, seed: int) -> str:
+def _adapt(name: str, base: Base, spec: TaskSpec, config: Config, seed: int) -> str:
     """Put the adapter in, with the heads that the task needs; its report."""
     if config.modules_to_save is None:
         config = replace(config, modules_to_save=list(base.new_modules) or ([] if spec.is_language_modelling else None))
