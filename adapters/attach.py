@@ -15,9 +15,9 @@ from adapters.composition import Composition, Fuse, Stack, members
 from adapters.fusion import AdapterFusion
 from adapters.places import WAYS, Place, find_places
 from adapters.site import SITE, SOURCE, Site, change_from_input, change_output, change_sum, remember_input
-from loralib.heads import put_saved_module, replace_module, saved_modules
+from loralib.heads import owners_of_heads, put_saved_module, replace_module, saved_modules
 from loralib.lora_layer import check_adapter_name
-from loralib.matching import new_heads
+from loralib.matching import heads_to_save
 
 HANDLES = "_adapter_hooks"
 
@@ -48,8 +48,9 @@ def attach(model: nn.Module, config: BottleneckConfig, name: str = "default", se
 
     seed: start of the weights from a generator of its own; None draws from torch's global one.
     """
-    check_adapter_name(name, attached(model))
-    places, heads = _places(model, config), _heads(model, config)  # whatever is wrong raises before anything is changed
+    check_adapter_name(name, [*attached(model), *owners_of_heads(model)])
+    places = _places(model, config)  # whatever is wrong raises before anything is changed
+    heads = heads_to_save(model, config.modules_to_save)
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     width = model_width(model)
     near = next(model.parameters())
@@ -227,15 +228,6 @@ def _places(model: nn.Module, config: BottleneckConfig) -> list[Place]:
         if way not in WAYS:
             raise ValueError(f"place {path!r}: way {way!r}, expected one of {', '.join(WAYS)}")
     return [Place(i, *place) for i, place in enumerate(config.places)]
-
-
-def _heads(model: nn.Module, config: BottleneckConfig) -> list[str]:
-    heads = new_heads(model) if config.modules_to_save is None else list(config.modules_to_save)
-    known = {name for name, _ in model.named_modules()}
-    wrong = [path for path in heads if path not in known]
-    if wrong:
-        raise ValueError(f"modules_to_save={heads}: no module {wrong}; its heads are {new_heads(model)}")
-    return heads
 
 
 def _fusions(what: Composition | None) -> list[Fuse]:

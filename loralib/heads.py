@@ -87,3 +87,8 @@ def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
 def saved_modules(model: nn.Module) -> dict[str, SavedModule]:
     """Every SavedModule by its path; may be empty."""
     return {name: module for name, module in model.named_modules() if isinstance(module, SavedModule)}
+
+
+def owners_of_heads(model: nn.Module) -> set[str]:
+    """Names of the adapters, of whatever kind, that have a head of their own."""
+    return {name for head in saved_modules(model).values() for name in head.copies}

@@ -83,7 +83,7 @@ def add_adapter(
     merged = [n for m in model.modules() if isinstance(m, LoraLayer) for n in m.merged]
     if merged:
         raise RuntimeError(f"adapters {sorted(set(merged))} are merged: unmerge(model) before adding another")
-    heads, names = heads_to_save(model, config), match_targets(model, config)
+    heads, names = heads_to_save(model, config.modules_to_save), match_targets(model, config)
     refuse_overlap(model, [head for head in heads if not isinstance(model.get_submodule(head), SavedModule)])
     slots = slots_for(config, names)
     _check_shapes(model, slots)

@@ -20,7 +20,7 @@ BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 def match_targets(model: nn.Module, config: AdapterConfig) -> list[str]:
     """Paths of the modules to adapt, in model order. Raises ValueError for a name, pattern or layer that matches nothing."""
-    heads = heads_to_save(model, config)
+    heads = heads_to_save(model, config.modules_to_save)
     candidates = [n for n in _model_paths(model) if not _inside(n, heads)]
     targets = config.target_modules
     if targets == ALL_LINEAR:
@@ -42,13 +42,13 @@ def match_targets(model: nn.Module, config: AdapterConfig) -> list[str]:
     return names
 
 
-def heads_to_save(model: nn.Module, config: AdapterConfig) -> list[str]:
-    """Paths of the modules that are trained and saved whole: `modules_to_save`, or the new heads found by structure."""
-    if config.modules_to_save is None:
+def heads_to_save(model: nn.Module, wanted: list[str] | None) -> list[str]:
+    """Paths of the modules that are trained and saved whole: those wanted (`modules_to_save`), or for None the new heads."""
+    if wanted is None:
         return new_heads(model)
-    if not config.modules_to_save:
+    if not wanted:
         return []
-    found = _matching(_model_paths(model), config.modules_to_save, "modules_to_save", model)
+    found = _matching(_model_paths(model), wanted, "modules_to_save", model)
     heads = [n for n in found if not _inside(n, [other for other in found if other != n])]  # a part is saved with its whole
     for head in heads:
         _check_head(model, head)

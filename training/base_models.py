@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from adapters.virtual_tokens import active_tokens
 from loralib.load4bit import load_4bit
 from loralib.qlora import QuantReport, quantize_model
 from training.tasks import TaskSpec
@@ -68,12 +69,15 @@ def default_model(spec: TaskSpec) -> str:
 
 
 def window(model: PreTrainedModel, tokenizer: Any) -> int:
-    """How many tokens fit: what tokenizer and position table allow. RoBERTa's table begins behind its padding index."""
+    """How many tokens fit: what tokenizer and position table allow, without those that a prefix or prompt takes.
+
+    RoBERTa's table begins behind its padding index.
+    """
     positions = getattr(model.config, "max_position_embeddings", None) or 0
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             positions -= module.padding_idx + 1  # pyright: ignore
-    return min(tokenizer.model_max_length, positions if positions > 0 else 10**9)
+    return min(tokenizer.model_max_length, positions if positions > 0 else 10**9) - active_tokens(model)
 
 
 def load_base(

@@ -10,22 +10,50 @@ from torch import nn
 import loralib
 from adapters.attach import attach
 from adapters.bottleneck import BottleneckConfig
+from adapters.prefix import PrefixTuningConfig
+from adapters.prompt import PromptTuningConfig
+from adapters.virtual_tokens import add_virtual_tokens
 from loralib.config import AdapterConfig
 from loralib.matching import new_heads, output_head
 from training.base_models import PEFT_TASK_TYPE, Base
 from training.tasks import TaskSpec
 
-METHODS = ("untouched", "head", "lora", "qlora", "ia3", "bottleneck", "full")
-ADAPTERS = ("lora", "qlora", "ia3", "bottleneck")
-DEFAULTS = {"lora": loralib.LoraConfig, "qlora": loralib.LoraConfig, "ia3": loralib.IA3Config, "bottleneck": BottleneckConfig}
+DEFAULTS = {
+    "lora": loralib.LoraConfig,
+    "qlora": loralib.LoraConfig,
+    "ia3": loralib.IA3Config,
+    "bottleneck": BottleneckConfig,
+    "prefix": PrefixTuningConfig,
+    "prompt": PromptTuningConfig,
+}
+ADAPTERS = tuple(DEFAULTS)
+METHODS = ("untouched", "head", *ADAPTERS, "full")
 SMALL_MODEL = 5_000_000
 # full and lora: the usual values of the papers for large models. head: on SST-2 (22 M) 1e-3 reached 0.54, 1e-2 0.69
 LEARNING_RATE = {
-    "small": {"full": 1e-3, "head": 1e-2, "lora": 5e-3, "qlora": 5e-3, "ia3": 1e-2, "bottleneck": 5e-3},
-    "large": {"full": 5e-5, "head": 1e-2, "lora": 5e-4, "qlora": 5e-4, "ia3": 1e-2, "bottleneck": 5e-4},
+    "small": {
+        "full": 1e-3,
+        "head": 1e-2,
+        "lora": 5e-3,
+        "qlora": 5e-3,
+        "ia3": 1e-2,
+        "bottleneck": 5e-3,
+        "prefix": 1e-2,
+        "prompt": 3e-2,
+    },
+    "large": {
+        "full": 5e-5,
+        "head": 1e-2,
+        "lora": 5e-4,
+        "qlora": 5e-4,
+        "ia3": 1e-2,
+        "bottleneck": 5e-4,
+        "prefix": 1e-2,
+        "prompt": 3e-2,
+    },
 }
 
-Config = AdapterConfig | BottleneckConfig
+Config = AdapterConfig | BottleneckConfig | PrefixTuningConfig | PromptTuningConfig
 
 
 @dataclass(frozen=True)
@@ -41,9 +69,7 @@ def default_learning_rate(method: str, model: nn.Module) -> float:
     return LEARNING_RATE[size][method]
 
 
-def apply_method(
-    name: str, base: Base, spec: TaskSpec, config: AdapterConfig | BottleneckConfig | None = None, seed: int = 0
-) -> Method:
+def apply_method(name: str, base: Base, spec: TaskSpec, config: Config | None = None, seed: int = 0) -> Method:
     """Freeze and adapt `base.model` in place. ValueError for an unknown method or a model without a head to train."""
     if name == "untouched":
         base.model.requires_grad_(False)
@@ -65,6 +91,8 @@ def _adapt(name: str, base: Base, spec: TaskSpec, config: Config, seed: int) -> 
     if isinstance(config, BottleneckConfig):
         return str(attach(base.model, config, seed=seed))
     config = replace(config, task_type=PEFT_TASK_TYPE[spec.kind], base_model_name_or_path=base.model.config.name_or_path)
+    if isinstance(config, PrefixTuningConfig | PromptTuningConfig):
+        return str(add_virtual_tokens(base.model, config, seed=seed, tokenizer=base.tokenizer))
     if name == "qlora" and base.quantised is None:
         raise ValueError("method qlora needs a base in 4 bits: load_base(..., four_bit=True)")
     return f"{base.quantised}\n" * (name == "qlora") + str(loralib.inject(base.model, config, seed=seed))

@@ -30,6 +30,7 @@ def loss_sum(kind: str, outputs, batch: dict[str, Tensor]) -> Tensor:
     if kind == "regression":
         return F.mse_loss(_wide(logits.squeeze(-1)), _wide(labels), reduction="sum")
     if kind in ("generation", "text"):  # position t predicts token t + 1
+        logits = logits[:, -labels.shape[1] :]  # a prompt's virtual tokens have logits too, in front
         logits, labels = logits[:, :-1], labels[:, 1:]
     return F.cross_entropy(_wide(logits.flatten(0, -2)), labels.flatten(), ignore_index=IGNORE, reduction="sum")
 

@@ -53,8 +53,8 @@ def _train(
 ) -> TrainResult:
     split = evaluation_split(data, spec, settings.data_dir)
     rows = data[split].select(range(min(settings.eval_rows or len(data[split]), len(data[split]))))
-    train_set, held_out = _encode_both(settings, spec, data["train"], rows, split, base, accelerator)
     method = apply_method(settings.method, base, spec, settings.adapter_config(), settings.seed)
+    train_set, held_out = _encode_both(settings, spec, data["train"], rows, split, base, accelerator)
     if settings.gradient_checkpointing:
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 

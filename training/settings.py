@@ -5,13 +5,17 @@ from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from adapters.bottleneck import BottleneckConfig
+from adapters.prefix import PrefixTuningConfig
+from adapters.prompt import PromptTuningConfig
 from loralib import IA3Config, LoraConfig
 from loralib.config import ALL_LINEAR, AdapterConfig
 
 LORA_VARIANTS = ("use_rslora", "use_dora", "pissa", "bias", "lora_plus_ratio")
 QLORA_VARIANTS = ("use_rslora", "lora_plus_ratio")  # the others need the weight itself
 BOTTLENECK = ("placement", "reduction_factor")
-VARIANTS = (*LORA_VARIANTS, "feedforward_modules", *BOTTLENECK)
+PROMPT = ("num_virtual_tokens", "virtual_start", "start_text")
+PREFIX = (*PROMPT, "prefix_projection")
+VARIANTS = (*LORA_VARIANTS, "feedforward_modules", *BOTTLENECK, *PREFIX)
 
 
 @dataclass(frozen=True)
@@ -23,9 +27,9 @@ class TrainSettings:
     e2e_nlg, squad, ud_pos; your own: text (column text), prompt (columns prompt and completion)"""
     model: str | None = None
     """encoder or decoder (the committed small bases; None picks by task), a folder, or a Hub name"""
-    method: Literal["full", "head", "lora", "qlora", "ia3", "bottleneck", "untouched"] = "lora"
-    """what trains: all weights, the head alone, LoRA and the head, the same on a base in 4 bits, (IA)³ and the head, bottleneck
-    adapters and the head, or nothing (the row to compare with)"""
+    method: Literal["full", "head", "lora", "qlora", "ia3", "bottleneck", "prefix", "prompt", "untouched"] = "lora"
+    """what trains: all weights; the head alone; the head with LoRA, with LoRA on a base in 4 bits, with (IA)³, with bottleneck
+    adapters, with virtual tokens in every layer (prefix) or at the input (prompt); or nothing (the row to compare with)"""
     data_dir: str | None = None
     """folder with train and validation (or test) as .parquet, .jsonl, .json, .csv or .txt, columns as on the Hub"""
     steps: int = 300
@@ -77,6 +81,15 @@ class TrainSettings:
     """bottleneck: after the feed-forward part, after attention too, or beside the feed-forward part"""
     reduction_factor: float | None = None
     """bottleneck: width of the model over width of the adapter; None is 16, parallel 2"""
+    num_virtual_tokens: int = 20
+    """prefix, prompt: tokens that no word has, before the text"""
+    virtual_start: Literal["default", "sample_vocab", "text", "random", "zero"] = "default"
+    """prefix, prompt: start from random words, from `start_text`, from random numbers, or (prefix) from zeros; default is
+    sample_vocab, and random for a prefix with projection"""
+    start_text: str | None = None
+    """prefix, prompt: the text of virtual_start text, repeated or cut to the number of virtual tokens"""
+    prefix_projection: bool = False
+    """prefix: let a small network make the keys and values while training"""
     lora_plus_ratio: float | None = None
     """lora: B learns so many times as fast as A (LoRA+; the paper: 16); None is 1"""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
@@ -110,6 +123,7 @@ class TrainSettings:
             "max_new_tokens": 1,
             "eval_rows": 1,
             "train_rows": 1,
+            "num_virtual_tokens": 1,
             "patience": 1,
             "threads": 1,
             "samples": 0,
@@ -137,15 +151,18 @@ class TrainSettings:
         """A variant's setting that the method would not look at is a mistake, not a wish."""
         changed = [f.name for f in fields(self) if f.name in VARIANTS and getattr(self, f.name) != f.default]
         used = {"lora": LORA_VARIANTS, "qlora": QLORA_VARIANTS, "ia3": ("feedforward_modules",), "bottleneck": BOTTLENECK}
+        used |= {"prefix": PREFIX, "prompt": PROMPT}
         mine = used.get(self.method, ())
         unused = [name for name in changed if name not in mine]
         if unused:
             raise ValueError(f"{', '.join(unused)}: method {self.method!r} does not use that")
 
-    def adapter_config(self) -> AdapterConfig | BottleneckConfig:
+    def adapter_config(self) -> AdapterConfig | BottleneckConfig | PrefixTuningConfig | PromptTuningConfig:
         """The adapter's settings among these; the task and the base add the rest (`methods.apply_method`)."""
         if self.method == "bottleneck":
             return BottleneckConfig(placement=self.placement, reduction_factor=self.reduction_factor)
+        if self.method in ("prefix", "prompt"):
+            return self._virtual_config()
         targets = self.target_modules if self.target_modules == ALL_LINEAR else self.target_modules.split(",")
         if self.method == "ia3":
             return IA3Config(targets, feedforward_modules=[n for n in self.feedforward_modules.split(",") if n])
@@ -158,6 +175,21 @@ class TrainSettings:
             use_dora=self.use_dora,
             bias=self.bias,
             init_lora_weights="pissa" if self.pissa else True,
+        )
+
+    def _virtual_config(self) -> PrefixTuningConfig | PromptTuningConfig:
+        start, text = None if self.virtual_start == "default" else self.virtual_start, self.start_text
+        if self.method == "prefix":
+            return PrefixTuningConfig(
+                num_virtual_tokens=self.num_virtual_tokens,
+                prefix_projection=self.prefix_projection,
+                init_weights=start,
+                init_text=text,
+            )
+        return PromptTuningConfig(
+            num_virtual_tokens=self.num_virtual_tokens,
+            prompt_tuning_init=(start or "sample_vocab").upper(),
+            prompt_tuning_init_text=text,
         )
 
 

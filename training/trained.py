@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save
 
 import loralib
 from adapters.checkpoint import load_bottleneck, save_bottleneck
+from adapters.virtual_files import load_virtual_tokens, save_virtual_tokens
 from loralib.checkpoint import read_config as read_adapter_config
 from loralib.checkpoint import write_atomic
 from loralib.heads import saved_modules
@@ -25,6 +26,8 @@ from training.methods import ADAPTERS, train_head
 from training.tasks import TASKS, TaskSpec, find_task
 
 CARD, HEAD = "training.json", "head.safetensors"
+SAVE = {"bottleneck": save_bottleneck, "prefix": save_virtual_tokens, "prompt": save_virtual_tokens}
+LOAD = {"bottleneck": load_bottleneck, "prefix": load_virtual_tokens, "prompt": load_virtual_tokens}
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def save_trained(folder: Path, name: str, base: Base, spec: TaskSpec, max_length
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     if name in ADAPTERS:
-        (save_bottleneck if name == "bottleneck" else loralib.save_adapter)(base.model, partial)
+        SAVE.get(name, loralib.save_adapter)(base.model, partial)
         base.model.config.save_pretrained(partial)
     elif name == "untouched":
         base.model.config.save_pretrained(partial)
@@ -86,8 +89,7 @@ def load_trained(where: str | Path, task: str | None = None, model: str | None =
         return Trained(base, spec, "untouched", "nothing was trained", limit)
     if card.get("method") == "head":
         return Trained(base, spec, "head", _load_head(base, spec, folder), limit)
-    load = load_bottleneck if card.get("method") == "bottleneck" else loralib.load_adapter
-    report = load(base.model, folder, trainable=False)
+    report = LOAD.get(card.get("method", "lora"), loralib.load_adapter)(base.model, folder, trainable=False)
     random = sorted(set(base.new_modules) - set(saved_modules(base.model)))
     if random:
         raise ValueError(

@@ -1,0 +1,103 @@
+"""How a prompt reaches a model: hooks before and after its base (of an encoder-decoder: before encoder and decoder).
+
+    before    input ids → embeddings with the prompt in front; mask, token types and positions grow with them
+    after     the prompt's own states are cut off, so that every head finds a row's tokens where it expects them.
+              A language model keeps them: its logits are (B, P + T, V), as in peft, and labels grow by -100
+
+With a cache only the first call gets the prompt; later ones are told of it by mask and positions.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adapters.attention import LINK
+
+
+def prompt_hooks(model: Any, holder: nn.Module) -> list:
+    """Put the hooks in; returns their handles."""
+    decoder = model.get_decoder() if model.config.is_encoder_decoder else None
+    base = model.base_model if decoder is None else model.get_encoder()
+    writes = decoder is None and model.get_output_embeddings() is not None
+    for module in (model, base, decoder):
+        if module is not None:
+            module.__dict__[LINK] = (holder, None)
+    handles = [base.register_forward_pre_hook(_put_before, with_kwargs=True)]
+    if decoder is not None:
+        handles.append(decoder.register_forward_pre_hook(_tell_decoder, with_kwargs=True))
+    elif writes:
+        handles.append(model.register_forward_pre_hook(_lengthen_labels, with_kwargs=True))
+    else:
+        handles.append(base.register_forward_hook(_cut_off, with_kwargs=True))
+    return handles
+
+
+def _put_before(base: Any, args: tuple, kwargs: dict):
+    inputs = _named(base, args, kwargs)
+    prompt = base.__dict__[LINK][0].current()  # (P, d)
+    count, mask, positions = len(prompt), inputs.get("attention_mask"), inputs.get("position_ids")
+    if mask is not None:
+        inputs["attention_mask"] = _with_ones(mask, count)
+    if _is_first(inputs):
+        embeds = inputs.pop("inputs_embeds", None)
+        embeds = base.get_input_embeddings()(inputs.pop("input_ids")) if embeds is None else embeds
+        inputs.pop("input_ids", None)
+        inputs["inputs_embeds"] = torch.cat([prompt.to(embeds).expand(len(embeds), -1, -1), embeds], 1)
+        if inputs.get("token_type_ids") is not None:
+            inputs["token_type_ids"] = F.pad(inputs["token_type_ids"], (count, 0))
+        if positions is not None:
+            own = torch.arange(count, device=positions.device).expand(len(positions), -1)
+            inputs["position_ids"] = torch.cat([own, positions + count], 1)
+    elif positions is not None:
+        inputs["position_ids"] = positions + count
+    return (), inputs
+
+
+def _cut_off(base: Any, args: tuple, kwargs: dict, output: Any):
+    if not _is_first(_named(base, args, kwargs)):
+        return output
+    states = (output[0] if isinstance(output, tuple) else output.last_hidden_state)[
+        :, base.__dict__[LINK][0].current.virtual_tokens :
+    ]
+    pooler = getattr(base, "pooler", None)
+    if isinstance(output, tuple):
+        return (states, *((pooler(states), *output[2:]) if pooler is not None else output[1:]))
+    output.last_hidden_state = states
+    if pooler is not None:  # it ran on the first virtual token; it was trained on the text's first token
+        output.pooler_output = pooler(states)
+    return output
+
+
+def _tell_decoder(decoder: Any, args: tuple, kwargs: dict):
+    inputs = _named(decoder, args, kwargs)
+    mask = inputs.get("encoder_attention_mask")
+    if mask is not None:
+        inputs["encoder_attention_mask"] = _with_ones(mask, decoder.__dict__[LINK][0].current.virtual_tokens)
+    return (), inputs
+
+
+def _lengthen_labels(model: Any, args: tuple, kwargs: dict):
+    inputs = _named(model, args, kwargs)
+    if inputs.get("labels") is not None:
+        inputs["labels"] = F.pad(inputs["labels"], (model.__dict__[LINK][0].current.virtual_tokens, 0), value=-100)
+    return (), inputs
+
+
+def _with_ones(mask: Tensor, count: int) -> Tensor:
+    if mask.dim() != 2:
+        raise ValueError(f"attention_mask {tuple(mask.shape)}: a prompt needs the mask of the tokens, (B, T)")
+    return F.pad(mask, (count, 0), value=1)
+
+
+def _is_first(inputs: dict) -> bool:
+    past = inputs.get("past_key_values")
+    return past is None or past.get_seq_length() == 0
+
+
+def _named(module: nn.Module, args: tuple, kwargs: dict) -> dict:
+    """All arguments by name."""
+    names = list(inspect.signature(module.forward).parameters)
+    return dict(zip(names, args, strict=False)) | kwargs
