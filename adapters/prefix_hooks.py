@@ -1,4 +1,4 @@
-"""How a prefix reaches a model, beside the attention function: its table is made once a pass, and positions start at P."""
+"""How a prefix reaches a model, beside the attention function: its table is made once a pass, and positions are moved by P."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ def prefix_hooks(model: Any, holder: Any) -> list:
             module.register_forward_pre_hook(_enter),
             module.register_forward_hook(_leave, always_call=True),
         ]
-    for module in position_modules(model):
+    for module in [] if holder.configs[holder.active].keep_positions else position_modules(model):
         module.__dict__[LINK] = (holder, None)
         handles.append(module.register_forward_pre_hook(_shift_positions, with_kwargs=True))
     return handles
@@ -46,7 +46,7 @@ def _leave(module: nn.Module, args: tuple, output: Any) -> None:
 
 
 def _shift_positions(module: nn.Module, args: tuple, kwargs: dict):
-    """Real tokens start at position P, however their positions were made."""
+    """Real tokens start at position P, however the model makes positions."""
     count = module.__dict__[LINK][0].current.virtual_tokens
     if isinstance(module, nn.Embedding):
         return (args[0] + count, *args[1:]), kwargs
@@ -67,3 +67,9 @@ def position_modules(model: Any) -> list[nn.Module]:
     if not found and not relative:
         raise ValueError(f"{type(model).__name__}: no position table, rotation or relative bias of a known kind was found in it")
     return found
+
+
+def reads_both_ways(model: Any) -> bool:
+    """Whether a model is an encoder (BERT): its tokens see those after them, and no order says what stands first."""
+    causal = any(getattr(module, "is_causal", False) for module in model.modules())
+    return not causal and not model.config.is_encoder_decoder

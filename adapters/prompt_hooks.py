@@ -1,6 +1,7 @@
 """How a prompt reaches a model: hooks before and after its base (of an encoder-decoder: before encoder and decoder).
 
-    before    input ids → embeddings with the prompt in front; mask, token types and positions grow with them
+    before    input ids → embeddings with the prompt in front; mask, token types and positions grow with them. In a decoder
+              real tokens start at position P; in an encoder they keep their positions, which costs less quality (lesson 13)
     after     the prompt's own states are cut off, so that every head finds a row's tokens where it expects them.
               A language model keeps them: its logits are (B, P + T, V), as in peft, and labels grow by -100
 
@@ -15,12 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapters.attention import LINK
+from adapters.prefix_hooks import position_modules, reads_both_ways
 
 
 def prompt_hooks(model: Any, holder: nn.Module) -> list:
     """Put the hooks in; returns their handles."""
     decoder = model.get_decoder() if model.config.is_encoder_decoder else None
     base = model.base_model if decoder is None else model.get_encoder()
+    encodes = reads_both_ways(model)
     writes = decoder is None and model.get_output_embeddings() is not None
     for module in (model, base, decoder):
         if module is not None:
@@ -32,7 +35,16 @@ def prompt_hooks(model: Any, holder: nn.Module) -> list:
         handles.append(model.register_forward_pre_hook(_lengthen_labels, with_kwargs=True))
     else:
         handles.append(base.register_forward_hook(_cut_off, with_kwargs=True))
+    for module in position_modules(model) if encodes else []:
+        module.__dict__[LINK] = (holder, None)
+        handles.append(module.register_forward_pre_hook(_keep_positions))
     return handles
+
+
+def _keep_positions(module: nn.Module, args: tuple):
+    """The positions (1 or B, P + T) that the model made: those of the text begin again."""
+    count = module.__dict__[LINK][0].current.virtual_tokens
+    return (torch.cat([args[0][:, :count], args[0][:, count:] - count], 1), *args[1:])
 
 
 def _put_before(base: Any, args: tuple, kwargs: dict):

@@ -3,7 +3,9 @@
     prompt_embeddings          the table: of a prompt (P, d), of a prefix (P, 2 n H d), its network ejected, as peft does it
     base_model.<path>.<name>   the heads
 
-A prefix of an encoder-decoder has more attentions than peft gives it (encoder, decoder, cross): that file is ours alone.
+Three files are ours alone, and the key `keep_positions` says so (peft warns of it): a prefix of an encoder-decoder, which has
+more attentions than peft gives it; a prefix of an encoder with kept positions; a prompt of an encoder, where our heads read the
+text's first token and peft's the first virtual one. So a prompt that peft made for an encoder is refused.
 """
 
 import json
@@ -17,6 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from adapters.prefix import PrefixEncoder, PrefixTuningConfig
+from adapters.prefix_hooks import reads_both_ways
 from adapters.prompt import PromptTuningConfig
 from adapters.virtual_tokens import (
     VirtualConfig,
@@ -55,7 +58,7 @@ def load_virtual_tokens(model: nn.Module, folder: str | Path, name: str = "defau
     A folder that does not fit raises AdapterFileError, and the model is left as it was.
     """
     folder = Path(folder)
-    config, wanted = _config(folder)
+    config, wanted = _config(folder, model)
     try:
         tensors = load((folder / WEIGHTS).read_bytes())
     except (OSError, SafetensorError) as error:
@@ -108,9 +111,10 @@ def _settings(model: Any, encoder: nn.Module, config: VirtualConfig) -> dict:
         "modules_to_save": config.modules_to_save or None,
         "num_transformer_submodules": 1,
     }
-    if isinstance(encoder, PrefixEncoder):
-        layout = encoder.layout
+    if isinstance(encoder, PrefixEncoder) and isinstance(config, PrefixTuningConfig):
+        layout, ours = encoder.layout, model.config.is_encoder_decoder or config.keep_positions
         return settings | {
+            **({"keep_positions": config.keep_positions} if ours else {}),
             "num_layers": len(layout.paths),
             "num_attention_heads": layout.heads,
             "token_dim": layout.heads * layout.head_size,
@@ -119,6 +123,7 @@ def _settings(model: Any, encoder: nn.Module, config: VirtualConfig) -> dict:
             "init_weights": None,
         }
     return settings | {
+        **({"keep_positions": True} if reads_both_ways(model) else {}),
         "num_layers": getattr(model.config, "num_hidden_layers", None),
         "num_attention_heads": getattr(model.config, "num_attention_heads", None),
         "token_dim": encoder.embedding.embedding_dim,  # pyright: ignore
@@ -128,7 +133,7 @@ def _settings(model: Any, encoder: nn.Module, config: VirtualConfig) -> dict:
     }
 
 
-def _config(folder: Path) -> tuple[VirtualConfig, list[str]]:
+def _config(folder: Path, model: nn.Module) -> tuple[VirtualConfig, list[str]]:
     """What the folder holds, and the heads that it names. Starts do not matter: the table is in the file."""
     path = folder / CONFIG
     try:
@@ -139,10 +144,16 @@ def _config(folder: Path) -> tuple[VirtualConfig, list[str]]:
         raise AdapterFileError(f"{path}: peft_type {settings.get('peft_type')!r}, expected one of {', '.join(KINDS)}")
     if settings.get("num_transformer_submodules") not in (None, 1):
         raise AdapterFileError(f"{path}: num_transformer_submodules={settings['num_transformer_submodules']}, expected 1")
-    shared = {key: settings.get(key) for key in SHARED}
+    shared, heads = {key: settings.get(key) for key in SHARED}, settings.get("modules_to_save") or []
     try:
         if settings["peft_type"] == "PREFIX_TUNING":
-            return PrefixTuningConfig(**shared, init_weights="random"), settings.get("modules_to_save") or []
-        return PromptTuningConfig(**shared, prompt_tuning_init="RANDOM"), settings.get("modules_to_save") or []
+            kept = settings.get("keep_positions", False)
+            return PrefixTuningConfig(**shared, init_weights="random", keep_positions=kept), heads
+        if reads_both_ways(model) and not settings.get("keep_positions"):
+            raise ValueError(
+                "peft made this prompt for an encoder: its heads read the first virtual token, ours the first token of the text. "
+                "Train it here, or use a prefix"
+            )
+        return PromptTuningConfig(**shared, prompt_tuning_init="RANDOM"), heads
     except (TypeError, ValueError) as error:
         raise AdapterFileError(f"{path}: {error}") from error

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from adapters.attach import attached, model_width
 from adapters.attention import LINK, NAME, listen
 from adapters.prefix import Layout, PrefixEncoder, PrefixTuningConfig, tiled
-from adapters.prefix_hooks import position_modules, prefix_hooks
+from adapters.prefix_hooks import position_modules, prefix_hooks, reads_both_ways
 from adapters.prompt import PromptEmbedding, PromptTuningConfig
 from adapters.prompt_hooks import prompt_hooks
 from loralib.heads import owners_of_heads, put_saved_module, replace_module, saved_modules
@@ -89,6 +89,8 @@ def add_virtual_tokens(
     """
     check_adapter_name(name, [*attached(model), *virtual_tokens(model), *owners_of_heads(model)])
     heads = heads_to_save(model, config.modules_to_save)
+    if isinstance(config, PrefixTuningConfig) and config.keep_positions is None:
+        config = replace(config, keep_positions=reads_both_ways(model))
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     encoder = _encoder(model, config, generator, tokenizer)
     holder = _holder(model)
@@ -165,10 +167,14 @@ def virtual_tokens(model: nn.Module) -> dict[str, VirtualConfig]:
     return {} if holder is None else dict(holder.configs)
 
 
-def active_tokens(model: nn.Module) -> int:
-    """How many virtual tokens stand before the text: so many fewer places are left in the model's window."""
+def positions_taken(model: nn.Module) -> int:
+    """How many positions the active virtual tokens take from the text: so many fewer are left in the model's window."""
     holder = getattr(base_of(model), CHILD, None)
-    return 0 if holder is None or holder.active is None else holder.current.virtual_tokens
+    if holder is None or holder.active is None:
+        return 0
+    config = holder.configs[holder.active]
+    kept = config.keep_positions if isinstance(config, PrefixTuningConfig) else reads_both_ways(model)
+    return 0 if kept else config.num_virtual_tokens
 
 
 def virtual_encoder(model: nn.Module, name: str) -> Any:

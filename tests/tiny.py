@@ -4,7 +4,20 @@ import copy
 
 import torch
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 
 def gpt2(seed: int = 0, dtype=torch.float32):
@@ -52,6 +65,31 @@ def bert(seed: int = 0, labels: int = 3, dtype=torch.float32):
         attention_probs_dropout_prob=0.0,
     )
     return BertForSequenceClassification(config).to(dtype).eval()
+
+
+def roberta(seed: int = 0):
+    torch.manual_seed(seed)
+    sizes = {"num_hidden_layers": 2, "hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 4, "vocab_size": 40}
+    config = RobertaConfig(
+        **sizes, max_position_embeddings=40, num_labels=3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
+    return RobertaForSequenceClassification(config).eval()
+
+
+def distilbert(seed: int = 0):
+    torch.manual_seed(seed)
+    sizes = {"n_layers": 2, "dim": 24, "hidden_dim": 40, "n_heads": 4, "vocab_size": 40, "max_position_embeddings": 40}
+    config = DistilBertConfig(**sizes, num_labels=3, dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0)
+    return DistilBertForSequenceClassification(config).eval()
+
+
+def t5(seed: int = 0):
+    torch.manual_seed(seed)
+    sizes = {"num_layers": 2, "d_model": 24, "d_ff": 40, "d_kv": 6, "num_heads": 4, "vocab_size": 40}
+    return T5ForConditionalGeneration(T5Config(**sizes, dropout_rate=0.0, decoder_start_token_id=0)).eval()
+
+
+FAMILIES = {"bert": bert, "roberta": roberta, "distilbert": distilbert, "gpt2": gpt2, "llama": llama, "t5": t5}
 
 
 def ids(seed: int = 1, batch: int = 3, length: int = 9) -> torch.Tensor:

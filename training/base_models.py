@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from adapters.virtual_tokens import active_tokens
+from adapters.virtual_tokens import positions_taken
 from loralib.load4bit import load_4bit
 from loralib.qlora import QuantReport, quantize_model
 from training.tasks import TaskSpec
@@ -77,7 +77,7 @@ def window(model: PreTrainedModel, tokenizer: Any) -> int:
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             positions -= module.padding_idx + 1  # pyright: ignore
-    return min(tokenizer.model_max_length, positions if positions > 0 else 10**9) - active_tokens(model)
+    return min(tokenizer.model_max_length, positions if positions > 0 else 10**9) - positions_taken(model)
 
 
 def load_base(
