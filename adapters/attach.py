@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from adapters.bottleneck import Bottleneck, BottleneckConfig
-from adapters.composition import Composition, Fuse, Stack, members
-from adapters.fusion import AdapterFusion
+from adapters.composition import BatchSplit, Composition, Fuse, Stack, members
 from adapters.places import WAYS, Place, find_places
 from adapters.site import SITE, SOURCE, Site, change_from_input, change_output, change_sum, remember_input
 from loralib.heads import owners_of_heads, put_saved_module, replace_module, saved_modules
 from loralib.lora_layer import check_adapter_name
 from loralib.matching import heads_to_save
+from loralib.rows import Rows
+from loralib.switch import set_active
 
 HANDLES = "_adapter_hooks"
 
@@ -69,42 +70,32 @@ def attach(model: nn.Module, config: BottleneckConfig, name: str = "default", se
 
 
 def activate(model: nn.Module, what: Composition | None, head: str | None = None) -> None:
-    """Choose the adapters that act; None is the base. Their heads: `head`, or that of the last member that has one.
+    """Choose the adapters that act; None is the base. Their heads: `head`, or that of the last member that has one; with a
+    BatchSplit and no `head`, each row has the head of its own adapter.
 
     KeyError for an unknown adapter; RuntimeError for a fusion that was not added.
     """
-    names = members(what)
-    unknown = sorted(({*names, head} - {None}) - set(attached(model)))
+    names, of_lora = members(what), fuses_lora(model, what)
+    known = {*attached(model), *owners_of_heads(model)} if of_lora else set(attached(model))
+    unknown = sorted(({*names, head} - {None}) - known - (set(names) if of_lora else set()))
     if unknown:
         raise KeyError(f"no adapter {unknown}; there are {attached(model)}")
-    for fuse in _fusions(what):
+    for fuse in fusions_in(what):
         if not any(fuse.key in site.fusions for site in sites(model).values()):
             raise RuntimeError(f"{fuse} was not added to this model: add_fusion(model, {fuse}) first")
+    if of_lora:
+        set_active(model, [])  # the fusion adds the updates, so no layer may add one itself
     for site in sites(model).values():
-        site.active = what
+        site.active = what if (site.way == "lora") == of_lora else None
     for module in saved_modules(model).values():
+        module.rows = Rows(what.rows) if isinstance(what, BatchSplit) and head is None else None
         wanted = [n for n in (names if head is None else [head]) if n in module.copies]
         module.active = wanted[-1] if wanted else None
 
 
-def add_fusion(model: nn.Module, fuse: Fuse, dynamic: bool = True, seed: int | None = None) -> None:
-    """Add a learned attention over these adapters at every place where all of them live; it acts, and only it learns.
-
-    ValueError where the members share no place.
-    """
-    missing = sorted(set(fuse.names) - set(attached(model)))
-    if missing:
-        raise KeyError(f"no adapter {missing}; there are {attached(model)}")
-    here = [site for site in sites(model).values() if any(name in site.bottlenecks for name in fuse.names)]
-    lonely = [site for site in here if not all(name in site.bottlenecks for name in fuse.names)]
-    if not here or lonely:
-        raise ValueError(f"{fuse}: its members live at different places ({len(lonely)} of {len(here)} hold only some of them)")
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
-    for site in here:
-        near = next(site.bottlenecks.parameters())
-        site.fusions[fuse.key] = AdapterFusion(site.width, len(fuse.names), dynamic, generator).to(near.device, near.dtype)
-    activate(model, fuse)
-    train_only(model, fuse)
+def fuses_lora(model: nn.Module, what: Composition | None) -> bool:
+    """Whether `what` is a fusion whose members are LoRA adapters."""
+    return isinstance(what, Fuse) and any(s.way == "lora" and what.key in s.fusions for s in sites(model).values())
 
 
 def train_only(model: nn.Module, what: str | Fuse, with_head: bool = True) -> None:
@@ -140,15 +131,6 @@ def detach(model: nn.Module, name: str) -> None:
             module.delete(name)
         if not module.copies:
             replace_module(model, path, module.original)
-
-
-def delete_fusion(model: nn.Module, fuse: Fuse) -> None:
-    """Take a fusion out; nothing acts afterwards if it did."""
-    for site in sites(model).values():
-        if fuse.key not in site.fusions:
-            raise KeyError(f"no fusion {fuse}; there are {sorted(site.fusions)}")
-        del site.fusions[fuse.key]
-        site.active = None if fuse in _fusions(site.active) else site.active
 
 
 def sites(model: nn.Module) -> dict[str, Site]:
@@ -230,9 +212,9 @@ def _places(model: nn.Module, config: BottleneckConfig) -> list[Place]:
     return [Place(i, *place) for i, place in enumerate(config.places)]
 
 
-def _fusions(what: Composition | None) -> list[Fuse]:
+def fusions_in(what: Composition | None) -> list[Fuse]:
     if isinstance(what, Stack):
-        return [fuse for part in what.parts for fuse in _fusions(part)]
+        return [fuse for part in what.parts for fuse in fusions_in(part)]
     return [what] if isinstance(what, Fuse) else []
 
 

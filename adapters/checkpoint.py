@@ -1,8 +1,6 @@
-"""Folders of bottleneck adapters and fusions: JSON and safetensors, strict in both directions.
+"""Folders of bottleneck adapters: JSON and safetensors, strict in both directions.
 
     adapter_<task>/   adapter_config.json, adapter.safetensors     the adapter at each place, and its heads
-    fusion_<...>/     fusion_config.json, fusion.safetensors       the fusion, and the head it was trained with
-                      members/<name>/                              a folder for each member
 
 What is loaded is what was saved, to the last bit. A folder that does not fit raises AdapterFileError, and the model is left as it
 was.
@@ -18,9 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from adapters.attach import activate, add_fusion, attach, attached, bottleneck_config, delete_fusion, detach, sites, train_only
+from adapters.attach import attach, bottleneck_config, detach, sites
 from adapters.bottleneck import BottleneckConfig
-from adapters.composition import Fuse
 from loralib.checkpoint import AdapterFileError, LoadReport, write_atomic
 from loralib.heads import saved_modules
 
@@ -33,75 +30,33 @@ def save_bottleneck(model: nn.Module, folder: str | Path, name: str = "default")
     config = bottleneck_config(model, name)
     heads = [path for path, module in saved_modules(model).items() if name in module.copies]
     settings = asdict(config) | {"type": "bottleneck", "modules_to_save": heads, "width": next(iter(sites(model).values())).width}
-    return _write(Path(folder), "adapter", settings, _adapter_tensors(model, name))
+    return write_folder(Path(folder), "adapter", settings, adapter_tensors(model, name))
 
 
 def load_bottleneck(model: nn.Module, folder: str | Path, name: str = "default", *, trainable: bool) -> LoadReport:
     """Add the adapter in `folder`; it acts, and `trainable` says whether it learns on. Strict: see above."""
     folder = Path(folder)
-    settings, tensors = _read(folder, "adapter", "bottleneck")
+    settings, tensors = read_folder(folder, "adapter", "bottleneck")
     before = [p for p in model.parameters() if p.requires_grad]
     try:
         attach(model, _config(settings), name)
     except (ValueError, TypeError, AttributeError) as error:
         raise AdapterFileError(f"{folder}: does not fit this {type(model).__name__}: {error}") from error
     try:
-        _fill(_adapter_tensors(model, name), tensors, folder)
+        fill(adapter_tensors(model, name), tensors, folder)
     except AdapterFileError:
         detach(model, name)
-        _only(model, before)
+        train_again(model, before)
         raise
     if not trainable:
         model.requires_grad_(False)
     return LoadReport(len(tensors), len(tensors), None)
 
 
-def save_fusion(model: nn.Module, folder: str | Path, fuse: Fuse, head: str | None = None) -> Path:
-    """Write a fusion with all its members, so that one folder is enough to load it.
-
-    head: the member whose head the fusion was trained with; None is the last member that has one.
-    """
-    folder = Path(folder)
-    for name in fuse.names:
-        save_bottleneck(model, folder / "members" / name, name)
-    tensors = _fusion_tensors(model, fuse)
-    dynamic = any(key.endswith("query.weight") for key in tensors)
-    return _write(folder, "fusion", {"type": "fusion", "names": list(fuse.names), "dynamic": dynamic, "head": head}, tensors)
-
-
-def load_fusion(model: nn.Module, folder: str | Path, *, trainable: bool) -> Fuse:
-    """Add the fusion and the members that the model lacks; it acts. Members that are there must equal the folder's."""
-    folder = Path(folder)
-    settings, tensors = _read(folder, "fusion", "fusion")
-    fuse = Fuse(*settings["names"])
-    new = [name for name in fuse.names if name not in attached(model)]
-    try:
-        for name in fuse.names:
-            if name in new:
-                load_bottleneck(model, folder / "members" / name, name, trainable=False)
-            else:
-                _same(_adapter_tensors(model, name), _read(folder / "members" / name, "adapter", "bottleneck")[1], name, folder)
-        add_fusion(model, fuse, settings["dynamic"])
-        try:
-            _fill(_fusion_tensors(model, fuse), tensors, folder)
-        except AdapterFileError:
-            delete_fusion(model, fuse)
-            raise
-    except (AdapterFileError, ValueError):
-        for name in set(new) & set(attached(model)):
-            detach(model, name)
-        raise
-    activate(model, fuse, settings["head"])
-    train_only(model, fuse)
-    if not trainable:
-        model.requires_grad_(False)
-    return fuse
-
-
 # ---------------------------------------------------------------- what lies in the model, by the file's keys
 
 
-def _adapter_tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
+def adapter_tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
     found = {}
     for path, site in sites(model).items():
         if name in site.bottlenecks:
@@ -112,15 +67,8 @@ def _adapter_tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
     return found
 
 
-def _fusion_tensors(model: nn.Module, fuse: Fuse) -> dict[str, Tensor]:
-    here = {path: site for path, site in sites(model).items() if fuse.key in site.fusions}
-    if not here:
-        raise KeyError(f"no fusion {fuse} in this model")
-    return {f"{path}.{key}": value for path, site in here.items() for key, value in site.fusions[fuse.key].state_dict().items()}
-
-
 @torch.no_grad()
-def _fill(places: dict[str, Tensor], tensors: dict[str, Tensor], folder: Path) -> None:
+def fill(places: dict[str, Tensor], tensors: dict[str, Tensor], folder: Path) -> None:
     """Copy a file's tensors into the model, after all names and shapes were found right."""
     missing, strange = sorted(places.keys() - tensors.keys()), sorted(tensors.keys() - places.keys())
     if missing or strange:
@@ -132,12 +80,7 @@ def _fill(places: dict[str, Tensor], tensors: dict[str, Tensor], folder: Path) -
         places[key].copy_(tensor)
 
 
-def _same(mine: dict[str, Tensor], tensors: dict[str, Tensor], name: str, folder: Path) -> None:
-    if mine.keys() != tensors.keys() or not all(torch.equal(mine[key].cpu(), tensors[key]) for key in mine):
-        raise AdapterFileError(f"{folder}: the model has another adapter called {name!r}; detach it first")
-
-
-def _only(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
+def train_again(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
     model.requires_grad_(False)
     for p in parameters:
         p.requires_grad_(True)
@@ -146,7 +89,7 @@ def _only(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
 # ---------------------------------------------------------------- files
 
 
-def _write(folder: Path, stem: str, settings: dict, tensors: dict[str, Tensor]) -> Path:
+def write_folder(folder: Path, stem: str, settings: dict, tensors: dict[str, Tensor]) -> Path:
     bad = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
     if bad:
         raise ValueError(f"not finite, so not saved: {bad[:3]}")
@@ -156,7 +99,7 @@ def _write(folder: Path, stem: str, settings: dict, tensors: dict[str, Tensor]) 
     return folder
 
 
-def _read(folder: Path, stem: str, kind: str) -> tuple[dict, dict[str, Tensor]]:
+def read_folder(folder: Path, stem: str, kind: str) -> tuple[dict, dict[str, Tensor]]:
     try:
         settings = json.loads((folder / f"{stem}_config.json").read_text())
         tensors = load((folder / f"{stem}.safetensors").read_bytes())

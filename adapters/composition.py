@@ -5,11 +5,14 @@
     Average("a", "b")    z + Σ w_i A_i(v), the weights summing to 1: the mean of the *changes*
     Fuse("a", "b")       z + attention over A_i(v), learned (`fusion.py`)
     BatchSplit(...)      each row of the batch has its own adapter, or none
+    Parallel("a", "b")   the batch holds its rows once for each adapter (`repeated`): the first part goes through a, ...
 
 AdapterHub's Average divides by n twice, so that two equal adapters act at half strength; here they act as one.
 """
 
 from dataclasses import dataclass
+
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,28 @@ class BatchSplit:
         object.__setattr__(self, "rows", _not_empty("BatchSplit", rows))
 
 
-Composition = str | Stack | Average | Fuse | BatchSplit
+@dataclass(frozen=True)
+class Parallel:
+    """Part i of every batch goes through adapter i: one pass of the base for several adapters on the same rows."""
+
+    names: tuple[str, ...]
+
+    def __init__(self, *names: str):
+        object.__setattr__(self, "names", _not_empty("Parallel", names))
+
+    def rows(self, count: int) -> BatchSplit:
+        """The same, row by row, for a batch of `count` rows."""
+        if count % len(self.names):
+            raise ValueError(f"{self}: {count} rows have no {len(self.names)} equal parts; give them once for each (`repeated`)")
+        return BatchSplit(*(name for name in self.names for _ in range(count // len(self.names))))
+
+
+def repeated(batch: dict[str, Tensor], what: Parallel) -> dict[str, Tensor]:
+    """The batch once for each adapter of `what`."""
+    return {key: value.repeat(len(what.names), *(1,) * (value.dim() - 1)) for key, value in batch.items()}
+
+
+Composition = str | Stack | Average | Fuse | BatchSplit | Parallel
 
 
 def members(composition: Composition | None) -> list[str]:

@@ -9,32 +9,48 @@ There is no 1/√d: the changes are small. V is pulled towards the identity by 0
 has to stay out of weight decay, which would pull it to zero. Base and adapters are frozen; 3d² + 2d numbers train at each place.
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-PULL = 0.01
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterFusionConfig:
+    """Settings of a fusion."""
+
+    dynamic: bool = True
+    """query and key learned, so that each token chooses; otherwise one learned score for each adapter and place"""
+    pull: float = 0.01
+    """how strongly the loss pulls V to the identity"""
 
 
 class AdapterFusion(nn.Module):
     """The attention of one place. `weights` keeps the last scores (*batch, n) for drawing, if `keep` is on.
 
-    dynamic: query and key learned; static: one learned score for each adapter, the same for every token.
+    The softmax runs over `count` adapters of width `width`.
     """
 
-    def __init__(self, width: int, count: int, dynamic: bool = True, generator: torch.Generator | None = None):
+    def __init__(
+        self,
+        width: int,
+        count: int,
+        config: AdapterFusionConfig = AdapterFusionConfig(),
+        generator: torch.Generator | None = None,
+    ):
         super().__init__()
         self.value = nn.Linear(width, width, bias=False)
         with torch.no_grad():
             self.value.weight.fill_(1e-6).fill_diagonal_(1.0)  # as in AdapterHub: a trace off the diagonal
-        if dynamic:
+        if config.dynamic:
             self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
             for layer in (self.query, self.key):
                 nn.init.normal_(layer.weight, std=0.02, generator=generator)
                 nn.init.zeros_(layer.bias)
         else:
             self.scores = nn.Parameter(torch.zeros(count))
-        self.dynamic = dynamic
+        self.dynamic, self.pull = config.dynamic, config.pull
         self.keep, self.weights = False, None
 
     def forward(self, seen: Float[Tensor, "*batch d"], changes: Float[Tensor, "*batch n d"]) -> Float[Tensor, "*batch d"]:
@@ -49,12 +65,12 @@ class AdapterFusion(nn.Module):
 
 
 def fusion_penalty(model: nn.Module) -> Tensor | float:
-    """0.01 Σ ‖V − I‖² over the places of `model` whose V trains: to be added to the loss. 0.0 where nothing trains."""
+    """Σ pull · ‖V − I‖² over the places of `model` whose V trains: to be added to the loss. 0.0 where nothing trains."""
     total: Tensor | float = 0.0
     for module in model.modules():
         if isinstance(module, AdapterFusion) and module.value.weight.requires_grad:
             V = module.value.weight
-            total = total + PULL * (V - torch.eye(len(V), dtype=V.dtype, device=V.device)).square().sum()
+            total = total + module.pull * (V - torch.eye(len(V), dtype=V.dtype, device=V.device)).square().sum()
     return total
 
 

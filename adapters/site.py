@@ -5,18 +5,19 @@ deep copy of the model has its own. Hooks look the site up on the module they ar
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from adapters.composition import Average, BatchSplit, Composition, Stack
+from adapters.composition import Average, BatchSplit, Composition, Fuse, Parallel, Stack
 
 SITE = "adapter_site"
 SOURCE = "adapter_source"
 
 
 class Site(nn.Module):
-    """Adapters by name, and fusions by the key of their members."""
+    """Adapters by name, and fusions by the key of their members. Where these are LoRA adapters, the layer itself holds them."""
 
     def __init__(self, width: int, way: str = "output"):
         super().__init__()
@@ -29,6 +30,8 @@ class Site(nn.Module):
         """What `what` adds to z; the adapters look at `view(z)`. None where none of them lives here (AdapterDrop)."""
         if isinstance(what, Stack):
             return self._stacked(z, view, what)
+        if isinstance(what, Parallel):
+            what = what.rows(len(z))
         if isinstance(what, BatchSplit):
             return self._by_rows(z, view, what)
         names = [name for name in ((what,) if isinstance(what, str) else what.names) if name in self.bottlenecks]
@@ -100,3 +103,14 @@ def change_from_input(module: nn.Module, args: tuple, output):
     y = output[0] if isinstance(output, tuple) else output
     new = added(site, y, x, lambda z: z)
     return (new, *output[1:]) if isinstance(output, tuple) else new
+
+
+def fuse_lora(module: Any, args: tuple, output: Tensor) -> Tensor:
+    """Way lora: y → y + attention over the updates s B_i A_i x, of which none was added by the layer itself."""
+    site: Site = getattr(module, SITE)
+    if not isinstance(site.active, Fuse):
+        return output
+    if module.active:
+        raise RuntimeError(f"LoRA adapters {module.active} act beside {site.active}: activate(model, None) before set_active")
+    changes = torch.stack([module.update(name, args[0]) for name in site.active.names], -2)
+    return output + site.fusions[site.active.key](output, changes)

@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, RobertaConfig, RobertaModel, T5Config, T5Model
 
-from adapters.attach import activate, add_fusion, attach, attached, delete_fusion, detach, sites, train_only
+from adapters.attach import activate, attach, attached, detach, sites, train_only
 from adapters.bottleneck import Bottleneck, BottleneckConfig
-from adapters.composition import Average, BatchSplit, Fuse, Stack, members
-from adapters.fusion import AdapterFusion, fusion_penalty, no_decay
+from adapters.composition import Average, BatchSplit, Fuse, Parallel, Stack, members, repeated
+from adapters.fuse import add_fusion, delete_fusion
+from adapters.fusion import AdapterFusion, AdapterFusionConfig, fusion_penalty, no_decay
 
 GOLDEN = load_file(Path(__file__).with_name("golden") / "adapterhub.safetensors")
 PLACEMENT = {"seq_bn": "pfeiffer", "double_seq_bn": "houlsby", "par_bn": "parallel"}
@@ -113,7 +114,7 @@ def test_pt25_a_fusion_trains_alone_and_its_pull_is_in_the_loss():
 
 def test_fusion_weights_sum_to_one_and_can_be_kept():
     for dynamic in (True, False):
-        fusion = AdapterFusion(8, 3, dynamic)
+        fusion = AdapterFusion(8, 3, AdapterFusionConfig(dynamic=dynamic))
         fusion.keep = True
         fusion(torch.randn(2, 5, 8), torch.randn(2, 5, 3, 8))
         assert fusion.weights.shape == (2, 5, 3)
@@ -231,6 +232,31 @@ def test_rows_of_a_batch_have_adapters_of_their_own():
     activate(model, BatchSplit(a, b))
     with pytest.raises(ValueError, match="for 2 rows, the batch has 3"):
         hidden(model)
+
+
+def test_parallel_is_each_adapter_on_all_rows_in_one_pass():
+    model = tiny.bert()
+    for i, name in enumerate("ab"):
+        attach(model, BottleneckConfig(reduction_factor=4, init="bert"), name, seed=i)
+        with torch.no_grad():
+            model.classifier.copies[name].weight.add_(i)
+    alone = []
+    for name in "ab":
+        activate(model, name)
+        alone.append(run(model, "bert"))
+    both = Parallel("a", "b")
+    inputs = repeated({"input_ids": tiny.ids(), "attention_mask": torch.ones(3, 9, dtype=torch.long)}, both)
+    activate(model, both, "a")
+    with torch.no_grad():
+        out = model(**inputs).logits
+    torch.testing.assert_close(out[:3], alone[0], atol=1e-6, rtol=1e-5)
+    assert out.shape == (6, 3) and (out[3:] - alone[1]).abs().max() > 1e-3, "both parts had the head that was named"
+    activate(model, both.rows(6))  # named by rows, each row has the head of its adapter too
+    with torch.no_grad():
+        torch.testing.assert_close(model(**inputs).logits, torch.cat(alone), atol=1e-6, rtol=1e-5)
+        activate(model, both)
+        with pytest.raises(ValueError, match="no 2 equal parts"):
+            model(tiny.ids())
 
 
 def test_heads_switch_with_their_adapters():

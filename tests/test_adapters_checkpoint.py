@@ -8,11 +8,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_adapters_bottleneck import MODELS, run
 
-from adapters.attach import activate, add_fusion, attach, attached, sites
+from adapters.attach import activate, attach, attached, sites
 from adapters.bottleneck import BottleneckConfig
-from adapters.checkpoint import load_bottleneck, load_fusion, save_bottleneck, save_fusion
+from adapters.checkpoint import load_bottleneck, save_bottleneck
 from adapters.composition import Fuse
-from loralib import AdapterFileError
+from adapters.fuse import add_fusion, delete_fusion
+from adapters.fusion import AdapterFusionConfig, fusion_penalty, no_decay
+from adapters.fusion_files import load_fusion, save_fusion
+from adapters.prefix import PrefixTuningConfig
+from adapters.virtual_tokens import add_virtual_tokens
+from loralib import AdapterFileError, LoraConfig, add_adapter, set_active
 
 
 def trained(kind="bert", *names, **settings):
@@ -45,7 +50,7 @@ def test_a_fusion_comes_back_with_its_members_and_head(dynamic, tmp_path):
     """R16: one folder is enough; logits are equal to the last bit, by the head that was chosen."""
     model = trained("bert", "sst2", "mnli")
     fuse = Fuse("sst2", "mnli")
-    add_fusion(model, fuse, dynamic, seed=3)
+    add_fusion(model, fuse, AdapterFusionConfig(dynamic=dynamic), seed=3)
     with torch.no_grad():
         for site in sites(model).values():
             for p in site.fusions.parameters():
@@ -117,3 +122,75 @@ def test_unreadable_and_unsavable(tmp_path):
     with pytest.raises(ValueError, match="not finite"):
         save_bottleneck(model, tmp_path, "a")
     assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- fusion over LoRA adapters
+
+
+def lora_members():
+    """A BERT with two LoRA adapters that do something, each with its head."""
+    model = tiny.bert()
+    for i, name in enumerate(("sst2", "mnli")):
+        config = LoraConfig(target_modules=["query", "value"], r=2, modules_to_save=["classifier"])
+        add_adapter(model, config, name, seed=i)
+    tiny.randomise_lora(model)
+    return model
+
+
+def test_a_fusion_of_lora_adapters_is_attention_over_their_updates():
+    model, fuse = lora_members(), Fuse("sst2", "mnli")
+    add_fusion(model, fuse, seed=0)
+    layer = model.bert.encoder.layer[0].attention.self.query
+    x = torch.randn(2, 5, 24)
+    y = layer.plain(x)
+    updates = torch.stack([layer.update(name, x) for name in fuse.names], -2)
+    fusion = layer.adapter_site.fusions[fuse.key]
+    torch.testing.assert_close(layer(x), y + fusion(y, updates))
+    scores = torch.einsum("btd,btnd->btn", fusion.query(y), fusion.key(updates)).softmax(-1)
+    by_hand = torch.einsum("btn,btnd->btd", scores, updates @ fusion.value.weight.T)
+    torch.testing.assert_close(layer(x), y + by_hand)
+    learning = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert learning and all(".fusions." in n or ".copies.mnli." in n for n in learning)
+    model(tiny.ids()).logits.square().mean().backward()
+    assert all(model.get_parameter(n).grad is not None for n in learning)
+    assert fusion_penalty(model) > 0 and len(no_decay(model)) == 4
+
+
+def test_a_lora_fusion_comes_back_and_goes_away(tmp_path):
+    model, fuse = lora_members(), Fuse("sst2", "mnli")
+    alone = {}
+    for name in fuse.names:
+        set_active(model, name)
+        alone[name] = run(model, "bert")
+    add_fusion(model, fuse, seed=0)
+    fused = run(model, "bert")
+    save_fusion(model, tmp_path, fuse)
+    assert {n for n, p in model.named_parameters() if p.requires_grad}, "saving must not freeze"
+    for fresh in (tiny.bert(), lora_members()):
+        load_fusion(fresh, tmp_path, trainable=False)
+        assert torch.equal(run(fresh, "bert"), fused) and not any(p.requires_grad for p in fresh.parameters())
+    set_active(model, "sst2")
+    with pytest.raises(RuntimeError, match="act beside"):
+        run(model, "bert")
+    activate(model, None)
+    set_active(model, "sst2")
+    assert torch.equal(run(model, "bert"), alone["sst2"])
+    delete_fusion(model, fuse)
+    set_active(model, "mnli")
+    assert torch.equal(run(model, "bert"), alone["mnli"]) and not sites(model)
+
+
+def test_what_cannot_be_fused_is_refused():
+    model = lora_members()
+    attach(model, BottleneckConfig(reduction_factor=4, modules_to_save=[]), "b")
+    with pytest.raises(ValueError, match="cannot be fused together"):
+        add_fusion(model, Fuse("sst2", "b"))
+    add_virtual_tokens(model, PrefixTuningConfig(num_virtual_tokens=2, modules_to_save=[]), "p")
+    with pytest.raises(ValueError, match="change what every layer attends to"):
+        add_fusion(model, Fuse("p", "b"))
+    with pytest.raises(KeyError, match=r"no adapter .'c'"):
+        add_fusion(model, Fuse("sst2", "c"))
+    config = LoraConfig(target_modules=["query"], r=2, modules_to_save=["classifier"])
+    add_adapter(model, config, "few", seed=0)
+    with pytest.raises(ValueError, match=r"different places \(2 of 4"):
+        add_fusion(model, Fuse("sst2", "few"))
