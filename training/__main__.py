@@ -1,10 +1,11 @@
-"""Commands: train (the default), generate, evaluate, report, compare, benchmark, demo, conditions, pretrain.
+"""Commands: train (the default), generate, evaluate, report, compare, gap, benchmark, demo, conditions, pretrain.
 
 python -m training --task sst2 --model roberta-base --method lora      train (qlora, full, ...); --help lists all
 python -m training generate --adapter runs/NAME/adapter                texts from a trained model
 python -m training evaluate --adapter runs/NAME/adapter                its scores on a split
 python -m training report runs/*                                       several runs in one table and chart
 python -m training compare --task sst2 --model roberta-base            every way to adapt, side by side
+python -m training gap                                                 what each method keeps of full fine-tuning's gain
 python -m training benchmark --tasks all --model roberta-base          the eight tasks of GLUE in one table
 python -m training demo | conditions | pretrain                        what the README shows
 """
@@ -25,6 +26,7 @@ from training.conditions_command import run as conditions
 from training.demo import HEADER, table_rows
 from training.demo_command import DemoSettings, demo
 from training.evaluate_command import EvaluateSettings, evaluate_trained
+from training.gap_command import GapSettings, gap
 from training.generate_command import GenerateSettings, generate
 from training.interrupt import Interrupted
 from training.pretrain_command import PretrainSettings, run
@@ -46,6 +48,7 @@ COMMANDS = {
     "evaluate": (EvaluateSettings, evaluate_trained),
     "report": (ReportSettings, report),
     "compare": (CompareSettings, compare),
+    "gap": (GapSettings, gap),
     "benchmark": (BenchmarkSettings, benchmark),
     "demo": (DemoSettings, demo),
     "conditions": (ConditionsSettings, conditions),

@@ -1,0 +1,51 @@
+"""`python -m training gap`: how much of full fine-tuning's gain each method keeps. Stopped, the same command goes on."""
+
+import json
+import shlex
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from training.gap import ENDS, ROWS, draw, measure_gap, page
+from training.own_process import WORD
+from training.run_folder import write_json
+from training.settings import at_least
+from training.world_tasks import WORLD_TASKS
+
+
+@dataclass(frozen=True)
+class GapSettings:
+    """Methods of the small world between two ends, the head alone and full fine-tuning (about an hour on two cores)."""
+
+    methods: tuple[str, ...] = ("lora", "bottleneck", "prefix", "prompt")
+    """of: lora, ia3, bottleneck, prefix, prompt"""
+    tasks: tuple[str, ...] = ("sentiment", "nli", "tagging", "qa", "data2text")
+    seeds: int = 3
+    out: Path = Path("runs/gap")
+
+    def __post_init__(self):
+        at_least({"seeds": 2}, self)
+        for name, given, known in (
+            ("methods", self.methods, [r for r in ROWS if r not in ENDS]),
+            ("tasks", self.tasks, list(WORLD_TASKS)),
+        ):
+            wrong = [x for x in given if x not in known]
+            if wrong or not given:
+                raise ValueError(f"{name} {wrong}: expected some of {', '.join(known)}")
+
+
+def gap(settings: GapSettings) -> None:
+    console, names = Console(soft_wrap=True, highlight=False), list(settings.methods)
+    gaps = []
+    for task in settings.tasks:
+        gaps.append(measure_gap(task, names, settings.seeds, settings.out, console.print))
+        write_json(settings.out / f"{task}.json", asdict(gaps[-1]))
+    chart = draw(gaps, names, settings.out / "gap.png")
+    text = page(gaps, names, shlex.join([*WORD.split(), *sys.argv[1:]]), chart.name)
+    (settings.out / "report.md").write_text(text)
+    (settings.out / "results.json").write_text(json.dumps([asdict(g) for g in gaps], indent=1) + "\n")
+    console.print(Markdown(text))
+    print(f"report: {settings.out / 'report.md'}   chart: {chart}")
