@@ -99,16 +99,22 @@ def fuses_lora(model: nn.Module, what: Composition | None) -> bool:
 
 
 def train_only(model: nn.Module, what: str | Fuse, with_head: bool = True) -> None:
-    """Make one adapter (or one fusion) with its head trainable, and freeze every other parameter."""
+    """Make one adapter with its own head trainable, or one fusion with the head that acts, and freeze every other parameter.
+
+    KeyError for an unknown adapter or fusion.
+    """
+    key = what.key if isinstance(what, Fuse) else what
+    parts = [site.fusions if isinstance(what, Fuse) else site.bottlenecks for site in sites(model).values()]
+    if not any(key in part for part in parts):
+        raise KeyError(f"no adapter or fusion {key!r} in this model; there are {attached(model)}")
     model.requires_grad_(False)
-    for site in sites(model).values():
-        part = site.fusions if isinstance(what, Fuse) else site.bottlenecks
-        key = what.key if isinstance(what, Fuse) else what
+    for part in parts:
         if key in part:
             part[key].requires_grad_(True)
     for module in saved_modules(model).values():
-        if with_head and module.active is not None:
-            module.copies[module.active].requires_grad_(True)
+        mine = module.active if isinstance(what, Fuse) else what
+        if with_head and mine is not None and mine in module.copies:
+            module.copies[mine].requires_grad_(True)
 
 
 def detach(model: nn.Module, name: str) -> None:

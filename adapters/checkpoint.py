@@ -7,19 +7,21 @@ was.
 """
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from adapters.attach import attach, bottleneck_config, detach, sites
+from adapters.attach import attach, bottleneck_config, detach, model_width, sites
 from adapters.bottleneck import BottleneckConfig
 from loralib.checkpoint import AdapterFileError, LoadReport, write_atomic
 from loralib.heads import saved_modules
+from loralib.lora_layer import LoraLayer
+from loralib.rows import Rows
 
 HEAD = "head:"
 """what a head's keys begin with; the rest of a key is a path in the model"""
@@ -37,7 +39,9 @@ def load_bottleneck(model: nn.Module, folder: str | Path, name: str = "default",
     """Add the adapter in `folder`; it acts, and `trainable` says whether it learns on. Strict: see above."""
     folder = Path(folder)
     settings, tensors = read_folder(folder, "adapter", "bottleneck")
-    before = [p for p in model.parameters() if p.requires_grad]
+    before = what_acts(model)
+    if settings.get("width") not in (None, model_width(model)):
+        raise AdapterFileError(f"{folder}: made for a model of width {settings['width']}, this one has {model_width(model)}")
     try:
         attach(model, _config(settings), name)
     except (ValueError, TypeError, AttributeError) as error:
@@ -46,7 +50,7 @@ def load_bottleneck(model: nn.Module, folder: str | Path, name: str = "default",
         fill(adapter_tensors(model, name), tensors, folder)
     except AdapterFileError:
         detach(model, name)
-        train_again(model, before)
+        act_again(model, before)
         raise
     if not trainable:
         model.requires_grad_(False)
@@ -73,17 +77,45 @@ def fill(places: dict[str, Tensor], tensors: dict[str, Tensor], folder: Path) ->
     missing, strange = sorted(places.keys() - tensors.keys()), sorted(tensors.keys() - places.keys())
     if missing or strange:
         raise AdapterFileError(f"{folder}: missing {missing[:3]}, not in the model {strange[:3]}")
-    for key, tensor in tensors.items():
+    for key, tensor in sorted(tensors.items()):
         if tensor.shape != places[key].shape:
             raise AdapterFileError(f"{folder}: {key} is {tuple(tensor.shape)}, expected {tuple(places[key].shape)}")
     for key, tensor in tensors.items():
         places[key].copy_(tensor)
 
 
-def train_again(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
+@dataclass(frozen=True)
+class WhatActs:
+    """What a failed load has to put back: which adapters, virtual tokens, LoRA adapters and heads act, and what trains."""
+
+    trains: list[nn.Parameter]
+    places: dict[str, Any]
+    lora: dict[str, tuple[str, ...]]
+    heads: dict[str, tuple[str | None, Rows | None]]
+
+
+def what_acts(model: nn.Module) -> WhatActs:
+    """Now, before a load."""
+    return WhatActs(
+        [p for p in model.parameters() if p.requires_grad],
+        {path: site.active for path, site in sites(model).items()},
+        {path: m.active for path, m in model.named_modules() if isinstance(m, LoraLayer)},
+        {path: (head.active, head.rows) for path, head in saved_modules(model).items()},
+    )
+
+
+def act_again(model: nn.Module, before: WhatActs) -> None:
+    """Put it back, where it is still there."""
     model.requires_grad_(False)
-    for p in parameters:
+    for p in before.trains:
         p.requires_grad_(True)
+    for path, site in sites(model).items():
+        site.active = before.places.get(path)
+    for path, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            module.active = before.lora.get(path, ())
+    for path, head in saved_modules(model).items():
+        head.active, head.rows = before.heads.get(path, (None, None))
 
 
 # ---------------------------------------------------------------- files

@@ -2,7 +2,7 @@
 
     "a"                  z + A_a(v)                                 v is what the place's adapters look at
     Stack("a", "b")      b on top of a: b sees what a has changed
-    Average("a", "b")    z + Σ w_i A_i(v), the weights summing to 1: the mean of the *changes*
+    Average("a", "b")    z + Σ w_i A_i(v): the mean of the *changes*, or a sum with weights of your own, taken as they are
     Fuse("a", "b")       z + attention over A_i(v), learned (`fusion.py`)
     BatchSplit(...)      each row of the batch has its own adapter, or none
     Parallel("a", "b")   the batch holds its rows once for each adapter (`repeated`): the first part goes through a, ...

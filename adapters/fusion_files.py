@@ -13,7 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from adapters.attach import activate, attached, detach, sites, train_only
-from adapters.checkpoint import adapter_tensors, fill, load_bottleneck, read_folder, save_bottleneck, train_again, write_folder
+from adapters.checkpoint import (
+    act_again,
+    adapter_tensors,
+    fill,
+    load_bottleneck,
+    read_folder,
+    save_bottleneck,
+    what_acts,
+    write_folder,
+)
 from adapters.composition import Fuse
 from adapters.fuse import add_fusion, delete_fusion, members_kind
 from adapters.fusion import AdapterFusionConfig
@@ -25,13 +34,13 @@ from loralib.inject import adapter_configs, delete_adapter
 def save_fusion(model: nn.Module, folder: str | Path, fuse: Fuse, head: str | None = None) -> Path:
     """Write a fusion with all its members. head: the member whose head it was trained with; None is the last that has one."""
     folder, kind, tensors = Path(folder), members_kind(model, fuse), _fusion_tensors(model, fuse)
-    trains = [p for p in model.parameters() if p.requires_grad]
+    before = what_acts(model)
     model.requires_grad_(False)  # a member's file is complete without the fusion that trains beside it
     try:
         for name in fuse.names:
             (save_adapter if kind == "lora" else save_bottleneck)(model, folder / "members" / name, name)
     finally:
-        train_again(model, trains)
+        act_again(model, before)
     one = next(site.fusions[fuse.key] for site in sites(model).values() if fuse.key in site.fusions)
     settings = {"type": "fusion", "names": list(fuse.names), "dynamic": one.dynamic, "pull": one.pull, "head": head, "of": kind}
     return write_folder(folder, "fusion", settings, tensors)
@@ -44,7 +53,7 @@ def load_fusion(model: nn.Module, folder: str | Path, *, trainable: bool) -> Fus
     fuse, kind = Fuse(*settings["names"]), settings["of"]
     there = adapter_configs(model) if kind == "lora" else attached(model)
     new = [name for name in fuse.names if name not in there]
-    trains = [p for p in model.parameters() if p.requires_grad]
+    before = what_acts(model)
     try:
         for name in fuse.names:
             _member(model, folder / "members" / name, name, kind, name in new)
@@ -58,7 +67,7 @@ def load_fusion(model: nn.Module, folder: str | Path, *, trainable: bool) -> Fus
         for name in new:
             if name in (adapter_configs(model) if kind == "lora" else attached(model)):
                 (delete_adapter if kind == "lora" else detach)(model, name)
-        train_again(model, trains)
+        act_again(model, before)
         raise
     activate(model, fuse, settings["head"])
     train_only(model, fuse)

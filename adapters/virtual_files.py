@@ -18,13 +18,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from adapters.checkpoint import act_again, what_acts
 from adapters.prefix import PrefixEncoder, PrefixTuningConfig
 from adapters.prefix_hooks import reads_both_ways
 from adapters.prompt import PromptTuningConfig
 from adapters.virtual_tokens import (
     VirtualConfig,
+    active_virtual,
     add_virtual_tokens,
     remove_virtual_tokens,
+    use_virtual_tokens,
     virtual_encoder,
     virtual_tokens,
 )
@@ -64,7 +67,7 @@ def load_virtual_tokens(model: nn.Module, folder: str | Path, name: str = "defau
     except (OSError, SafetensorError) as error:
         raise AdapterFileError(f"{folder / WEIGHTS}: not a readable safetensors file ({error})") from error
     heads = [path for path in dict.fromkeys(wanted) if any(key.startswith(f"{HEADS}{path}.") for key in tensors)]
-    trains = [p for p in model.parameters() if p.requires_grad]
+    before, acted = what_acts(model), active_virtual(model)
     try:
         add_virtual_tokens(model, replace(config, modules_to_save=heads), name)
     except ValueError as error:
@@ -73,9 +76,9 @@ def load_virtual_tokens(model: nn.Module, folder: str | Path, name: str = "defau
         _fill(model, name, tensors, folder / WEIGHTS)
     except AdapterFileError:
         remove_virtual_tokens(model, name)
-        model.requires_grad_(False)
-        for p in trains:
-            p.requires_grad_(True)
+        if acted is not None:
+            use_virtual_tokens(model, acted)
+        act_again(model, before)
         raise
     if not trainable:
         model.requires_grad_(False)

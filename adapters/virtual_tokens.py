@@ -167,6 +167,12 @@ def virtual_tokens(model: nn.Module) -> dict[str, VirtualConfig]:
     return {} if holder is None else dict(holder.configs)
 
 
+def active_virtual(model: nn.Module) -> str | None:
+    """The name of the prefix or prompt that acts."""
+    holder = getattr(base_of(model), CHILD, None)
+    return None if holder is None else holder.active
+
+
 def positions_taken(model: nn.Module) -> int:
     """How many positions the active virtual tokens take from the text: so many fewer are left in the model's window."""
     holder = getattr(base_of(model), CHILD, None)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_adapters_bottleneck import MODELS, run
 
-from adapters.attach import activate, attach, attached, sites
+from adapters.attach import activate, attach, attached, sites, train_only
 from adapters.bottleneck import BottleneckConfig
 from adapters.checkpoint import load_bottleneck, save_bottleneck
 from adapters.composition import Fuse
@@ -122,6 +122,34 @@ def test_unreadable_and_unsavable(tmp_path):
     with pytest.raises(ValueError, match="not finite"):
         save_bottleneck(model, tmp_path, "a")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_load_leaves_what_acts_and_trains(tmp_path):
+    model = trained("bert", "good")
+    save_bottleneck(model, tmp_path / "a", "good")
+    tensors = load_file(tmp_path / "a" / "adapter.safetensors")
+    torn = {k: v[:1].contiguous() if v.dim() == 2 else v for k, v in tensors.items()}
+    save_file(torn, tmp_path / "a" / "adapter.safetensors")
+    before, learning = run(model, "bert"), {n for n, p in model.named_parameters() if p.requires_grad}
+    with pytest.raises(AdapterFileError, match="expected"):
+        load_bottleneck(model, tmp_path / "a", "bad", trainable=True)
+    assert torch.equal(run(model, "bert"), before) and attached(model) == ["good"]
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == learning
+    settings = tmp_path / "a" / "adapter_config.json"
+    settings.write_text(settings.read_text().replace('"width": 24', '"width": 32'))
+    with pytest.raises(AdapterFileError, match="of width 32, this one has 24"):
+        load_bottleneck(model, tmp_path / "a", "bad", trainable=True)
+
+
+def test_train_only_takes_the_adapters_own_head():
+    model = trained("bert", "a", "b")
+    activate(model, "b")
+    train_only(model, "a")
+    learning = [n for n, p in model.named_parameters() if p.requires_grad]
+    assert "classifier.copies.a.weight" in learning and all(".a." in n for n in learning)
+    with pytest.raises(KeyError, match="no adapter or fusion 'c'"):
+        train_only(model, "c")
+    assert [n for n, p in model.named_parameters() if p.requires_grad] == learning
 
 
 # ---------------------------------------------------------------- fusion over LoRA adapters
