@@ -35,10 +35,18 @@ def save_bottleneck(model: nn.Module, folder: str | Path, name: str = "default")
     return write_folder(Path(folder), "adapter", settings, adapter_tensors(model, name))
 
 
-def load_bottleneck(model: nn.Module, folder: str | Path, name: str = "default", *, trainable: bool) -> LoadReport:
-    """Add the adapter in `folder`; it acts, and `trainable` says whether it learns on. Strict: see above."""
+def load_bottleneck(
+    model: nn.Module, folder: str | Path, name: str = "default", *, trainable: bool, with_heads: bool = True
+) -> LoadReport:
+    """Add the adapter in `folder`; it acts, and `trainable` says whether it learns on. Strict: see above.
+
+    with_heads=False leaves its heads in the file: for a model with the head of another task.
+    """
     folder = Path(folder)
     settings, tensors = read_folder(folder, "adapter", "bottleneck")
+    if not with_heads:
+        settings["modules_to_save"] = []
+        tensors = {key: value for key, value in tensors.items() if not key.startswith(HEAD)}
     before = what_acts(model)
     if settings.get("width") not in (None, model_width(model)):
         raise AdapterFileError(f"{folder}: made for a model of width {settings['width']}, this one has {model_width(model)}")

@@ -46,6 +46,14 @@ def delete_fusion(model: nn.Module, fuse: Fuse) -> None:
             delattr(layer, SITE)
 
 
+def active_fusion(model: nn.Module) -> Fuse:
+    """The fusion that acts; ValueError where none does."""
+    found = [fuse for site in sites(model).values() for fuse in fusions_in(site.active)]
+    if not found:
+        raise ValueError("no fusion acts in this model: add_fusion, or activate one")
+    return found[0]
+
+
 def members_kind(model: nn.Module, fuse: Fuse) -> str:
     """bottleneck or lora, the same for all members."""
     known = {"bottleneck": attached(model), "lora": list(adapter_configs(model)), "virtual": list(virtual_tokens(model))}

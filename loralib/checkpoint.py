@@ -67,10 +67,13 @@ def save_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "defa
     return folder
 
 
-def load_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "default", *, trainable: bool) -> LoadReport:
+def load_adapter(
+    model: nn.Module, folder: str | Path, adapter_name: str = "default", *, trainable: bool, with_heads: bool = True
+) -> LoadReport:
     """Add the adapter in `folder` to the model and make it active; `trainable` says whether it (alone) learns on.
 
-    Otherwise a first adapter leaves everything frozen, and a further one leaves what trains as it was.
+    Otherwise a first adapter leaves everything frozen, and a further one leaves what trains as it was. with_heads=False leaves
+    its heads in the file: for a model with the head of another task.
 
     Strict: settings, names, shapes and dtypes are all checked before the model is changed for good; on any mismatch the
     model is left without the adapter and AdapterFileError says what was found and expected.
@@ -82,7 +85,9 @@ def load_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "defa
     tensors = _without_base_copies(model, config, read_tensors(folder), folder / WEIGHTS)
     if config.modules_to_save:  # peft lists names that a model may lack (`classifier`, `score`): the file decides
         there = [n for n in config.modules_to_save if any(f".{n}." in f".{key}" for key in tensors)]
-        config = _replace(config, modules_to_save=there)
+        if not with_heads:
+            tensors = {key: t for key, t in tensors.items() if not any(f".{n}." in f".{key}" for n in there)}
+        config = _replace(config, modules_to_save=there if with_heads else [])
     try:
         add_adapter(model, config, adapter_name)
     except ValueError as error:

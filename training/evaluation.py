@@ -1,12 +1,13 @@
 """A model's loss and scores on a whole split, shared out over the processes: every row counts once."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 
 from training import metrics, processes
 from training.batching import Batch, batches
@@ -27,12 +28,14 @@ class HeldOut:
     encoded: Encoded
 
 
-def objective_of(kind: str) -> Objective:
-    """The loss of a kind of task, as the loop wants it."""
-    return Objective(
-        lambda model, batch: metrics.loss_sum(kind, model(**model_inputs(batch)), batch),
-        lambda batch: metrics.answer_count(kind, batch),
-    )
+def objective_of(kind: str, penalty: Callable[[nn.Module], Tensor | float] | None = None) -> Objective:
+    """The loss of a kind of task, as the loop wants it. `penalty` is added once to the mean loss of a step."""
+
+    def loss_sum(model: nn.Module, batch: Batch) -> Tensor:
+        loss = metrics.loss_sum(kind, model(**model_inputs(batch)), batch)
+        return loss if penalty is None else loss + penalty(model) * metrics.answer_count(kind, batch)
+
+    return Objective(loss_sum, lambda batch: metrics.answer_count(kind, batch))
 
 
 def model_inputs(batch: Batch) -> Batch:

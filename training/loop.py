@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import get_scheduler
 
+from adapters.fusion import no_decay
 from loralib import lora_plus_groups
 from training import processes
 from training.adamw8bit import AdamW8bit
@@ -81,8 +82,14 @@ class Trainer:
         model.to(self.accelerator.device)
         self.parameters = trainable_parameters(model)
         processes.same_start([p.detach() for p in self.parameters], self.accelerator)
-        ratio = settings.lora_plus_ratio
-        groups = self.parameters if ratio is None else lora_plus_groups(model, settings.learning_rate, ratio)
+        groups = (
+            self.parameters
+            if settings.lora_plus_ratio is None
+            else lora_plus_groups(model, settings.learning_rate, settings.lora_plus_ratio)
+        )
+        undecayed = no_decay(model)
+        if undecayed and settings.weight_decay:
+            groups = _apart(model, undecayed)
         optimizer = OPTIMIZERS[settings.optimizer](groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         warmup = round(settings.warmup_share * settings.steps)
         self.schedule = get_scheduler(settings.schedule, optimizer, warmup, settings.steps)
@@ -216,6 +223,14 @@ def _stop_if_asked(trainer: Trainer, request: StopRequest) -> None:
         raise Interrupted(
             f"stopped after step {step} of {steps}, all saved: the same command goes on from there (without --restart)"
         )
+
+
+def _apart(model: nn.Module, undecayed: set[str]) -> list[dict[str, Any]]:
+    """Two groups of what trains: a fusion's values are pulled to the identity by the loss, and decay would pull them to zero."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    kept = [p for name, p in trained.items() if name not in undecayed]
+    free = [p for name, p in trained.items() if name in undecayed]
+    return [{"params": kept}, {"params": free, "weight_decay": 0.0}]
 
 
 def _real_tokens(batch: Batch) -> int:

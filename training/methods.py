@@ -4,6 +4,7 @@ Each says what it trains.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
@@ -16,6 +17,7 @@ from adapters.virtual_tokens import add_virtual_tokens
 from loralib.config import AdapterConfig
 from loralib.matching import new_heads, output_head
 from training.base_models import PEFT_TASK_TYPE, Base
+from training.fusing import FusionMembers, fuse_members
 from training.tasks import TaskSpec
 
 DEFAULTS = {
@@ -27,7 +29,7 @@ DEFAULTS = {
     "prompt": PromptTuningConfig,
 }
 ADAPTERS = tuple(DEFAULTS)
-METHODS = ("untouched", "head", *ADAPTERS, "full")
+METHODS = ("untouched", "head", *ADAPTERS, "fusion", "full")
 SMALL_MODEL = 5_000_000
 # full and lora: the usual values of the papers for large models. head: on SST-2 (22 M) 1e-3 reached 0.54, 1e-2 0.69
 LEARNING_RATE = {
@@ -37,7 +39,8 @@ LEARNING_RATE = {
         "lora": 5e-3,
         "qlora": 5e-3,
         "ia3": 1e-2,
-        "bottleneck": 5e-3,
+        "bottleneck": 1e-2,
+        "fusion": 2e-3,
         "prefix": 1e-2,
         "prompt": 3e-2,
     },
@@ -48,12 +51,13 @@ LEARNING_RATE = {
         "qlora": 5e-4,
         "ia3": 1e-2,
         "bottleneck": 5e-4,
+        "fusion": 1e-4,
         "prefix": 1e-2,
         "prompt": 3e-2,
     },
 }
 
-Config = AdapterConfig | BottleneckConfig | PrefixTuningConfig | PromptTuningConfig
+Config = AdapterConfig | BottleneckConfig | PrefixTuningConfig | PromptTuningConfig | FusionMembers
 
 
 @dataclass(frozen=True)
@@ -79,12 +83,18 @@ def apply_method(name: str, base: Base, spec: TaskSpec, config: Config | None = 
         return Method(name, "all weights train")
     if name == "head":
         return Method(name, f"only {', '.join(train_head(base, spec))} trains")
+    if name == "fusion":
+        if not isinstance(config, FusionMembers):
+            raise ValueError("method fusion needs the folders of its members")
+        return Method(name, fuse_members(base, spec, config, seed))
     if name in ADAPTERS:
+        if isinstance(config, FusionMembers):
+            raise ValueError(f"method {name} fuses no members")
         return Method(name, _adapt(name, base, spec, config or DEFAULTS[name](), seed))
     raise ValueError(f"method {name!r} is unknown; there are {', '.join(METHODS)}")
 
 
-def _adapt(name: str, base: Base, spec: TaskSpec, config: Config, seed: int) -> str:
+def _adapt(name: str, base: Base, spec: TaskSpec, config: Any, seed: int) -> str:
     """Put the adapter in, with the heads that the task needs; its report."""
     if config.modules_to_save is None:
         config = replace(config, modules_to_save=list(base.new_modules) or ([] if spec.is_language_modelling else None))

@@ -121,7 +121,7 @@ def finish(
         texts=measured.texts,
         trainable=count.trainable,
         base_bytes=base_bytes(base.model),
-        head_parameters=count.other if settings.method in ADAPTERS else count.trainable,
+        head_parameters=count.other if settings.method in (*ADAPTERS, "fusion") else count.trainable,
         file_bytes=measured.file_bytes,
         saved_bytes=measured.saved_bytes,
         optimizer_bytes=progress.optimizer_bytes,

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from adapters.fusion import fusion_penalty
 from kernels.measure import saved_bytes
 from training import loop, processes
 from training.base_models import Base, load_base, window
@@ -91,7 +92,7 @@ class _Run:
     def __init__(self, settings, spec, split, base: Base, accelerator, folder: RunFolder, steps: Steps, held_out: HeldOut):
         self.settings, self.spec, self.split, self.base = settings, spec, split, base
         self.accelerator, self.folder, self.held_out = accelerator, folder, held_out
-        self.objective, self.steps = objective_of(spec.kind), steps
+        self.objective, self.steps = objective_of(spec.kind, fusion_penalty if settings.method == "fusion" else None), steps
         trains = settings.method != "untouched"
         default = default_learning_rate(settings.method, base.model) if trains else 0.0
         self.learning_rate = settings.learning_rate or default

@@ -5,17 +5,20 @@ from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from adapters.bottleneck import BottleneckConfig
+from adapters.fusion import AdapterFusionConfig
 from adapters.prefix import PrefixTuningConfig
 from adapters.prompt import PromptTuningConfig
 from loralib import IA3Config, LoraConfig
 from loralib.config import ALL_LINEAR, AdapterConfig
+from training.fusing import FusionMembers
 
 LORA_VARIANTS = ("use_rslora", "use_dora", "pissa", "bias", "lora_plus_ratio")
 QLORA_VARIANTS = ("use_rslora", "lora_plus_ratio")  # the others need the weight itself
 BOTTLENECK = ("placement", "reduction_factor")
 PROMPT = ("num_virtual_tokens", "virtual_start", "start_text")
 PREFIX = (*PROMPT, "prefix_projection")
-VARIANTS = (*LORA_VARIANTS, "feedforward_modules", *BOTTLENECK, *PREFIX)
+FUSION = ("members", "fusion_dynamic")
+VARIANTS = (*LORA_VARIANTS, "feedforward_modules", *BOTTLENECK, *PREFIX, *FUSION)
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,10 @@ class TrainSettings:
     e2e_nlg, squad, ud_pos; your own: text (column text), prompt (columns prompt and completion)"""
     model: str | None = None
     """encoder or decoder (the committed small bases; None picks by task), a folder, or a Hub name"""
-    method: Literal["full", "head", "lora", "qlora", "ia3", "bottleneck", "prefix", "prompt", "untouched"] = "lora"
+    method: Literal["full", "head", "lora", "qlora", "ia3", "bottleneck", "prefix", "prompt", "fusion", "untouched"] = "lora"
     """what trains: all weights; the head alone; the head with LoRA, with LoRA on a base in 4 bits, with (IA)³, with bottleneck
-    adapters, with virtual tokens in every layer (prefix) or at the input (prompt); or nothing (the row to compare with)"""
+    adapters, with virtual tokens in every layer (prefix) or at the input (prompt), with a fusion of trained adapters; or nothing
+    (the row to compare with)"""
     data_dir: str | None = None
     """folder with train and validation (or test) as .parquet, .jsonl, .json, .csv or .txt, columns as on the Hub"""
     steps: int = 300
@@ -37,7 +41,8 @@ class TrainSettings:
     """rows per process and micro-batch; a step takes batch_size x accumulation x processes rows"""
     learning_rate: float | None = None
     """None: the method's default for the model's size (small / large): full 1e-3 / 5e-5, head, ia3
-    and prefix 1e-2 / 1e-2, lora, qlora and bottleneck 5e-3 / 5e-4, prompt 3e-2 / 3e-2"""
+    and prefix 1e-2 / 1e-2, lora and qlora 5e-3 / 5e-4,
+    bottleneck 1e-2 / 5e-4, prompt 3e-2 / 3e-2, fusion 2e-3 / 1e-4"""
     optimizer: Literal["adamw", "adamw8bit", "paged_adamw8bit"] = "adamw"
     """adamw8bit: its averages in 8 bits, a quarter of the memory; paged: these in the host's memory"""
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
@@ -90,6 +95,10 @@ class TrainSettings:
     """prefix, prompt: the text of virtual_start text, repeated or cut to the number of virtual tokens"""
     prefix_projection: bool = False
     """prefix: let a small network make the keys and values while training"""
+    members: str = ""
+    """fusion: folders of trained adapters (runs/NAME/adapter), joined by commas; the one for this task gives its head"""
+    fusion_dynamic: bool = True
+    """fusion: each token chooses among the adapters; otherwise each layer does"""
     lora_plus_ratio: float | None = None
     """lora: B learns so many times as fast as A (LoRA+; the paper: 16); None is 1"""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
@@ -146,21 +155,26 @@ class TrainSettings:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more and less than 1")
 
         self._refuse_unused()
+        if self.method == "fusion" and self.members.count(",") < 1:
+            raise ValueError(f"members={self.members!r}: a fusion has at least two, joined by commas")
 
     def _refuse_unused(self) -> None:
         """A variant's setting that the method would not look at is a mistake, not a wish."""
         changed = [f.name for f in fields(self) if f.name in VARIANTS and getattr(self, f.name) != f.default]
         used = {"lora": LORA_VARIANTS, "qlora": QLORA_VARIANTS, "ia3": ("feedforward_modules",), "bottleneck": BOTTLENECK}
-        used |= {"prefix": PREFIX, "prompt": PROMPT}
+        used |= {"prefix": PREFIX, "prompt": PROMPT, "fusion": FUSION}
         mine = used.get(self.method, ())
         unused = [name for name in changed if name not in mine]
         if unused:
             raise ValueError(f"{', '.join(unused)}: method {self.method!r} does not use that")
 
-    def adapter_config(self) -> AdapterConfig | BottleneckConfig | PrefixTuningConfig | PromptTuningConfig:
+    def adapter_config(self) -> AdapterConfig | BottleneckConfig | PrefixTuningConfig | PromptTuningConfig | FusionMembers:
         """The adapter's settings among these; the task and the base add the rest (`methods.apply_method`)."""
         if self.method == "bottleneck":
             return BottleneckConfig(placement=self.placement, reduction_factor=self.reduction_factor)
+        if self.method == "fusion":
+            folders = tuple(folder for folder in self.members.split(",") if folder)
+            return FusionMembers(folders, AdapterFusionConfig(dynamic=self.fusion_dynamic))
         if self.method in ("prefix", "prompt"):
             return self._virtual_config()
         targets = self.target_modules if self.target_modules == ALL_LINEAR else self.target_modules.split(",")

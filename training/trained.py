@@ -17,15 +17,17 @@ from safetensors.torch import load_file, save
 
 import loralib
 from adapters.checkpoint import load_bottleneck, save_bottleneck
+from adapters.fusion_files import load_fusion
 from adapters.virtual_files import load_virtual_tokens, save_virtual_tokens
 from loralib.checkpoint import read_config as read_adapter_config
 from loralib.checkpoint import write_atomic
 from loralib.heads import saved_modules
 from training.base_models import Base, Source, load_base
+from training.fusing import CARD, save_trained_fusion
 from training.methods import ADAPTERS, train_head
 from training.tasks import TASKS, TaskSpec, find_task
 
-CARD, HEAD = "training.json", "head.safetensors"
+HEAD = "head.safetensors"
 SAVE = {"bottleneck": save_bottleneck, "prefix": save_virtual_tokens, "prompt": save_virtual_tokens}
 LOAD = {"bottleneck": load_bottleneck, "prefix": load_virtual_tokens, "prompt": load_virtual_tokens}
 
@@ -53,6 +55,9 @@ def save_trained(folder: Path, name: str, base: Base, spec: TaskSpec, max_length
     if name in ADAPTERS:
         SAVE.get(name, loralib.save_adapter)(base.model, partial)
         base.model.config.save_pretrained(partial)
+    elif name == "fusion":
+        save_trained_fusion(base.model, partial)
+        base.model.config.save_pretrained(partial)
     elif name == "untouched":
         base.model.config.save_pretrained(partial)
     elif name == "full":
@@ -66,7 +71,7 @@ def save_trained(folder: Path, name: str, base: Base, spec: TaskSpec, max_length
     write_atomic(partial / CARD, (json.dumps(card, indent=2) + "\n").encode())
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
 
 
 def load_trained(where: str | Path, task: str | None = None, model: str | None = None) -> Trained:
@@ -89,6 +94,8 @@ def load_trained(where: str | Path, task: str | None = None, model: str | None =
         return Trained(base, spec, "untouched", "nothing was trained", limit)
     if card.get("method") == "head":
         return Trained(base, spec, "head", _load_head(base, spec, folder), limit)
+    if card.get("method") == "fusion":
+        return Trained(base, spec, "fusion", f"fusion of {load_fusion(base.model, folder, trainable=False).names}", limit)
     report = LOAD.get(card.get("method", "lora"), loralib.load_adapter)(base.model, folder, trainable=False)
     random = sorted(set(base.new_modules) - set(saved_modules(base.model)))
     if random:
