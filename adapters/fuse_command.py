@@ -1,0 +1,128 @@
+"""`python -m adapters fuse`: one adapter a task, a fusion of all for each task, full fine-tuning beside them, one report."""
+
+import json
+import shlex
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from training.base_models import load_base
+from training.data import load_task
+from training.fusion_page import draw_quality, draw_weights, page
+from training.fusion_study import Study, run_study
+from training.settings import TrainSettings, at_least
+from training.tasks import TASKS, find_task
+
+
+@dataclass(frozen=True)
+class FuseSettings:
+    """Train one adapter per task on its own, save each, fuse them, and compare with each adapter and with full fine-tuning."""
+
+    tasks: str = "sentiment,nli,qa"
+    """joined by commas; small world or real (sst2,mnli,squad), with heads that answer: no generation"""
+    model: str | None = None
+    """encoder (the committed small base; None), a folder, or a Hub name"""
+    data: Path | None = None
+    """folder with a folder of each task's data in it (TASK or glue/TASK); None: the small world, or the Hub"""
+    method: Literal["bottleneck", "lora", "prefix"] = "bottleneck"
+    """what is fused; prefix raises, and says why"""
+    placement: Literal["pfeiffer", "houlsby", "parallel"] = "pfeiffer"
+    reduction_factor: float | None = None
+    r: int = 8
+    """lora: the rank"""
+    target_modules: str = "query,value"
+    """lora: names joined by commas; a fusion has 3 d² numbers for each of them, so few"""
+    static: bool = False
+    """one learned score for each adapter and place, in place of attention by token"""
+    steps: int = 300
+    fusion_steps: int | None = None
+    """None is `steps`"""
+    batch_size: int = 16
+    learning_rate: float | None = None
+    fusion_learning_rate: float | None = None
+    full_learning_rate: float | None = None
+    max_length: int = 128
+    qa_length: int = 192
+    """for questions with a passage"""
+    eval_rows: int | None = None
+    eval_every: int = 100
+    save_every: int = 50
+    seeds: int = 1
+    full: bool = True
+    """whether to fine-tune fully too"""
+    longer: bool = True
+    """whether to train each adapter alone for as many steps as adapter and fusion together"""
+    trackers: str = "tensorboard"
+    threads: int | None = None
+    out: Path = Path("runs/fuse")
+
+    def __post_init__(self):
+        at_least({"steps": 1, "seeds": 1, "fusion_steps": 1}, self)
+        if self.method == "prefix":
+            raise ValueError(
+                "method prefix: a prefix changes what every layer attends to. It says nothing at a place of its own that an "
+                "attention could weigh, so there is no fusion of prefixes; take bottleneck or lora"
+            )
+        names = [name for name in self.tasks.split(",") if name]
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise ValueError(f"tasks={self.tasks!r}: expected two or more different ones, joined by commas")
+        writing = [name for name in names if find_task(name).is_language_modelling]
+        if writing:
+            raise ValueError(f"tasks {writing} write text: a fusion needs one kind of base, here with heads that answer")
+
+
+def fuse(settings: FuseSettings) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    study = make_study(settings)
+    for single in study.tasks.values():  # what could fail later fails now
+        load_task(TASKS[single.task], single.data_dir, 0, single.train_rows)
+        load_base(TASKS[single.task], single.model)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    results = run_study(study, console.print)
+    chart, weights = draw_quality(results, settings.out / "quality.png"), draw_weights(results, settings.out / "attention.png")
+    text = page(results, study, shlex.join(["python", "-m", "adapters", *sys.argv[1:]]), chart.name, weights.name)
+    (settings.out / "report.md").write_text(text)
+    (settings.out / "results.json").write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n")
+    console.print(Markdown(text))
+    print(f"report: {settings.out / 'report.md'}")
+
+
+def make_study(settings: FuseSettings) -> Study:
+    """The runs that the settings mean."""
+    shared = ("model", "steps", "batch_size", "learning_rate", "eval_rows", "eval_every", "save_every", "trackers", "threads")
+    options: dict[str, Any] = {name: getattr(settings, name) for name in shared} | {"method": settings.method}
+    if settings.method == "lora":
+        options |= {"r": settings.r, "target_modules": settings.target_modules}
+    else:
+        options |= {"placement": settings.placement, "reduction_factor": settings.reduction_factor}
+    base = TrainSettings(**options)
+    tasks = {
+        name: replace(
+            base,
+            task=name,
+            data_dir=_folder(settings.data, name),
+            max_length=settings.qa_length if find_task(name).kind == "qa" else settings.max_length,
+        )
+        for name in settings.tasks.split(",")
+        if name
+    }
+    fusion = {
+        "learning_rate": settings.fusion_learning_rate,
+        "fusion_dynamic": not settings.static,
+        "steps": settings.fusion_steps or settings.steps,
+    }
+    full = {"learning_rate": settings.full_learning_rate} if settings.full else None
+    return Study(tasks, fusion, full, settings.longer, settings.seeds, settings.out)
+
+
+def _folder(root: Path | None, task: str) -> str | None:
+    if root is None:
+        return None
+    for folder in (root / task, root / "glue" / task):
+        if folder.is_dir():
+            return str(folder)
+    raise ValueError(f"{root}: no folder {task} or glue/{task} in it")

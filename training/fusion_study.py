@@ -1,0 +1,165 @@
+"""One adapter a task, each trained on its own; then for each task a fusion of all of them; beside them full fine-tuning.
+
+What is compared on a task is the same but for the method: rows, order of batches, evaluation. The fusion starts from its task's
+own adapter and head, so it has had more steps in all: the row `longer` is the same adapter alone, trained for as many.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapters.attach import activate, attached, sites
+from adapters.composition import Average
+from adapters.fuse import active_fusion
+from adapters.site import Site
+from loralib.checkpoint import write_atomic
+from loralib.heads import saved_modules
+from training.base_models import Base
+from training.batching import batches
+from training.data import evaluation_split, load_task
+from training.encoding import encode
+from training.evaluation import HeldOut, evaluate, model_inputs
+from training.processes import make_accelerator
+from training.result import TrainResult
+from training.run import train_model
+from training.run_folder import TRAINED
+from training.settings import TrainSettings
+from training.tasks import TASKS
+from training.trained import load_trained
+
+PROBES = "probes.json"
+KEPT = ("metric", "metric_name", "start_metric", "loss", "trainable", "file_bytes", "seconds_per_step", "learning_rate", "steps")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What to run: settings of the single adapters by task, and what the fusion and full runs change."""
+
+    tasks: dict[str, TrainSettings]
+    fusion: dict
+    full: dict | None
+    longer: bool
+    seeds: int
+    out: Path
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One task, seed by seed: the runs, and what was probed in the fused model afterwards."""
+
+    task: str
+    single: list[dict]
+    longer: list[dict]
+    fusion: list[dict]
+    full: list[dict]
+    probes: list[dict]
+    """{average: metric of the untrained average, others: metric of each adapter alone, weights: (places, members)}"""
+
+    def values(self, row: str) -> list[float]:
+        if row == "average":
+            return [p["average"] for p in self.probes if p["average"] is not None]
+        return [r["metric"] for r in getattr(self, row)]
+
+
+def run_study(study: Study, say: Callable[[str], None]) -> list[TaskResult]:
+    """All adapters first, then the fusions, then full fine-tuning; finished runs are read from disk."""
+    found: dict[str, TaskResult] = {task: TaskResult(task, [], [], [], [], []) for task in study.tasks}
+    for seed in range(study.seeds):
+        folder, members = study.out / f"seed-{seed}", []
+        for task, settings in study.tasks.items():
+            found[task].single.append(_train(settings, seed, folder / f"adapter_{task}", say))
+            members.append(str(folder / f"adapter_{task}" / TRAINED))
+        for task, settings in study.tasks.items():
+            changes = {**study.fusion, "method": "fusion", "members": ",".join(members), **_plain()}
+            found[task].fusion.append(_train(settings, seed, folder / f"fusion_{task}", say, **changes))
+            found[task].probes.append(_probes(folder / f"fusion_{task}", settings, seed))
+        for task, settings in study.tasks.items():
+            if study.longer:
+                steps = settings.steps + study.fusion["steps"]
+                found[task].longer.append(_train(settings, seed, folder / f"longer_{task}", say, steps=steps))
+            if study.full is not None:
+                changes = {**study.full, "method": "full", **_plain()}
+                found[task].full.append(_train(settings, seed, folder / f"full_{task}", say, **changes))
+    return list(found.values())
+
+
+def _plain() -> dict:
+    """The settings of the adapters as they are by default: fusion and full fine-tuning refuse others."""
+    default = TrainSettings()
+    return {name: getattr(default, name) for name in ("placement", "reduction_factor", "r", "target_modules")}
+
+
+def _train(settings: TrainSettings, seed: int, out: Path, say: Callable[[str], None], **changes) -> dict:
+    result: TrainResult = train_model(settings.task, replace(settings, seed=seed, out=str(out), **changes))
+    say(f"seed {seed}: {out.name}: {result.metric_name} {result.start_metric:.4f} → {result.metric:.4f}")
+    names = (
+        "metric",
+        "metric_name",
+        "start_metric",
+        "loss",
+        "trainable",
+        "file_bytes",
+        "seconds_per_step",
+        "learning_rate",
+        "steps",
+    )
+    return {name: getattr(result, name) for name in names}
+
+
+def _probes(folder: Path, settings: TrainSettings, seed: int) -> dict:
+    """Read from the fused model: each member alone and their plain average, with the fusion's head; and the attention."""
+    path = folder / PROBES
+    if path.exists():
+        return json.loads(path.read_text())
+    trained = load_trained(folder / TRAINED)
+    held_out, base = _held_out(settings, seed, trained.base), trained.base
+    fuse, score = active_fusion(base.model), lambda: _score(base, held_out)
+    head = next((m.active for m in saved_modules(base.model).values()), None)
+    found: dict = {"weights": attention(base, held_out), "names": list(fuse.names), "average": None, "others": {}}
+    if attached(base.model):
+        activate(base.model, Average(*fuse.names), head)
+        found["average"] = score()
+        for name in fuse.names:
+            activate(base.model, name, head)
+            found["others"][name] = score()
+    write_atomic(path, (json.dumps(found) + "\n").encode())
+    return found
+
+
+def _held_out(settings: TrainSettings, seed: int, base: Base) -> HeldOut:
+    spec = TASKS[settings.task]
+    data = load_task(spec, settings.data_dir, seed, settings.train_rows)
+    rows = data[evaluation_split(data, spec, settings.data_dir)]
+    rows = rows.select(range(min(settings.eval_rows or len(rows), len(rows))))
+    return HeldOut(spec, rows, encode(rows[:], spec, base.tokenizer, settings.max_length))
+
+
+def _score(base: Base, held_out: HeldOut) -> float:
+    scores = evaluate(base.model, held_out, base.tokenizer, make_accelerator())
+    return scores["eval_loss" if held_out.spec.metric == "loss" else held_out.spec.metric]
+
+
+@torch.no_grad()
+def attention(base: Base, held_out: HeldOut, rows: int = 200) -> list[list[float]]:
+    """Mean attention over the real tokens of some rows: a list for each place, in order, of a share for each member."""
+    fuse = active_fusion(base.model)
+    places = [site for site in sites(base.model).values() if fuse.key in site.fusions]
+    sums, count = torch.zeros(len(places), len(fuse.names)), 0
+    base.model.eval()
+    for site in places:
+        fusion_of(site, fuse.key).keep = True
+    for batch in batches(held_out.encoded.features[:rows], base.tokenizer, 64):
+        base.model(**model_inputs(batch))
+        real = batch["attention_mask"].bool()
+        sums += torch.stack([fusion_of(site, fuse.key).weights[real].sum(0) for site in places])
+        count += int(real.sum())
+    return (sums / count).tolist()
+
+
+def fusion_of(site: Site, key: str) -> Any:
+    """The attention of one place."""
+    return site.fusions[key]
