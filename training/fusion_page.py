@@ -101,7 +101,7 @@ def draw_quality(results: list[TaskResult], path: Path) -> Path:
     """Bars by task: own adapter, average, fusion, full."""
     use_style()
     rows = shown(results)
-    figure, axes = plt.subplots(figsize=(2 + 1.7 * len(results), 3.6))
+    figure, axes = plt.subplots(figsize=(2.2 + 1.9 * len(results), 4))
     width = 0.8 / len(rows)
     for i, row in enumerate(rows):
         places = [x + (i - (len(rows) - 1) / 2) * width for x in range(len(results))]
@@ -110,7 +110,7 @@ def draw_quality(results: list[TaskResult], path: Path) -> Path:
     wins = sum(statistics.mean(r.values("fusion")) > statistics.mean(r.values("single")) for r in results)
     axes.set_xticks(range(len(results)), [f"{r.task}\n{r.single[0]['metric_name']}" for r in results])
     axes.set(ylabel="quality", title=f"Fusion beats the task's own adapter on {wins} of {len(results)} tasks")
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, fontsize=8)
     axes.grid(axis="x", visible=False)
     return save_figure(figure, path)
 

@@ -116,7 +116,7 @@ def _probes(folder: Path, settings: TrainSettings, seed: int) -> dict:
     if path.exists():
         return json.loads(path.read_text())
     trained = load_trained(folder / TRAINED)
-    held_out, base = _held_out(settings, seed, trained.base), trained.base
+    held_out, base = held_out_rows(settings, seed, trained.base), trained.base
     fuse, score = active_fusion(base.model), lambda: _score(base, held_out)
     head = next((m.active for m in saved_modules(base.model).values()), None)
     found: dict = {"weights": attention(base, held_out), "names": list(fuse.names), "average": None, "others": {}}
@@ -130,7 +130,8 @@ def _probes(folder: Path, settings: TrainSettings, seed: int) -> dict:
     return found
 
 
-def _held_out(settings: TrainSettings, seed: int, base: Base) -> HeldOut:
+def held_out_rows(settings: TrainSettings, seed: int, base: Base) -> HeldOut:
+    """The evaluation rows of a run, encoded."""
     spec = TASKS[settings.task]
     data = load_task(spec, settings.data_dir, seed, settings.train_rows)
     rows = data[evaluation_split(data, spec, settings.data_dir)]

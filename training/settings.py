@@ -40,9 +40,8 @@ class TrainSettings:
     batch_size: int = 16
     """rows per process and micro-batch; a step takes batch_size x accumulation x processes rows"""
     learning_rate: float | None = None
-    """None: the method's default for the model's size (small / large): full 1e-3 / 5e-5, head, ia3
-    and prefix 1e-2 / 1e-2, lora and qlora 5e-3 / 5e-4,
-    bottleneck 1e-2 / 5e-4, prompt 3e-2 / 3e-2, fusion 2e-3 / 1e-4"""
+    """None: the method's default for the model's size (small / large): full 1e-3 / 5e-5, head and ia3
+    1e-2 / 1e-2, lora and qlora 5e-3 / 5e-4, bottleneck 1e-2 / 2e-3, prefix 5e-2 / 1e-2, prompt 1e-1 / 3e-2, fusion 2e-3 / 5e-4"""
     optimizer: Literal["adamw", "adamw8bit", "paged_adamw8bit"] = "adamw"
     """adamw8bit: its averages in 8 bits, a quarter of the memory; paged: these in the host's memory"""
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
