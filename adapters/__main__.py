@@ -11,8 +11,7 @@ import transformers
 import tyro
 
 from adapters.fuse_command import FuseSettings, fuse
-from training.checks import NoGradientError
-from training.interrupt import Interrupted
+from training.interrupt import plain_errors
 
 
 def main() -> None:
@@ -23,16 +22,8 @@ def main() -> None:
     if name != "fuse":
         print(__doc__)
         sys.exit(0 if name in ("", "-h", "--help") else f"error: no command {name!r}; there is fuse")
-    try:
+    with plain_errors():
         fuse(tyro.cli(FuseSettings, prog="python -m adapters fuse", args=sys.argv[2:]))
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(130)
-    except KeyboardInterrupt:
-        print("stopped; the last checkpoint is kept, the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
-    except (ValueError, OSError, FloatingPointError, NoGradientError) as error:
-        sys.exit(f"error: {error}")
 
 
 main()

@@ -85,12 +85,16 @@ def activate(model: nn.Module, what: Composition | None, head: str | None = None
             raise RuntimeError(f"{fuse} was not added to this model: add_fusion(model, {fuse}) first")
     if of_lora:
         set_active(model, [])  # the fusion adds the updates, so no layer may add one itself
+    before = {name for site in sites(model).values() for name in members(site.active)}
     for site in sites(model).values():
         site.active = what if (site.way == "lora") == of_lora else None
     for module in saved_modules(model).values():
         module.rows = Rows(what.rows) if isinstance(what, BatchSplit) and head is None else None
         wanted = [n for n in (names if head is None else [head]) if n in module.copies]
-        module.active = wanted[-1] if wanted else None
+        if wanted:
+            module.active = wanted[-1]
+        elif module.active in before | set(attached(model)):  # heads of other kinds of adapters stay as they are
+            module.active = None
 
 
 def fuses_lora(model: nn.Module, what: Composition | None) -> bool:

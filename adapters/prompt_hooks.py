@@ -34,7 +34,7 @@ def prompt_hooks(model: Any, holder: nn.Module) -> list:
     elif writes:
         handles.append(model.register_forward_pre_hook(_lengthen_labels, with_kwargs=True))
     else:
-        handles.append(base.register_forward_hook(_cut_off, with_kwargs=True))
+        handles.append(base.register_forward_hook(_cut_off))
     for module in position_modules(model) if encodes else []:
         module.__dict__[LINK] = (holder, None)
         handles.append(module.register_forward_pre_hook(_keep_positions))
@@ -49,11 +49,13 @@ def _keep_positions(module: nn.Module, args: tuple):
 
 def _put_before(base: Any, args: tuple, kwargs: dict):
     inputs = _named(base, args, kwargs)
-    prompt = base.__dict__[LINK][0].current()  # (P, d)
+    holder = base.__dict__[LINK][0]
+    prompt, first = holder.current(), _is_first(inputs)  # (P, d)
+    holder.now.put_before = first
     count, mask, positions = len(prompt), inputs.get("attention_mask"), inputs.get("position_ids")
     if mask is not None:
         inputs["attention_mask"] = _with_ones(mask, count)
-    if _is_first(inputs):
+    if first:
         embeds = inputs.pop("inputs_embeds", None)
         embeds = base.get_input_embeddings()(inputs.pop("input_ids")) if embeds is None else embeds
         inputs.pop("input_ids", None)
@@ -68,12 +70,11 @@ def _put_before(base: Any, args: tuple, kwargs: dict):
     return (), inputs
 
 
-def _cut_off(base: Any, args: tuple, kwargs: dict, output: Any):
-    if not _is_first(_named(base, args, kwargs)):
+def _cut_off(base: Any, args: tuple, output: Any):
+    holder = base.__dict__[LINK][0]
+    if not holder.now.put_before:
         return output
-    states = (output[0] if isinstance(output, tuple) else output.last_hidden_state)[
-        :, base.__dict__[LINK][0].current.virtual_tokens :
-    ]
+    states = (output[0] if isinstance(output, tuple) else output.last_hidden_state)[:, holder.current.virtual_tokens :]
     pooler = getattr(base, "pooler", None)
     if isinstance(output, tuple):
         return (states, *((pooler(states), *output[2:]) if pooler is not None else output[1:]))

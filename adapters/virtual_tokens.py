@@ -28,7 +28,10 @@ class ThisPass:
     """What one forward pass computed once for all attentions. A copy of a model starts without it."""
 
     table: Tensor | None = None
+    """keys and values of a prefix"""
     depth = 0
+    put_before = False
+    """whether this pass got a prompt in front, or a cache holds it already"""
 
     def __deepcopy__(self, memo) -> "ThisPass":
         return ThisPass()
@@ -123,7 +126,10 @@ def use_virtual_tokens(model: Any, name: str | None) -> None:
         else:
             holder.handles = prompt_hooks(model, holder)
     for head in saved_modules(model).values():
-        head.active = name if name is not None and name in head.copies else None
+        if name is not None and name in head.copies:
+            head.active = name
+        elif head.active in holder.configs:  # heads of other kinds of adapters stay as they are
+            head.active = None
 
 
 def train_virtual_tokens(model: nn.Module, name: str) -> None:

@@ -8,9 +8,9 @@ import tiny
 import torch
 from peft.tuners.prompt_tuning import PromptTuningInit
 from safetensors.torch import load_file, save_file
-from transformers import GPT2ForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
+from transformers import DynamicCache, GPT2ForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
 
-from adapters.attach import attach
+from adapters.attach import activate, attach
 from adapters.bottleneck import BottleneckConfig
 from adapters.prefix import PrefixTuningConfig, tiled
 from adapters.prompt import PromptTuningConfig
@@ -355,6 +355,40 @@ def test_several_live_side_by_side_and_their_heads_switch():
     ):
         with pytest.raises(ValueError, match="exists already"):
             take()
+
+
+def test_an_empty_cache_is_a_first_call_and_a_full_one_is_not():
+    shape = tiny.gpt2().config
+    shape.num_labels, shape.pad_token_id = 3, 0
+    model = ours(GPT2ForSequenceClassification(shape).eval(), "prompt")
+    ids = tiny.ids().clamp(min=1)
+    with torch.no_grad():
+        alone = model(ids).logits
+        cache = DynamicCache(config=shape)
+        torch.testing.assert_close(model(ids, past_key_values=cache).logits, alone)
+        assert cache.get_seq_length() == P + 9
+        writer = ours(tiny.gpt2(), "prompt")
+        whole = writer(ids).logits
+        cache = DynamicCache(config=shape)
+        first = writer(ids[:, :5], past_key_values=cache).logits
+        rest = writer(ids[:, 5:], past_key_values=cache).logits
+    torch.testing.assert_close(torch.cat([first, rest], 1), whole, atol=1e-5, rtol=1e-5)
+
+
+def test_heads_of_other_kinds_of_adapters_stay_as_they_are():
+    model = tiny.bert()
+    attach(model, BottleneckConfig(reduction_factor=4), "b", seed=0)
+    add_virtual_tokens(model, config("prefix"), "p", seed=1)
+    for act, expected in (
+        (lambda: activate(model, "b"), "b"),
+        (lambda: use_virtual_tokens(model, None), "b"),
+        (lambda: activate(model, None), None),
+        (lambda: use_virtual_tokens(model, "p"), "p"),
+        (lambda: activate(model, None), "p"),
+        (lambda: use_virtual_tokens(model, None), None),
+    ):
+        act()
+        assert model.classifier.active == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

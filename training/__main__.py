@@ -19,7 +19,6 @@ from accelerate import PartialState
 from rich.console import Console
 
 from training.benchmark_command import BenchmarkSettings, benchmark
-from training.checks import NoGradientError
 from training.compare_command import CompareSettings, compare
 from training.conditions_command import ConditionsSettings
 from training.conditions_command import run as conditions
@@ -28,7 +27,7 @@ from training.demo_command import DemoSettings, demo
 from training.evaluate_command import EvaluateSettings, evaluate_trained
 from training.gap_command import GapSettings, gap
 from training.generate_command import GenerateSettings, generate
-from training.interrupt import Interrupted
+from training.interrupt import plain_errors
 from training.pretrain_command import PretrainSettings, run
 from training.records import markdown_table
 from training.report_command import ReportSettings, report
@@ -61,7 +60,7 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     name = sys.argv[1] if len(sys.argv) > 1 else ""
-    try:
+    with plain_errors():
         if name in COMMANDS:
             settings, command = COMMANDS[name]
             command(tyro.cli(settings, prog=f"python -m training {name}", args=sys.argv[2:]))
@@ -70,14 +69,6 @@ def main() -> None:
         else:
             description = f"{__doc__}\n\n{TrainSettings.__doc__}"
             train(tyro.cli(TrainSettings, prog="python -m training", description=description))
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(130)
-    except KeyboardInterrupt:
-        print("stopped; the last checkpoint is kept, the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
-    except (ValueError, OSError, FloatingPointError, NoGradientError) as error:
-        sys.exit(f"error: {error}")
 
 
 main()

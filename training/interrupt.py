@@ -1,9 +1,12 @@
 """Ctrl-C and SIGTERM ask for a stop; the loop answers at the end of its step, when everything can be saved."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from training.checks import NoGradientError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -46,3 +49,18 @@ def listening() -> Iterator[StopRequest]:
 def _restore(handlers: dict) -> None:
     for s, handler in handlers.items():
         signal.signal(s, handler)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """For commands: what a person can put right is one line, without a traceback; a stop says how to go on."""
+    try:
+        yield
+    except Interrupted as stop:
+        sys.stderr.write(f"{stop}\n")
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the last checkpoint is kept, the same command goes on from there\n")
+        sys.exit(130)
+    except (ValueError, OSError, FloatingPointError, NoGradientError) as error:
+        sys.exit(f"error: {error}")
