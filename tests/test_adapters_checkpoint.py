@@ -152,6 +152,33 @@ def test_train_only_takes_the_adapters_own_head():
     assert [n for n, p in model.named_parameters() if p.requires_grad] == learning
 
 
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("placement", ["pfeiffer", "parallel"])
+def test_every_family_trains_comes_back_and_answers(family, placement, tmp_path):
+    model = tiny.FAMILIES[family]()
+    attach(model, BottleneckConfig(placement=placement, reduction_factor=4), "a", seed=0)
+    inputs = {"input_ids": tiny.ids()} | ({"decoder_input_ids": tiny.ids(2)} if family == "t5" else {})
+    optimizer, losses = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 0.02), []
+    for _ in range(15):
+        logits = model.train()(**inputs).logits
+        losses.append(
+            torch.nn.functional.cross_entropy(logits.flatten(0, -2), torch.zeros(logits[..., 0].numel(), dtype=torch.long))
+        )
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.9 * losses[0]
+    save_bottleneck(model.eval(), tmp_path, "a")
+    fresh = tiny.FAMILIES[family]()
+    load_bottleneck(fresh, tmp_path, "a", trainable=False)
+    with torch.no_grad():
+        assert torch.equal(fresh(**inputs).logits, model(**inputs).logits)
+    if family in ("gpt2", "llama", "t5"):
+        options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+        words = fresh.generate(tiny.ids(), **options)
+        assert torch.equal(words, model.generate(tiny.ids(), use_cache=False, **options))
+
+
 # ---------------------------------------------------------------- fusion over LoRA adapters
 
 
