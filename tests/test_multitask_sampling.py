@@ -1,0 +1,106 @@
+"""Which task is drawn, how often, and which of its rows: closed forms, chi-square, resume."""
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from multitask.sampling import RowStream, TaskSampler, task_probabilities
+
+SIZES = {"big": 6000, "middle": 600, "small": 60}
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, [6000, 600, 60]),
+        ({"kind": "equal"}, [1, 1, 1]),
+        ({"kind": "temperature", "temperature": 1.0}, [6000, 600, 60]),
+        ({"kind": "temperature", "temperature": 2.0}, [6000**0.5, 600**0.5, 60**0.5]),
+        ({"kind": "temperature", "temperature": math.inf}, [1, 1, 1]),
+        ({"kind": "proportional", "cap": 600}, [600, 600, 60]),
+        ({"kind": "temperature", "temperature": 2.0, "cap": 240}, [240**0.5, 240**0.5, 60**0.5]),
+        ({"kind": "annealed", "progress": 0.0}, [6000, 600, 60]),
+        ({"kind": "annealed", "progress": 1.0}, [6000**0.2, 600**0.2, 60**0.2]),
+    ],
+)
+def test_the_chances_are_the_formulas(options, wanted):
+    found = list(task_probabilities(SIZES, **options).values())
+    assert found == pytest.approx([w / sum(wanted) for w in wanted])
+
+
+@given(st.dictionaries(st.text(min_size=1), st.integers(1, 10**12), min_size=1, max_size=6), st.floats(1, 100))
+def test_chances_sum_to_one_and_keep_the_order_of_sizes(sizes, temperature):
+    found = task_probabilities(sizes, "temperature", temperature)
+    assert sum(found.values()) == pytest.approx(1)
+    ordered = sorted(sizes, key=sizes.__getitem__)
+    assert all(found[a] <= found[b] + 1e-12 for a, b in itertools.pairwise(ordered))
+
+
+@pytest.mark.parametrize("kind", ["proportional", "temperature", "equal"])
+def test_frequencies_pass_a_chi_square_test(kind):
+    sampler = TaskSampler(SIZES, kind, temperature=3.0, seed=1)
+    draws = [sampler.sample_task() for _ in range(4000)]
+    chances = sampler.probabilities()
+    assert chisquare([draws.count(t) for t in SIZES], [4000 * chances[t] for t in SIZES]).pvalue > 1e-3
+    counts = [sampler.sample_counts(32) for _ in range(500)]
+    assert all(sum(c.values()) == 32 for c in counts)
+    assert chisquare([sum(c[t] for c in counts) for t in SIZES], [16000 * chances[t] for t in SIZES]).pvalue > 1e-3
+
+
+def test_annealed_sampling_moves_towards_equal():
+    sampler = TaskSampler(SIZES, "annealed", draws=1000, seed=0)
+    first = [sampler.sample_task() for _ in range(300)]
+    _ = [sampler.sample_task() for _ in range(400)]
+    last = [sampler.sample_task() for _ in range(300)]
+    assert last.count("small") > 5 * max(1, first.count("small")) and last.count("big") < first.count("big")
+
+
+def test_a_resumed_sampler_draws_what_the_first_one_would_have():
+    for kind in ("temperature", "annealed"):
+        whole = TaskSampler(SIZES, kind, temperature=2.0, draws=60, seed=3)
+        wanted = [whole.sample_task() for _ in range(60)]
+        first = TaskSampler(SIZES, kind, temperature=2.0, draws=60, seed=3)
+        begun = [first.sample_task() for _ in range(25)]
+        rest = TaskSampler(SIZES, kind, temperature=2.0, draws=60, seed=3)
+        rest.load_state_dict(first.state_dict())
+        assert begun + [rest.sample_task() for _ in range(35)] == wanted
+    other = TaskSampler(SIZES | {"small": 61})
+    with pytest.raises(ValueError, match=r"had .* rows when this was saved"):
+        other.load_state_dict(whole.state_dict())
+
+
+@given(size=st.integers(1, 40), takes=st.lists(st.integers(0, 50), min_size=1, max_size=6), seed=st.integers(0, 99))
+def test_a_stream_gives_every_row_once_before_any_twice(size, takes, seed):
+    stream = RowStream(size, seed)
+    rows = [row for count in takes for row in stream.take(count)]
+    assert len(rows) == sum(takes)
+    for start in range(0, len(rows) - size + 1, size):
+        assert sorted(rows[start : start + size]) == list(range(size))
+    again = RowStream(size, seed)
+    again.load_state_dict({"taken": takes[0], "size": size})
+    assert [row for count in takes[1:] for row in again.take(count)] == rows[takes[0] :]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"kind": "random"}, "there are proportional"),
+        ({"temperature": 0.5}, "temperature=0.5"),
+        ({"temperature": math.nan}, "temperature=nan"),
+        ({"cap": 0}, "cap=0"),
+        ({"progress": 2.0}, "progress"),
+        ({"sizes": {"a": 3, "b": 0}}, r"cannot be drawn: \['b'\]"),
+        ({"sizes": {}}, "there is no task"),
+    ],
+)
+def test_bad_input_is_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        task_probabilities(**({"sizes": SIZES} | options))
+    with pytest.raises(ValueError, match="over how many draws"):
+        TaskSampler(SIZES, "annealed")
+    with pytest.raises(ValueError, match="expected at least 1"):
+        RowStream(0, 1)
