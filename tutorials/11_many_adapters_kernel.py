@@ -304,7 +304,7 @@ assert bad == list(range(20, 32)), "one user's text is written with another user
 # 2. Shrink and expand are a forward; with outer they are a backward, for any number of adapters and mixed ranks.
 # 3. One program owns each sum, so gradients are the same bits every time.
 #
-# **Next:** the part on adapters: [lesson list](README.md).
+# **Next:** [lesson 12](12_bottleneck_adapters.py), adapters that are small networks.
 #
 # ## On the real thing
 #
