@@ -58,7 +58,7 @@ def _others(results: list[TaskResult]) -> str:
         return ""
     names = [r.task for r in results]
     rows = [[r.task, *(f"{statistics.mean(p['others'][n] for p in r.probes):.3f}" for n in names)] for r in results]
-    return f"## Each adapter alone, with the fusion's head\n\n{markdown_table(('task', *names), rows)}\n\n"
+    return f"## Each adapter alone, with the head of the task's own\n\n{markdown_table(('task', *names), rows)}\n\n"
 
 
 def _costs(results: list[TaskResult], rows: list[str]) -> list[tuple]:

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from adapters.attach import activate, attached, sites
+from adapters.checkpoint import load_bottleneck
 from adapters.composition import Average
 from adapters.fuse import active_fusion
 from adapters.site import Site
 from loralib.checkpoint import write_atomic
-from loralib.heads import saved_modules
-from training.base_models import Base
+from training.base_models import Base, load_base
 from training.batching import batches
 from training.data import evaluation_split, load_task
 from training.encoding import encode
@@ -76,7 +76,7 @@ def run_study(study: Study, say: Callable[[str], None]) -> list[TaskResult]:
         for task, settings in study.tasks.items():
             changes = {**study.fusion, "method": "fusion", "members": ",".join(members), **_plain()}
             found[task].fusion.append(_train(settings, seed, folder / f"fusion_{task}", say, **changes))
-            found[task].probes.append(_probes(folder / f"fusion_{task}", settings, seed))
+            found[task].probes.append(_probes(folder / f"fusion_{task}", settings, seed, task, [Path(m) for m in members]))
         for task, settings in study.tasks.items():
             if study.longer:
                 steps = settings.steps + study.fusion["steps"]
@@ -110,22 +110,24 @@ def _train(settings: TrainSettings, seed: int, out: Path, say: Callable[[str], N
     return {name: getattr(result, name) for name in names}
 
 
-def _probes(folder: Path, settings: TrainSettings, seed: int) -> dict:
-    """Read from the fused model: each member alone and their plain average, with the fusion's head; and the attention."""
+def _probes(folder: Path, settings: TrainSettings, seed: int, own: str, members: list[Path]) -> dict:
+    """The attention of the fused model; and with the own adapter's head each member alone, and their plain average."""
     path = folder / PROBES
     if path.exists():
         return json.loads(path.read_text())
     trained = load_trained(folder / TRAINED)
-    held_out, base = held_out_rows(settings, seed, trained.base), trained.base
-    fuse, score = active_fusion(base.model), lambda: _score(base, held_out)
-    head = next((m.active for m in saved_modules(base.model).values()), None)
-    found: dict = {"weights": attention(base, held_out), "names": list(fuse.names), "average": None, "others": {}}
-    if attached(base.model):
-        activate(base.model, Average(*fuse.names), head)
-        found["average"] = score()
-        for name in fuse.names:
-            activate(base.model, name, head)
-            found["others"][name] = score()
+    held_out = held_out_rows(settings, seed, trained.base)
+    names = list(active_fusion(trained.base.model).names)
+    found: dict = {"weights": attention(trained.base, held_out), "names": names, "average": None, "others": {}}
+    if attached(trained.base.model):
+        base = load_base(TASKS[settings.task], trained.base.source)
+        for name, member in zip(names, members, strict=True):
+            load_bottleneck(base.model, member, name, trainable=False, with_heads=name == own)
+        activate(base.model, Average(*names), own)
+        found["average"] = _score(base, held_out)
+        for name in names:
+            activate(base.model, name, own)
+            found["others"][name] = _score(base, held_out)
     write_atomic(path, (json.dumps(found) + "\n").encode())
     return found
 

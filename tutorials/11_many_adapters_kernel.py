@@ -272,7 +272,7 @@ for cut in (right, wrong):
     out = torch.zeros(M, N)
     grouped.grouped_forward(out, x, A, B, scaling, cut)
     outs.append(out)
-bad = [i for i in range(M) if not torch.equal(outs[0][i], outs[1][i])]
+bad = [i for i in range(M) if not torch.allclose(outs[0][i], outs[1][i], atol=1e-4)]
 print(f"wrong rows: {bad[0]} to {bad[-1]}; all others are right, and no shape is wrong")
 assert bad == list(range(20, 32)), "one user's text is written with another user's adapter, and nothing raises"
 

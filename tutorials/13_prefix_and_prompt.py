@@ -50,6 +50,7 @@ from training.records import COLOURS, use_style
 from training.tasks import find_task
 from tutorials.show import show
 
+# %%
 torch.set_num_threads(1)
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -274,7 +275,7 @@ assert min(curves["prefix"][:3]) > curves["prefix"][3], "a prefix from words wan
 assert min(curves["LoRA"]) == curves["LoRA"][2], "LoRA wants a smaller one: its two factors multiply"
 
 # %%
-figure, axes = plt.subplots(figsize=(7, 3.6))
+figure, axes = plt.subplots(figsize=(6.2, 3.3))
 styles = {"prompt, RANDOM": ":", "prompt, SAMPLE_VOCAB": "-", "prompt, TEXT": "--"}
 for name, losses in curves.items():
     axes.plot(rates, losses, marker="o", linestyle=styles.get(name, "-"), color=COLOURS[kinds[name][0]], label=name)

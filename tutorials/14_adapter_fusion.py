@@ -25,6 +25,7 @@
 # it (`parallel`), which learns faster in our small world. The paper reports 16 tasks with large models; we have two.
 
 # %%
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -174,7 +175,7 @@ from training.data import evaluation_split, load_task
 
 ADAPTER = {"method": "bottleneck", "placement": "parallel", "reduction_factor": 4}
 COMMON = {"eval_every": 10**6, "trackers": "", "samples": 0, "threads": 1, "eval_rows": 250}
-SEEDS = (0, 1)
+SEEDS = {"qa": (0, 1), "48 labels": (0, 1, 2)}
 CASES = {  # task, steps of the own adapter and of the fusion, their learning rates
     "qa": ("qa", 100, 2e-2, 1e-2),
     "48 labels": ("sentiment", 50, 1e-2, 5e-3),  # `sentiment` reads a sentence and has two labels: ours come from files
@@ -211,9 +212,9 @@ def compared(case: str, seed: int, others: list) -> dict:
 
 
 topic = train_model("topic", steps=100, learning_rate=2e-2, out=str(folder / "topic"), **ADAPTER, **COMMON)
-runs = {("qa", seed): compared("qa", seed, [topic]) for seed in SEEDS}
+runs = {("qa", seed): compared("qa", seed, [topic]) for seed in SEEDS["qa"]}
 others = {"qa": {"topic": topic}, "48 labels": {"topic": topic, "qa": runs["qa", 0]["longer"]}}
-runs |= {("48 labels", seed): compared("48 labels", seed, list(others["48 labels"].values())) for seed in SEEDS}
+runs |= {("48 labels", seed): compared("48 labels", seed, list(others["48 labels"].values())) for seed in SEEDS["48 labels"]}
 
 # %% [markdown]
 # The average needs no training. We load the members into a fresh base, with the head of the own one.
@@ -249,22 +250,22 @@ for (case, seed), found in runs.items():
     scores[case, seed] = {row: run.metric for row, run in found.items()} | {"average": averaged(case, seed, "own", *others[case])}
     line = "   ".join(f"{row} {scores[case, seed][row]:.2f}" for row in ROWS)
     print(f"{case:9} seed {seed}: {line}   (the fusion before its first step {found['fusion'].start_metric:.2f})")
-mean = {(case, row): sum(scores[case, seed][row] for seed in SEEDS) / len(SEEDS) for case in CASES for row in ROWS}
-without_the_stranger = [averaged("48 labels", seed, "own", "topic") for seed in SEEDS]
+mean = {(c, row): statistics.mean(scores[c, seed][row] for seed in SEEDS[c]) for c in CASES for row in ROWS}
+without_the_stranger = [averaged("48 labels", seed, "own", "topic") for seed in SEEDS["48 labels"]]
 for case in CASES:
     print(f"{case:9} mean:   " + "   ".join(f"{row} {mean[case, row]:.2f}" for row in ROWS))
 print("48 labels, average of own and topic, without the stranger:", [round(v, 2) for v in without_the_stranger])
 print("trained numbers:", {row: run.trainable for row, run in runs["qa", 0].items()})
 assert mean["qa", "fusion"] > mean["qa", "own"] > mean["qa", "average"], "a fusion trains on; an untrained average only dilutes"
 assert all(mean[case, "longer"] > mean[case, "fusion"] - 0.05 for case in CASES), "more steps of the own adapter do as well"
-assert sum(without_the_stranger) / len(SEEDS) > mean["48 labels", "average"], "an average takes the stranger at full strength"
+assert statistics.mean(without_the_stranger) > mean["48 labels", "average"], "an average takes the stranger at full strength"
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(7.4, 3.2), sharey=True)
 colours = {"own": "bottleneck", "average": "untouched", "fusion": "fusion", "longer": "full"}
 for panel, case in zip(axes, CASES, strict=True):
     for i, row in enumerate(ROWS):
-        values = [scores[case, seed][row] for seed in SEEDS]
+        values = [scores[case, seed][row] for seed in SEEDS[case]]
         panel.plot([i] * len(values), values, "o", color=COLOURS[colours[row]], markersize=7, alpha=0.8)
         panel.plot([i - 0.25, i + 0.25], [mean[case, row]] * 2, color=COLOURS[colours[row]])
     panel.set_xticks(range(4), ROWS)
@@ -275,8 +276,11 @@ show(figure, "fusion_rivals")
 # %% [markdown]
 # A table without the row `longer` would praise the fusion: on `qa` it is far above the adapter that it starts from. But so is the
 # same adapter with as many steps, with a fraction of the numbers. On 48 labels, own, fusion and longer lie close together: with
-# two seeds and 250 rows nobody can order them. What the fusion does do is repair: the average suffers from the stranger, and
+# three seeds and 250 rows nobody can order them. What the fusion does do is repair: the average suffers from the stranger, and
 # a fusion that starts near it comes back to the level of the own adapter.
+#
+# The order on 48 labels is fragile. In our trials with other steps and *topic* as the only other member, the fusion was mostly
+# above `longer`, which overfitted. Try it: `others`, `SEEDS` and `CASES` are all that you have to change.
 #
 # (It does not start exactly at the average. Trained adapters make large changes here, so $q \cdot k_i$ is not small, and the
 # random $Q$ and $K$ already prefer somebody. Look at the last column.)
