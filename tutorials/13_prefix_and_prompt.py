@@ -275,14 +275,14 @@ assert min(curves["prefix"][:3]) > curves["prefix"][3], "a prefix from words wan
 assert min(curves["LoRA"]) == curves["LoRA"][2], "LoRA wants a smaller one: its two factors multiply"
 
 # %%
-figure, axes = plt.subplots(figsize=(6.2, 3.3))
+figure, axes = plt.subplots(figsize=(5.2, 2.8))
 styles = {"prompt, RANDOM": ":", "prompt, SAMPLE_VOCAB": "-", "prompt, TEXT": "--"}
 for name, losses in curves.items():
     axes.plot(rates, losses, marker="o", linestyle=styles.get(name, "-"), color=COLOURS[kinds[name][0]], label=name)
 axes.axvline(usual, color=COLOURS["untouched"], linestyle="--")
-axes.text(1.15 * usual, 5.2, "TrainingArguments'\ndefault", fontsize=8)
+axes.text(1.15 * usual, 7.0, "TrainingArguments'\ndefault", fontsize=8)
 axes.set(xscale="log", xlabel="learning rate", ylabel="test loss after 40 steps", ylim=(1.5, 8.2))
-axes.set_title("the rate decides whether virtual tokens learn; the start helps in the middle")
+axes.set_title("the rate decides whether virtual tokens learn, then the start")
 axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0.08, 0))
 show(figure, "rates")
 
