@@ -280,7 +280,7 @@ styles = {"prompt, RANDOM": ":", "prompt, SAMPLE_VOCAB": "-", "prompt, TEXT": "-
 for name, losses in curves.items():
     axes.plot(rates, losses, marker="o", linestyle=styles.get(name, "-"), color=COLOURS[kinds[name][0]], label=name)
 axes.axvline(usual, color=COLOURS["untouched"], linestyle="--")
-axes.text(1.15 * usual, 7.0, "TrainingArguments'\ndefault", fontsize=8)
+axes.text(1.15 * usual, 5.0, "TrainingArguments'\ndefault", fontsize=8)
 axes.set(xscale="log", xlabel="learning rate", ylabel="test loss after 40 steps", ylim=(1.5, 8.2))
 axes.set_title("the rate decides whether virtual tokens learn, then the start")
 axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0.08, 0))
@@ -329,7 +329,7 @@ for method, name in named.items():
 axes.set(xscale="log", xlabel="learnt numbers", ylabel="test loss (dots: seeds, line: mean)", xlim=(400, 2600))
 axes.set_xticks([512, 2048], ["512", "2,048"])
 axes.minorticks_off()
-axes.set_title("writing texts: four times the numbers help a prefix and LoRA, not a prompt")
+axes.set_title("writing: four times the numbers help a prefix, not a prompt")
 axes.legend()
 show(figure, "depth")
 
