@@ -549,6 +549,19 @@ assert (run.folder / "adapter" / "fusion.safetensors").stat().st_size > in_membe
 #
 # ## On the real thing
 #
+# The same on real text, with a real encoder of 22 M parameters, **one seed**, 75 steps of 16 for each row, so the fusion (which
+# starts from its own adapter) has had 150. Scores on 400 rows (SQuAD: 265), F1 for SQuAD. The command and all settings are in
+# `training/results/fusion/report.md`; `longer` was not run there.
+#
+# | task | own adapter | average, untrained | fusion | full fine-tuning |
+# |:--|--:|--:|--:|--:|
+# | SST-2 | 0.805 | 0.723 | 0.835 | 0.815 |
+# | SICK | 0.595 | 0.610 | 0.647 | 0.733 |
+# | SQuAD, 876 questions | 0.084 | 0.071 | 0.083 | 0.087 |
+#
+# SQuAD is not learnt by anybody in 75 steps. On the other two the fusion is above its adapter, with twice its steps and 23 times
+# its numbers; without the row `longer` that says nothing about transfer.
+#
 # ```bash
 # python -m training --task sst2 --model roberta-base --method bottleneck --out runs/sst2
 # python -m training --task mnli --model roberta-base --method bottleneck --out runs/mnli
