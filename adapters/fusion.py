@@ -2,11 +2,12 @@
 
     q = Q z̃ + b_q       z̃ what the adapters look at
     k_i = K a_i + b_k    a_i = A_i(z̃), the change of adapter i, without the residual
-    v_i = V a_i          V starts at the identity: at the start the fusion is a mean of the changes
+    v_i = V a_i          V starts at the identity
     out = Σ softmax_i(q · k_i) v_i
 
-There is no 1/√d: the changes are small. V is pulled towards the identity by 0.01 ‖V − I‖² in the *loss* (`fusion_penalty`), and
-has to stay out of weight decay, which would pull it to zero. Base and adapters are frozen; 3d² + 2d numbers train at each place.
+There is no 1/√d. While all q · k_i are small, as at the start, the fusion is nearly the mean of the changes. V is pulled towards
+the identity by 0.01 ‖V − I‖² in the *loss* (`fusion_penalty`), and has to stay out of weight decay, which would pull it to zero.
+Base and adapters are frozen; 3d² + 2d numbers train at each place.
 """
 
 from dataclasses import dataclass
@@ -76,4 +77,5 @@ def fusion_penalty(model: nn.Module) -> Tensor | float:
 
 def no_decay(model: nn.Module) -> set[str]:
     """Paths of the values V: weight decay would pull them to zero while the penalty pulls them to the identity."""
-    return {f"{name}.value.weight" for name, module in model.named_modules() if isinstance(module, AdapterFusion)}
+    places = [name for name, module in model.named_modules() if isinstance(module, AdapterFusion)]
+    return {f"{name}.value.weight".removeprefix(".") for name in places}

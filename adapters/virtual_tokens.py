@@ -4,6 +4,8 @@ What learns is a child of the base, `virtual_tokens`; it reaches the computation
 through the attention function of `attention.py`. Without an active one there are no hooks, and the model is the base bit for bit.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,6 +90,8 @@ def add_virtual_tokens(
     """Add a prefix or a prompt; it acts and learns with its heads, and all else is frozen.
 
     seed: start from a generator of its own; None draws from torch's global one. tokenizer: needed where a text is the start.
+    A start of real words is what the model makes of them as it stands, other kinds of adapters included, but without the
+    prefix or prompt that acts.
     ValueError for a model whose attention cannot take a prefix, or a text start without a tokenizer.
     """
     check_adapter_name(name, [*attached(model), *virtual_tokens(model), *owners_of_heads(model)])
@@ -95,7 +99,8 @@ def add_virtual_tokens(
     if isinstance(config, PrefixTuningConfig) and config.keep_positions is None:
         config = replace(config, keep_positions=reads_both_ways(model))
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    encoder = _encoder(model, config, generator, tokenizer)
+    with without_virtual_tokens(model):
+        encoder = _encoder(model, config, generator, tokenizer)
     holder = _holder(model)
     near = next(p for p in model.parameters() if p.is_floating_point())
     holder.encoders[name] = encoder.to(near.device, torch.promote_types(near.dtype, torch.float32))
@@ -130,6 +135,19 @@ def use_virtual_tokens(model: Any, name: str | None) -> None:
             head.active = name
         elif head.active in holder.configs:  # heads of other kinds of adapters stay as they are
             head.active = None
+
+
+@contextmanager
+def without_virtual_tokens(model: nn.Module) -> Iterator[None]:
+    """The model without the prefix or prompt that acts, for a while."""
+    name = active_virtual(model)
+    if name is not None:
+        use_virtual_tokens(model, None)
+    try:
+        yield
+    finally:
+        if name is not None:
+            use_virtual_tokens(model, name)
 
 
 def train_virtual_tokens(model: nn.Module, name: str) -> None:

@@ -209,6 +209,7 @@ def test_a_fusion_of_lora_adapters_is_attention_over_their_updates():
     model(tiny.ids()).logits.square().mean().backward()
     assert all(model.get_parameter(n).grad is not None for n in learning)
     assert fusion_penalty(model) > 0 and len(no_decay(model)) == 4
+    assert all(m.get_parameter(n).ndim == 2 for m in (model, fusion) for n in no_decay(m)) and len(no_decay(fusion)) == 1
 
 
 def test_a_lora_fusion_comes_back_and_goes_away(tmp_path):

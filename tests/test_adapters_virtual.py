@@ -357,6 +357,23 @@ def test_several_live_side_by_side_and_their_heads_switch():
             take()
 
 
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "t5"])
+@pytest.mark.parametrize("first", ["prefix", "prompt"])
+def test_the_start_of_a_second_prefix_does_not_hear_the_first(family, first):
+    start = PrefixTuningConfig(num_virtual_tokens=P)
+    clean, model = tiny.FAMILIES[family](), tiny.FAMILIES[family]()
+    add_virtual_tokens(clean, start, "b", seed=3)
+    add_virtual_tokens(model, config(first), "a", seed=0)
+    before = logits(model, family)
+    with pytest.raises(ValueError, match="tokenizer"):
+        add_virtual_tokens(model, PrefixTuningConfig(num_virtual_tokens=P, init_weights="text", init_text="a b"), "c")
+    assert torch.equal(logits(model, family), before)  # what acted acts again
+    add_virtual_tokens(model, start, "b", seed=3)
+    for one, other in zip(virtual_encoder(model, "b").parameters(), virtual_encoder(clean, "b").parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(logits(model, family), logits(clean, family))
+
+
 def test_an_empty_cache_is_a_first_call_and_a_full_one_is_not():
     shape = tiny.gpt2().config
     shape.num_labels, shape.pad_token_id = 3, 0

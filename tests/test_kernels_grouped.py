@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from triton_here import DEVICE, DTYPES, bound, error, needs_triton
+from triton_here import DEVICE, DTYPES, ON_GPU, bound, error, needs_triton
 
 from kernels import grouped_lora_triton as grouped
 from kernels import lora_matmul_triton
@@ -74,7 +74,10 @@ def test_permuting_the_rows_permutes_the_outputs():
         out = y[rows.to(DEVICE)].clone()
         grouped.grouped_forward(out, x[rows.to(DEVICE)], A, B, scaling, tile_table(ids[rows], 3, grouped.HEIGHT).to(DEVICE))
         outs.append(out)
-    assert torch.equal(outs[0][order.to(DEVICE)], outs[1])
+    if ON_GPU:
+        assert torch.equal(outs[0][order.to(DEVICE)], outs[1])
+    else:  # the interpreter multiplies with BLAS, which may sum a row in another order at another place of the tile
+        assert error(outs[1], outs[0][order.to(DEVICE)]) < bound(torch.float32)
 
 
 def test_the_table_has_one_size_for_every_batch():
