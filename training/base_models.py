@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -27,14 +28,18 @@ SMALL = {"encoder": HERE / "encoder", "decoder": HERE / "decoder"}
 AUTO: dict[str, Any] = {
     "classification": AutoModelForSequenceClassification,
     "regression": AutoModelForSequenceClassification,
+    "multilabel": AutoModelForSequenceClassification,
     "tagging": AutoModelForTokenClassification,
     "qa": AutoModelForQuestionAnswering,
     "generation": AutoModelForCausalLM,
     "text": AutoModelForCausalLM,
+    "backbone": AutoModel,
 }
+BACKBONE = TaskSpec("backbone", "backbone", (), "")
 PEFT_TASK_TYPE = {
     "classification": "SEQ_CLS",
     "regression": "SEQ_CLS",
+    "multilabel": "SEQ_CLS",
     "tagging": "TOKEN_CLS",
     "qa": "QUESTION_ANS",
     "generation": "CAUSAL_LM",
@@ -106,14 +111,34 @@ def load_base(
     return Base(model, tok, _modules_of(missing, model), source, quantised)
 
 
+def load_backbone(source: Source, layers: int | None = None) -> tuple[PreTrainedModel, Any]:
+    """A model without any head, and its tokenizer; `layers` keeps the first so many. An encoder-decoder gives its encoder.
+
+    BERT's pooler is taken off: it is no part of the last hidden states. ValueError where there is no such model.
+    """
+    config, tok = _config_and_tokenizer(BACKBONE, source, None)
+    if layers is not None:
+        if not 1 <= layers <= config.num_hidden_layers:
+            raise ValueError(f"layers={layers}: model {source.name!r} has {config.num_hidden_layers}, expected 1 or more of them")
+        config.num_hidden_layers = layers
+    with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
+        torch.manual_seed(source.seed)
+        model, _ = _model(BACKBONE, source, config)
+    if config.is_encoder_decoder:
+        model = model.get_encoder()
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # pyright: ignore[reportArgumentType]
+    return model, tok
+
+
 def _config_and_tokenizer(spec: TaskSpec, source: Source, tokenizer: str | None):
     where = str(SMALL.get(source.name, source.name))
     settings: dict[str, Any] = {}
-    if spec.kind in ("classification", "tagging", "regression"):
+    if spec.kind in ("classification", "tagging", "regression", "multilabel"):
         labels = dict(enumerate(spec.labels))
         settings = {"id2label": labels, "label2id": {v: k for k, v in labels.items()}}
-    if spec.kind == "regression":
-        settings["problem_type"] = "regression"
+    if spec.kind in ("regression", "multilabel"):
+        settings["problem_type"] = {"regression": "regression", "multilabel": "multi_label_classification"}[spec.kind]
     try:
         tok = AutoTokenizer.from_pretrained(tokenizer or where)
         config = AutoConfig.from_pretrained(where, **settings)
@@ -161,7 +186,8 @@ def _in_4bit(spec: TaskSpec, source: Source, config) -> tuple[PreTrainedModel, l
 
 def _refuse_holes(model: PreTrainedModel, missing: list[str], name: str) -> None:
     """A new head may be missing, and a pooler. What else is missing would stay random inside a base that is called pretrained."""
-    holes = [k for k in missing if k.startswith(f"{model.base_model_prefix}.") and "pooler" not in k]
+    whole = model.base_model is model  # a backbone has no head that could be new
+    holes = [k for k in missing if (whole or k.startswith(f"{model.base_model_prefix}.")) and "pooler" not in k]
     if holes:
         raise ValueError(
             f"model {name!r} does not fit {type(model).__name__}: {len(holes)} of its weights are absent or of another shape, "

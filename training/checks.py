@@ -1,6 +1,7 @@
 """The checks that turn a run which learns nothing into an error: no trainable weight, no gradient, a loss that is not finite."""
 
 import math
+from collections.abc import Container
 
 from torch import nn
 
@@ -17,9 +18,12 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
     return found
 
 
-def assert_all_got_gradients(model: nn.Module) -> None:
-    """After the first backward: every trainable parameter has a gradient. NoGradientError with the names of those without."""
-    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+def assert_all_got_gradients(model: nn.Module, resting: Container[str] = ()) -> None:
+    """After the first backward: every trainable parameter has a gradient, but for those that rest in this step.
+
+    NoGradientError with the names of those without.
+    """
+    without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None and n not in resting]
     if without:
         raise NoGradientError(
             f"{len(without)} trainable parameters got no gradient, e.g. {without[:3]}: they are not part of the forward, "

@@ -90,6 +90,12 @@ def _number(spec: TaskSpec, *row: Any) -> str | None:
     return None if good else f"is {_shown(value)}, expected a finite number"
 
 
+def _labels(spec: TaskSpec, *row: Any) -> str | None:
+    value = row[-1]
+    good = isinstance(value, list) and len(value) == len(spec.labels) and all(v in (0, 1) for v in value)
+    return None if good else f"is {_shown(value)}, expected {len(spec.labels)} numbers, 1 for each label that holds and 0 else"
+
+
 def _tags(spec: TaskSpec, tokens: list, tags: Any) -> str | None:
     if not isinstance(tags, list) or not all(map(_is_whole, tags)):
         return f"is {_shown(tags)}, expected a list of whole numbers"
@@ -131,6 +137,7 @@ INPUTS = {"tagging": _words, "generation": _text_or_chat}
 ANSWERS: dict[str, Callable[..., str | None]] = {
     "classification": _label,
     "regression": _number,
+    "multilabel": _labels,
     "tagging": _tags,
     "qa": _answers,
     "generation": _completion,

@@ -64,7 +64,8 @@ def _encode_labels(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
     columns = _texts(rows, spec)
     encoded = tokenizer(*columns, truncation=True, max_length=max_length)
     whole = tokenizer(*columns, verbose=False)["input_ids"]
-    wanted = [float(y) if spec.kind == "regression" else int(y) for y in rows[spec.target]]
+    read = {"regression": float, "multilabel": lambda labels: [float(y) for y in labels]}.get(spec.kind, int)
+    wanted = [read(y) for y in rows[spec.target]]
     features = [{**_row(encoded, i), "labels": label} for i, label in enumerate(wanted)]
     return Encoded(features, sum(len(ids) > max_length for ids in whole))
 
@@ -170,6 +171,7 @@ def _encode_text(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
 ENCODERS = {
     "classification": _encode_labels,
     "regression": _encode_labels,
+    "multilabel": _encode_labels,
     "tagging": _encode_tags,
     "qa": _encode_answers,
     "generation": _encode_generation,

@@ -43,9 +43,17 @@ def model_inputs(batch: Batch) -> Batch:
 
 
 @torch.no_grad()
-def evaluate(model, held_out: HeldOut, tokenizer, accelerator: Accelerator, batch_size: int = 64) -> dict[str, float]:
+def evaluate(
+    model,
+    held_out: HeldOut,
+    tokenizer,
+    accelerator: Accelerator,
+    batch_size: int = 64,
+    scores: Callable[[HeldOut, list], dict[str, float]] | None = None,
+) -> dict[str, float]:
     """{eval_loss, and the scores of the task, its metric among them}. Language modelling has the loss alone.
 
+    scores: a function of your own in the place of `score`, from the guesses of all rows to numbers.
     ValueError when no row has an answer left.
     """
     model.eval()
@@ -65,7 +73,7 @@ def evaluate(model, held_out: HeldOut, tokenizer, accelerator: Accelerator, batc
         raise ValueError(
             f"no answer of the evaluation rows is left after cutting texts (task {held_out.spec.name}): raise max_length"
         )
-    return {"eval_loss": summed / count} | score(held_out, processes.gather(guesses, accelerator))
+    return {"eval_loss": summed / count} | (scores or score)(held_out, processes.gather(guesses, accelerator))
 
 
 def _guesses(kind: str, out, batch: Batch, places: list) -> list:
@@ -77,6 +85,8 @@ def _guesses(kind: str, out, batch: Batch, places: list) -> list:
         return [_characters(start, end, spans) for start, end, spans in rows]
     if kind == "regression":
         return out.logits.float().squeeze(-1).tolist()
+    if kind == "multilabel":
+        return (out.logits > 0).long().tolist()
     labels = out.logits.argmax(-1).cpu()
     if kind == "classification":
         return labels.tolist()

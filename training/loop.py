@@ -48,6 +48,7 @@ class LoopSettings:
     schedule: str = "linear"
     warmup_share: float = 0.06
     weight_decay: float = 0.0
+    """of matrices; biases, norms and other vectors have none, as in BERT's recipe"""
     max_grad_norm: float = 1.0
     eval_every: int = 100
     save_every: int = 100
@@ -59,8 +60,8 @@ class LoopSettings:
     keep: Literal["last", "best"] = "last"
     """the weights that the model has in the end"""
     lora_plus_ratio: float | None = None
-    optimizer: str = "adamw"
     """LoRA+: B learns so many times as fast as all else"""
+    optimizer: str = "adamw"
 
 
 class Trainer:
@@ -82,14 +83,7 @@ class Trainer:
         model.to(self.accelerator.device)
         self.parameters = trainable_parameters(model)
         processes.same_start([p.detach() for p in self.parameters], self.accelerator)
-        groups = (
-            self.parameters
-            if settings.lora_plus_ratio is None
-            else lora_plus_groups(model, settings.learning_rate, settings.lora_plus_ratio)
-        )
-        undecayed = no_decay(model)
-        if undecayed and settings.weight_decay:
-            groups = _apart(model, undecayed)
+        groups = _groups(model, settings)
         optimizer = OPTIMIZERS[settings.optimizer](groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         warmup = round(settings.warmup_share * settings.steps)
         self.schedule = get_scheduler(settings.schedule, optimizer, warmup, settings.steps)
@@ -177,14 +171,21 @@ def train(
     Raises when nothing is trainable, when a trainable parameter gets no gradient, when a loss or a gradient is not finite,
     or when the data runs out.
     """
-    trainer = Trainer(model, data, objective, settings, accelerator, checkpoint, before_save)
+    return run(Trainer(model, data, objective, settings, accelerator, checkpoint, before_save), evaluate, on_row)
+
+
+def run(
+    trainer: Trainer, evaluate: Callable[[], dict[str, float]] = dict, on_row: Callable[[dict], None] = lambda row: None
+) -> Progress:
+    """All steps of a trainer, or those that its checkpoint has left: see `train`."""
+    checkpoint = trainer.checkpoint
     if checkpoint is not None and checkpoint.exists():
         load_checkpoint(checkpoint, trainer.parts(), trainer.accelerator)
     with listening() if checkpoint is not None else nullcontext(StopRequest()) as request:
         _run(trainer, evaluate, on_row, request)
-    if settings.keep == "best":
+    if trainer.settings.keep == "best":
         trainer.weights.load_state_dict(trainer.progress.best_weights)
-    model.eval()
+    trainer.model.eval()
     trainer.progress.optimizer_bytes = trainer.optimizer_bytes()
     return trainer.progress
 
@@ -225,12 +226,22 @@ def _stop_if_asked(trainer: Trainer, request: StopRequest) -> None:
         )
 
 
-def _apart(model: nn.Module, undecayed: set[str]) -> list[dict[str, Any]]:
-    """Two groups of what trains: a fusion's values are pulled to the identity by the loss, and decay would pull them to zero."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    kept = [p for name, p in trained.items() if name not in undecayed]
-    free = [p for name, p in trained.items() if name in undecayed]
-    return [{"params": kept}, {"params": free, "weight_decay": 0.0}]
+def _groups(model: nn.Module, settings: LoopSettings) -> list[dict[str, Any]]:
+    """What trains, in groups of one rate and one decay. A fusion's values are matrices without decay: the loss pulls them to
+    the identity, and decay would pull them to zero."""
+    if settings.lora_plus_ratio is None:
+        groups = [{"params": trainable_parameters(model)}]
+    else:
+        groups = lora_plus_groups(model, settings.learning_rate, settings.lora_plus_ratio)
+    if not settings.weight_decay:
+        return groups
+    free = {id(model.get_parameter(name)) for name in no_decay(model)} | {id(p) for p in model.parameters() if p.ndim < 2}
+    split = []
+    for group in groups:
+        for exempt in (False, True):
+            part = [p for p in group["params"] if (id(p) in free) == exempt]
+            split += [{**group, "params": part, **({"weight_decay": 0.0} if exempt else {})}] if part else []
+    return split
 
 
 def _real_tokens(batch: Batch) -> int:

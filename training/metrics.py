@@ -29,6 +29,8 @@ def loss_sum(kind: str, outputs, batch: dict[str, Tensor]) -> Tensor:
     logits, labels = outputs.logits, batch["labels"]
     if kind == "regression":
         return F.mse_loss(_wide(logits.squeeze(-1)), _wide(labels), reduction="sum")
+    if kind == "multilabel":  # every label is a question of its own; a row's loss is their mean
+        return F.binary_cross_entropy_with_logits(_wide(logits), _wide(labels), reduction="none").mean(-1).sum()
     if kind in ("generation", "text"):  # position t predicts token t + 1
         logits = logits[:, -labels.shape[1] :]  # a prompt's virtual tokens have logits too, in front
         logits, labels = logits[:, :-1], labels[:, 1:]
@@ -55,6 +57,10 @@ def label_scores(guess: list, truth: list, metric: str) -> dict[str, float]:
         constant = len(set(guess)) == 1 or len(set(truth)) == 1
         p, s = (0.0 if constant else float(f(guess, truth)[0]) for f in (pearsonr, spearmanr))  # pyright: ignore
         return {"pearson": p, "spearman": s, "pearson_spearman": (p + s) / 2}
+    if metric == "micro_f1":
+        wanted, found = np.asarray(truth, dtype=int), np.asarray(guess)
+        whole = float((wanted == found).all(-1).mean())
+        return {"micro_f1": float(f1_score(wanted, found, average="micro", zero_division=0.0)), "whole_rows": whole}  # pyright: ignore
     scores = {"accuracy": float(np.mean(np.asarray(guess) == np.asarray(truth)))}
     if metric == "matthews":
         scores["matthews"] = float(matthews_corrcoef(truth, guess))

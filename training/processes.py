@@ -50,10 +50,13 @@ def total(values: Iterable[float], accelerator: Accelerator) -> list[float]:
 def sum_gradients(parameters: list[nn.Parameter], accelerator: Accelerator) -> None:
     """Replace each gradient by its sum over all ranks: one flat buffer per dtype, one all-reduce each.
 
-    A rank that had no row in this step takes part with zeros.
+    A rank that had no row in this step takes part with zeros. What has a gradient on no rank keeps none: an optimizer leaves it
+    alone.
     """
     if accelerator.num_processes == 1:
         return
+    moved = total([p.grad is not None for p in parameters], accelerator)
+    parameters = [p for p, ranks in zip(parameters, moved, strict=True) if ranks]
     for dtype in sorted({p.dtype for p in parameters}, key=str):
         mine = [p for p in parameters if p.dtype == dtype]
         for p in mine:

@@ -7,7 +7,8 @@ from training.world_tasks import TAGS, WORLD_TASKS
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One task. `kind`: classification, regression, tagging, qa, generation (a prompt and its completion) or text."""
+    """One task. `kind`: classification, regression, multilabel (any number of labels a row, as 0 and 1), tagging, qa, generation
+    (a prompt and its completion) or text."""
 
     name: str
     kind: str
