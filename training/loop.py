@@ -5,7 +5,7 @@ in them. So accumulation and the number of processes change memory and speed, an
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -83,13 +83,20 @@ class Trainer:
         model.to(self.accelerator.device)
         self.parameters = trainable_parameters(model)
         processes.same_start([p.detach() for p in self.parameters], self.accelerator)
-        groups = _groups(model, settings)
-        optimizer = OPTIMIZERS[settings.optimizer](groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        optimizer = OPTIMIZERS[settings.optimizer](self.groups(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
         warmup = round(settings.warmup_share * settings.steps)
         self.schedule = get_scheduler(settings.schedule, optimizer, warmup, settings.steps)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.weights = TrainableWeights(model)
         self.progress = Progress(settings.higher_is_better, settings.keep == "best")
+
+    def groups(self) -> list[dict[str, Any]]:
+        """What trains, in groups for the optimizer."""
+        return _groups(self.model, self.settings)
+
+    def resting(self, window: list[Batch]) -> Container[str]:
+        """Names of parameters that a step on these batches leaves without a gradient."""
+        return ()
 
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds. The data stream takes part when it can (`state_dict`)."""
@@ -134,7 +141,7 @@ class Trainer:
         [loss] = processes.total([float(self._sum_losses(window, count))], self.accelerator)
         assert_finite(loss, step)
         if step == 1 and window:
-            assert_all_got_gradients(self.model)
+            assert_all_got_gradients(self.model, self.resting(window))
         processes.sum_gradients(self.parameters, self.accelerator)
         norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))  # pyright: ignore
         if self.accelerator.scaler is None:  # a scaler skips such a step and lowers its scale

@@ -1,0 +1,41 @@
+"""The gradients of each task's loss with respect to what tasks share: a row of J for each."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def add_gradients(
+    J: Tensor,
+    losses: dict[int, Tensor],
+    shared: Sequence[Tensor],
+    own: Sequence[Tensor] = (),
+    heads: dict[int, float] | None = None,
+) -> None:
+    """Add ∇L_k with respect to `shared` to row k of J (K, n); and to `own` parameters' `.grad` theirs, times `heads[k]`.
+
+    Losses come from one pass; a parameter that a loss does not reach counts as a gradient of zero in J, and none in `own`.
+    """
+    sizes = [p.numel() for p in shared]
+    for i, (k, loss) in enumerate(losses.items()):
+        found = torch.autograd.grad(loss, [*shared, *own], retain_graph=i + 1 < len(losses), allow_unused=True)
+        for part, gradient in zip(J[k].split(sizes), found, strict=False):
+            if gradient is not None:
+                part += gradient.flatten().to(part.dtype)
+        for p, gradient in zip(own, found[len(shared) :], strict=True):
+            if gradient is not None:
+                gradient = gradient * (heads or {}).get(k, 1.0)
+                p.grad = gradient if p.grad is None else p.grad + gradient
+
+
+def gram(J: Tensor) -> Tensor:
+    """All products g_i · g_j (K, K), in float64."""
+    J = J.double()
+    return (J @ J.T).cpu()
+
+
+def set_gradients(d: Tensor, shared: Sequence[Tensor]) -> None:
+    """The flat vector d (n,) as the gradients of `shared`."""
+    for p, part in zip(shared, d.split([p.numel() for p in shared]), strict=True):
+        p.grad = part.view_as(p).to(p.dtype).clone()
