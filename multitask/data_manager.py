@@ -64,11 +64,11 @@ class MultitaskDataManager:
         task = self.sample_task() if task_name is None else task_name
         if task not in self.streams:
             raise KeyError(f"no task {task!r}; there are {', '.join(self.names)}")
-        return self._step({task: self.batch_size}, 1)[0]
+        return self.step({task: self.batch_size}, 1)[0]
 
     def get_mixed_batch(self, batch_size: int | None = None) -> MixedBatch:
         """The next rows of all tasks, so many of each as the draws say."""
-        return self._step(self.sampler.sample_counts(batch_size or self.batch_size), 1)[0]
+        return self.step(self.sampler.sample_counts(batch_size or self.batch_size), 1)[0]
 
     def get_epoch_iterator(self) -> Iterator[MixedBatch]:
         """One epoch of batches, mixed or a task at a time."""
@@ -81,9 +81,9 @@ class MultitaskDataManager:
     def __next__(self) -> list[MixedBatch]:
         total = self.rows_per_step
         rows = self.sampler.sample_counts(total) if self.mixed else {self.sample_task(): total}
-        return self._step(rows, self.accumulation * self.processes)[self.rank :: self.processes]
+        return self.step(rows, self.accumulation * self.processes)[self.rank :: self.processes]
 
-    def _step(self, wanted: dict[str, int], parts: int) -> list[MixedBatch]:
+    def step(self, wanted: dict[str, int], parts: int) -> list[MixedBatch]:
         """All batches of a step: part j has the rows j, j + parts, ... so that each holds the same mixture."""
         numbers = {self.names.index(task): count for task, count in wanted.items() if count}
         taken = {k: [self.features[self.names[k]][i] for i in self.streams[self.names[k]].take(n)] for k, n in numbers.items()}

@@ -53,6 +53,12 @@ class MultitaskModel(nn.Module):
             raise ValueError("a multitask model needs at least one task")
         self.backbone, self.tasks, self.names = backbone, dict(tasks), list(tasks)
         pooling = pooling or ("mean" if reads_both_ways(backbone) else "last")
+        self.made_with = {
+            "dropout_rate": dropout_rate,
+            "pooling": pooling,
+            "shared_heads": shared_heads or {},
+            "task_embedding": task_embedding,
+        }
         self._accepted = frozenset(inspect.signature(backbone.forward).parameters)
         with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
             torch.manual_seed(seed)

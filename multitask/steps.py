@@ -53,7 +53,11 @@ class Learner(nn.Module):
         return self.balancing.static[k] * self.balancing.weight(k)
 
 
-OBJECTIVE = Objective(lambda learner, batch: learner.total(batch), lambda batch: int(batch["leads"]))
+def _total(learner: Any, batch: MixedBatch) -> Tensor:
+    return learner.total(batch)
+
+
+OBJECTIVE = Objective(_total, lambda batch: int(batch["leads"]))
 """The losses are means over the whole step already, so the step counts as one answer."""
 
 

@@ -1,0 +1,52 @@
+"""Commands: train (the default) and compare.
+
+python -m multitask --tasks sentiment,topic,nli --task_sampling proportional --loss_weighting uncertainty \
+    --use_task_embeddings --analyze_interference              one model for these tasks
+python -m multitask compare --tasks sentiment,topic,nli       against a model for each
+"""
+
+import sys
+
+import datasets
+import transformers
+import tyro
+from accelerate import PartialState
+from rich.console import Console
+from rich.markdown import Markdown
+
+from multitask import compare_command
+from multitask.report import page
+from multitask.run import run_multitask
+from multitask.settings import MultitaskSettings
+from training.interrupt import plain_errors
+
+
+def train(settings: MultitaskSettings) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    main = PartialState().is_main_process
+    result = run_multitask(settings, console.print if main else lambda text: None)
+    if main:
+        Console().print(Markdown(page(result)))
+        print(f"run folder: {settings.folder()}")
+
+
+COMMANDS = {"compare": (compare_command.CompareSettings, compare_command.run)}
+
+
+def main() -> None:
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    with plain_errors():
+        if name in COMMANDS:
+            settings, command = COMMANDS[name]
+            command(tyro.cli(settings, prog=f"python -m multitask {name}", args=sys.argv[2:]))
+        elif name and not name.startswith("-"):
+            sys.exit(f"error: no command {name!r}; there are {', '.join(COMMANDS)}, and without a command: train (--tasks ...)")
+        else:
+            description = f"{__doc__}\n\n{MultitaskSettings.__doc__}"
+            train(tyro.cli(MultitaskSettings, prog="python -m multitask", description=description))
+
+
+main()

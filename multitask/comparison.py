@@ -1,0 +1,16 @@
+"""One number for many tasks, each with a scale of its own: against single-task models, or against what is known to be best."""
+
+
+def delta_m(scores: dict[str, float], single: dict[str, float], lower_is_better: frozenset[str] = frozenset()) -> float:
+    """Δm: the mean relative gain over single-task models (Maninis et al. 2019, section 4). KeyError where a task is missing."""
+    if set(scores) != set(single):
+        raise KeyError(f"scores of {sorted(scores)} against {sorted(single)}: expected the same tasks")
+    gains = [(-1) ** (t in lower_is_better) * (scores[t] - single[t]) / single[t] for t in scores]
+    return sum(gains) / len(gains)
+
+
+def gap_closed(score: float, start: float, ceiling: float) -> float:
+    """The share of the way from `start` (chance, or another model) to the known ceiling: 0 is the start, 1 the ceiling."""
+    if ceiling == start:
+        raise ValueError(f"start and ceiling are both {start}: there is no gap to close")
+    return (score - start) / (ceiling - start)

@@ -1,0 +1,90 @@
+"""A trained multitask model on disk: everything that trains in one file, and what is needed to build the rest around it.
+
+multitask.json       the tasks with their labels, how the model was made, where its base came from
+weights.safetensors  the trained weights: backbone and heads, or with a frozen backbone the adapters and heads alone
+config.json, tokenizer files
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from adapters.bottleneck import BottleneckConfig
+from loralib import LoraConfig
+from loralib.checkpoint import write_atomic
+from multitask.multitask_model import MultitaskModel
+from training.base_models import Source, load_backbone
+from training.checkpoint import TrainableWeights
+from training.tasks import TaskSpec
+
+CARD, WEIGHTS = "multitask.json", "weights.safetensors"
+ADAPTERS = {"LoraConfig": LoraConfig, "BottleneckConfig": BottleneckConfig}
+
+
+def save_multitask(
+    folder: Path, model: MultitaskModel, tokenizer: Any, source: Source, layers: int | None, max_length: int
+) -> int:
+    """Write a model that was made from the backbone `source`; returns the bytes of the weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    adapters = None if model.adapters is None else [type(model.adapters.config).__name__, asdict(model.adapters.config)]
+    card = {
+        "tasks": {name: asdict(spec) for name, spec in model.tasks.items()},
+        "made_with": model.made_with,
+        "adapters": adapters,
+        "source": asdict(source),
+        "layers": layers,
+        "max_length": max_length,
+    }
+    content = save({name: value.contiguous().cpu() for name, value in TrainableWeights(model).state_dict().items()})
+    model.backbone.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_atomic(folder / WEIGHTS, content)
+    write_atomic(folder / CARD, (json.dumps(card, indent=2) + "\n").encode())
+    return len(content)
+
+
+def load_multitask(folder: Path) -> tuple[MultitaskModel, Any, int]:
+    """(model, tokenizer, max_length) of a folder that `save_multitask` wrote.
+
+    A frozen backbone comes from where it came from then. ValueError for a folder that is not one, or does not fit.
+    """
+    try:
+        card = json.loads((folder / CARD).read_text())
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(f"{folder}: no multitask model ({error}); expected {CARD} and {WEIGHTS}") from error
+    tasks = {name: _spec(values) for name, values in card["tasks"].items()}
+    source, adapters = Source(**card["source"]), None
+    if card["adapters"] is not None:
+        backbone, tokenizer = load_backbone(source, card["layers"])
+        kind, values = card["adapters"]
+        adapters = ADAPTERS[kind](**values)
+    else:
+        backbone, tokenizer = _empty_backbone(folder)
+    model = MultitaskModel(backbone, tasks, **card["made_with"], task_adapters=adapters)
+    try:
+        TrainableWeights(model).load_state_dict(weights)
+    except ValueError as error:
+        raise ValueError(f"{folder}: its weights do not fit the model that {CARD} describes ({error})") from error
+    return model.eval(), tokenizer, card["max_length"]
+
+
+def _empty_backbone(folder: Path) -> tuple[Any, Any]:
+    config = AutoConfig.from_pretrained(folder)
+    model = AutoModel.from_config(config, dtype=torch.float32)
+    if config.is_encoder_decoder:
+        model = model.get_encoder()
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def _spec(values: dict) -> TaskSpec:
+    plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return TaskSpec(**plain)

@@ -1,0 +1,161 @@
+"""One multitask run from settings to a folder: `run_multitask(MultitaskSettings(tasks="sentiment,topic,nli"))`."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from multitask.files import save_multitask
+from multitask.multitask_model import MultitaskModel
+from multitask.report import write_report
+from multitask.settings import MultitaskSettings, pairs
+from multitask.trainer import MultitaskTrainer
+from training import processes
+from training.base_models import Source, load_backbone, window
+from training.batching import checksum
+from training.data import evaluation_split, load_task
+from training.encoding import encode
+from training.evaluation import HeldOut
+from training.methods import SMALL_MODEL
+from training.run_folder import RESULT, RunFolder, read_result, write_json
+from training.tasks import is_world
+from training.trackers import Trackers, tracker_names
+from training.world_tasks import ceiling
+
+TRAINED = "model"
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """One task's rows, encoded. `ceiling`: the best expected score, where it is known; `lost`: rows whose answer was cut off."""
+
+    train: list[dict]
+    held_out: HeldOut
+    ceiling: float | None
+    truncated: int
+    lost: int
+
+
+def load_rows(settings: MultitaskSettings, tokenizer: Any, limit: int) -> dict[str, TaskRows]:
+    """The rows of every task. ValueError where data does not fit its task, or no answer is left within `limit` tokens."""
+    folders, found = pairs(settings.data_dirs, "data_dirs"), {}
+    for name, spec in settings.specs().items():
+        folder = folders.get(name)
+        data = load_task(spec, folder, settings.seed, settings.rows_of(name))
+        rows = data[evaluation_split(data, spec, folder)]
+        rows = rows.select(range(min(settings.eval_rows or len(rows), len(rows))))
+        encoded = encode(data["train"][:], spec, tokenizer, limit)
+        held_out = HeldOut(spec, rows, encode(rows[:], spec, tokenizer, limit))
+        train = encoded.answerable().features
+        if not train or not held_out.encoded.answerable().features:
+            raise ValueError(f"task {name!r}: no row has an answer within {limit} tokens: raise max_length")
+        best = ceiling(name, rows) if is_world(name) and folder is None else None
+        found[name] = TaskRows(train, held_out, best, encoded.truncated, len(encoded.features) - len(train))
+    return found
+
+
+def build_model(settings: MultitaskSettings) -> tuple[MultitaskModel, Any, Source]:
+    """The model that these settings describe, its tokenizer, and where its backbone is from."""
+    source = Source(settings.model, settings.seed, settings.random_weights)
+    backbone, tokenizer = load_backbone(source, settings.layers)
+    model = MultitaskModel(
+        backbone,
+        settings.specs(),
+        settings.dropout,
+        None if settings.pooling == "auto" else settings.pooling,
+        pairs(settings.share_heads, "share_heads"),
+        settings.task_embedding if settings.use_task_embeddings else None,
+        settings.adapter_config(),
+        settings.seed,
+    )
+    return model, tokenizer, source
+
+
+def run_multitask(settings: MultitaskSettings, say: Callable[[str], None] = lambda text: None) -> dict:
+    """Train, or go on, or read what is finished; returns the content of the folder's result.json.
+
+    Raises before any work for data that does not fit, an unknown model, or a folder that holds another run.
+    """
+    accelerator, trackers = processes.make_accelerator(settings.mixed_precision), tracker_names(settings.trackers)
+    model, tokenizer, source = build_model(settings)
+    small = sum(p.numel() for p in model.parameters()) < SMALL_MODEL
+    torch.set_num_threads(settings.threads or (1 if small else torch.get_num_threads()))
+    rows = load_rows(settings, tokenizer, min(settings.max_length, window(model.backbone, tokenizer)))
+    for name, part in rows.items():
+        if part.truncated or part.lost:
+            say(f"{name}: {part.truncated} of {len(part.train) + part.lost} train texts were cut, {part.lost} lost their answer")
+    sums = {name: checksum(part.train + part.held_out.encoded.features) for name, part in rows.items()}
+    config = asdict(settings) | {"task": settings.tasks, "method": "multitask", "checksums": sums}
+    folder = RunFolder(settings.folder(), config, str(model.heads), settings.restart, accelerator)
+    try:
+        if folder.finished:
+            say(f"{folder.folder} is finished already (--restart trains again)")
+            return read_result(folder.folder) or {}
+        open_trackers = Trackers(trackers if folder.main else [], folder.folder, asdict(settings), _last_step(folder))
+        folder.listeners.append(open_trackers.keep)
+        try:
+            return _train(settings, model, tokenizer, source, rows, folder, accelerator, say)
+        finally:
+            open_trackers.finish()
+    finally:
+        folder.close()
+
+
+def _train(
+    settings, model, tokenizer, source, rows: dict[str, TaskRows], folder: RunFolder, accelerator: Accelerator, say
+) -> dict:
+    trainer = MultitaskTrainer(model, tokenizer, settings, accelerator)
+    features = {name: part.train for name, part in rows.items()}
+    held_out = {name: part.held_out for name, part in rows.items()}
+    manager = trainer.manager(features)
+    update = trainer.expected_update(manager)
+    say("an average step moves along " + " + ".join(f"{value:.3f} ∇{task}" for task, value in update.items()))
+    model.to(accelerator.device)
+    if not folder.rows:
+        before = model.evaluate_all_tasks(held_out, tokenizer, accelerator=accelerator)
+        folder.keep({"step": 0} | {f"{task}/{name}": v for task, scores in before.items() for name, v in scores.items()})
+    trainer.train(features, held_out, None, folder.keep, folder.checkpoint, folder.sync)
+
+    def write() -> dict:
+        where = folder.folder / TRAINED
+        file_bytes = save_multitask(where, model, tokenizer, source, settings.layers, settings.max_length)
+        result = _result(settings, model, rows, folder, update, trainer, file_bytes)
+        write_report(folder.folder, result, folder.rows)
+        write_json(folder.folder / RESULT, result)
+        return result
+
+    return processes.on_main(write, accelerator)
+
+
+def _result(settings, model: MultitaskModel, rows, folder: RunFolder, update, trainer: MultitaskTrainer, file_bytes: int) -> dict:
+    first, last = folder.rows[0], folder.rows[-1]
+    steps = [row for row in folder.rows if "seconds" in row]
+    tasks = {}
+    for task, spec in model.tasks.items():
+        key = f"{task}/{spec.metric}"
+        tasks[task] = {
+            "metric_name": spec.metric,
+            "start_metric": first[key],
+            "metric": last[key],
+            "loss": last[f"{task}/eval_loss"],
+            "ceiling": rows[task].ceiling,
+            "train_rows": len(rows[task].train),
+            "expected_update": update[task],
+        }
+    return {
+        "tasks": tasks,
+        "steps": settings.steps,
+        "seed": settings.seed,
+        "learning_rate": trainer.learning_rate,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "head_parameters": sum(p.numel() for p in model.heads.parameters()),
+        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "file_bytes": file_bytes,
+        "train_seconds": sum(row["seconds"] for row in steps),
+    }
+
+
+def _last_step(folder: RunFolder) -> int:
+    return folder.rows[-1]["step"] if folder.rows else 0

@@ -1,0 +1,174 @@
+"""The settings of a multitask run: its command's options, with their help."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
+
+from adapters.bottleneck import BottleneckConfig
+from loralib import LoraConfig
+from multitask.balancing import METHODS
+from multitask.task_adapters import TaskAdapterConfig
+from training.settings import at_least
+from training.tasks import TaskSpec, find_task
+
+KINDS = ("classification", "multilabel", "regression", "tagging", "qa")
+
+
+@dataclass(frozen=True)
+class MultitaskSettings:
+    """Train one model on several tasks. The same command goes on with a run that was stopped or killed."""
+
+    tasks: str = "sentiment,topic,nli"
+    """names joined by commas; small world: topic, sentiment, nli, tagging, qa; real: sst2, mrpc, rte, squad, ud_pos, ..."""
+    model: str = "encoder"
+    """encoder or decoder (the committed small bases), a folder, or a Hub name"""
+    layers: int | None = None
+    """keep the first so many layers of the model; None is all"""
+    random_weights: bool = False
+    """drop the pretraining and keep the shape"""
+    data_dirs: str = ""
+    """where real tasks have their files: sst2=FOLDER,squad=FOLDER; others come from the Hub"""
+    train_rows: str = ""
+    """fewer training rows: a number for all tasks, or nli=100,topic=50"""
+    eval_rows: int | None = None
+    """evaluate on the first so many rows of each task; None is all"""
+    max_length: int = 128
+    steps: int = 600
+    batch_size: int = 16
+    """rows per process and micro-batch, of all tasks together"""
+    accumulation: int = 1
+    batching: Literal["mixed", "one_task"] = "mixed"
+    """rows of all tasks in each batch, or one task per step"""
+    task_sampling: Literal["proportional", "temperature", "equal", "annealed"] = "proportional"
+    """how often each task is drawn: by its size, size^(1/T), all alike, or from the first to nearly the last over the run"""
+    temperature: float = 2.0
+    """of task_sampling temperature: 1 is proportional, inf is equal"""
+    max_examples: int | None = None
+    """count a task as at most so many rows when drawing"""
+    loss_weighting: Literal[METHODS] = "equal"  # pyright: ignore[reportInvalidTypeForm]
+    """how the tasks' losses, or their gradients, are put together"""
+    task_weights: str = ""
+    """fixed weights beside it: nli=2,topic=0.5; others are 1"""
+    use_task_embeddings: bool = False
+    """tell the backbone which task a row is for"""
+    task_embedding: Literal["input", "layer_norm"] = "input"
+    """by a vector added to the input, or by the scale and shift of every norm"""
+    task_adapters: Literal["none", "lora", "bottleneck"] = "none"
+    """freeze the backbone, and give each task an adapter of its own"""
+    share_heads: str = ""
+    """tasks that use another's head: sick=nli"""
+    pooling: Literal["auto", "mean", "last", "first"] = "auto"
+    """how a text becomes one vector; auto: mean for an encoder, last for a decoder"""
+    dropout: float = 0.1
+    """before each head"""
+    learning_rate: float | None = None
+    """None: 1e-3 for models under 5 M parameters and 5e-5 above; with task_adapters those of lora and bottleneck"""
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    warmup_share: float = 0.06
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    eval_every: int = 200
+    save_every: int = 200
+    keep: Literal["last", "best"] = "last"
+    """the weights to keep: the last, or those of the best mean score"""
+    analyze_interference: bool = False
+    """at every evaluation: do the tasks' gradients point the same way, and does a step on one help the others?"""
+    seed: int = 0
+    threads: int | None = None
+    """torch threads; None is 1 for models under 5 M parameters and torch's own choice above"""
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    trackers: str = ""
+    """tensorboard, wandb, mlflow, joined by commas; "" is nowhere"""
+    out: str | None = None
+    """run folder; None is runs/multitask-TASKS"""
+    restart: bool = False
+    """throw away what is in the run folder and start over"""
+
+    def __post_init__(self):
+        least = {"steps": 1, "batch_size": 1, "accumulation": 1, "max_length": 2, "eval_every": 1, "save_every": 1}
+        at_least(least | {"eval_rows": 1, "threads": 1, "weight_decay": 0, "seed": 0, "layers": 1, "max_examples": 1}, self)
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name} {getattr(self, name)!r} is unknown; there are {', '.join(get_args(kind))}")
+        for name in ("warmup_share", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more and less than 1")
+        for name in ("learning_rate", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}={value}: expected more than 0, and finite")
+        self._check_tasks()
+        if self.task_embedding != "input" and not self.use_task_embeddings:
+            raise ValueError("task_embedding says how, use_task_embeddings whether: give both")
+        if self.temperature != 2.0 and self.task_sampling != "temperature":
+            raise ValueError(f"temperature={self.temperature}: task_sampling {self.task_sampling!r} does not use it")
+
+    def _check_tasks(self) -> None:
+        names = list(self.specs())
+        for option in ("data_dirs", "task_weights", "share_heads"):
+            wrong = sorted(set(pairs(getattr(self, option), option)) - set(names))
+            if wrong:
+                raise ValueError(f"{option}: {', '.join(wrong)} is none of the tasks {', '.join(names)}")
+        self.rows_of(names[0])
+        self.weights()
+
+    def specs(self) -> dict[str, TaskSpec]:
+        """The tasks by name, in their order. ValueError for a task that is unknown, named twice, or written by a decoder."""
+        names = [name.strip() for name in self.tasks.split(",") if name.strip()]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"tasks={self.tasks!r}: expected different names, joined by commas")
+        found = {name: find_task(name) for name in names}
+        for name, spec in found.items():
+            if spec.kind not in KINDS:
+                raise ValueError(f"task {name!r} is of kind {spec.kind}: multitask heads answer {', '.join(KINDS)}")
+        return found
+
+    def weights(self) -> list[float]:
+        """The static weight of each task."""
+        given = pairs(self.task_weights, "task_weights")
+        return [_number(given.get(task, "1"), f"task_weights: {task}") for task in self.specs()]
+
+    def rows_of(self, task: str) -> int | None:
+        """How many training rows a task may have; None is all."""
+        if "=" not in self.train_rows:
+            value = self.train_rows or None
+        else:
+            given = pairs(self.train_rows, "train_rows")
+            wrong = sorted(set(given) - set(self.specs()))
+            if wrong:
+                raise ValueError(f"train_rows: {', '.join(wrong)} is none of the tasks {self.tasks}")
+            value = given.get(task)
+        count = None if value is None else _number(value, "train_rows")
+        if count is not None and (count < 1 or count % 1):
+            raise ValueError(f"train_rows={self.train_rows!r}: expected whole numbers of at least 1")
+        return None if count is None else int(count)
+
+    def adapter_config(self) -> TaskAdapterConfig | None:
+        if self.task_adapters == "lora":
+            return LoraConfig(target_modules="all-linear")
+        return BottleneckConfig() if self.task_adapters == "bottleneck" else None
+
+    def folder(self) -> Path:
+        return Path(self.out or f"runs/multitask-{'-'.join(self.specs())}")
+
+
+def pairs(text: str, option: str) -> dict[str, str]:
+    """`a=1,b=2` as a dictionary; ValueError for anything else."""
+    found: dict[str, str] = {}
+    for part in filter(None, text.split(",")):
+        name, equals, value = part.partition("=")
+        if not equals or not name.strip() or not value.strip() or name.strip() in found:
+            raise ValueError(f"{option}={text!r}: expected NAME=VALUE, joined by commas, each name once")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def _number(text: str, name: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{name}={text!r}: expected a number") from None
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name}={text}: expected 0 or more, and finite")
+    return value
