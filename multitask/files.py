@@ -24,7 +24,6 @@ from training.checkpoint import TrainableWeights
 from training.tasks import TaskSpec
 
 CARD, WEIGHTS = "multitask.json", "weights.safetensors"
-ADAPTERS = {"LoraConfig": LoraConfig, "BottleneckConfig": BottleneckConfig}
 
 
 def save_multitask(
@@ -64,7 +63,7 @@ def load_multitask(folder: Path) -> tuple[MultitaskModel, Any, int]:
     if card["adapters"] is not None:
         backbone, tokenizer = load_backbone(source, card["layers"])
         kind, values = card["adapters"]
-        adapters = ADAPTERS[kind](**values)
+        adapters = LoraConfig(**values) if kind == "LoraConfig" else BottleneckConfig(**_with_tuples(values))
     else:
         backbone, tokenizer = _empty_backbone(folder)
     model = MultitaskModel(backbone, tasks, **card["made_with"], task_adapters=adapters)
@@ -86,5 +85,9 @@ def _empty_backbone(folder: Path) -> tuple[Any, Any]:
 
 
 def _spec(values: dict) -> TaskSpec:
-    plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-    return TaskSpec(**plain)
+    return TaskSpec(**_with_tuples(values))
+
+
+def _with_tuples(values: dict) -> dict[str, Any]:
+    """JSON has lists where a dataclass had tuples."""
+    return {name: tuple(v) if isinstance(v, list) and name != "modules_to_save" else v for name, v in values.items()}

@@ -15,7 +15,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from adapters.attach import model_width
-from adapters.prefix_hooks import reads_both_ways
 from multitask.mixed_batches import MixedBatch, labels_of, tasks_in
 from multitask.task_adapters import TaskAdapterConfig, TaskAdapters
 from multitask.task_embeddings import TaskEmbeddings
@@ -52,7 +51,7 @@ class MultitaskModel(nn.Module):
         if not tasks:
             raise ValueError("a multitask model needs at least one task")
         self.backbone, self.tasks, self.names = backbone, dict(tasks), list(tasks)
-        pooling = pooling or ("mean" if reads_both_ways(backbone) else "last")
+        pooling = pooling or ("mean" if sees_the_future(backbone) else "last")
         self.made_with = {
             "dropout_rate": dropout_rate,
             "pooling": pooling,
@@ -166,6 +165,16 @@ class MultitaskModel(nn.Module):
         """Sum over count; 0 where no answer has a label."""
         kind = self.tasks[task].kind
         return metrics.loss_sum(kind, answer, batch) / max(metrics.answer_count(kind, batch), 1)
+
+
+@torch.no_grad()
+def sees_the_future(backbone: Any) -> bool:
+    """Whether the first token's state depends on the last token: an encoder's does, a decoder's does not."""
+    device, before = next(backbone.parameters()).device, backbone.training
+    backbone.eval()
+    one, other = (backbone(input_ids=torch.tensor([[1, 2, last]], device=device)).last_hidden_state[0, 0] for last in (3, 4))
+    backbone.train(before)
+    return not torch.equal(one, other)
 
 
 class OneTask(nn.Module):

@@ -71,10 +71,10 @@ def draw_interference(cosines: Tensor, affinity: Tensor, names: list[str], path:
     """Two heat maps: the cosines of the tasks' gradients, and the lookahead affinity in percent."""
     use_style()
     affinity = affinity * 100
-    figure, panels = plt.subplots(1, 2, figsize=(4.2 + 0.8 * len(names), 2.2 + 0.36 * len(names)))
+    figure, panels = plt.subplots(1, 2, figsize=(5.0 + 0.9 * len(names), 2.2 + 0.4 * len(names)))
     for panel, matrix, title, limit in (
         (panels[0], cosines, "cosine of the gradients", 1.0),
-        (panels[1], affinity, "a step on the row's task lowers\nthe column's loss by … %", float(affinity.abs().max()) or 1.0),
+        (panels[1], affinity, "loss of the column's task after a\nstep on the row's: % lower", float(affinity.abs().max()) or 1.0),
     ):
         panel.imshow(matrix, cmap="RdBu", vmin=-limit, vmax=limit)
         panel.set(xticks=range(len(names)), yticks=range(len(names)), title=title)

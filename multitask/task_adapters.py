@@ -50,6 +50,7 @@ class TaskAdapters:
     def task_of(self) -> dict[int, int]:
         """Which task each adapter parameter belongs to, by the parameter's id."""
         parts = {name: k for k, name in enumerate(self.names)}
-        holders = [*lora_layers(self.backbone).values(), *(site.bottlenecks for site in sites(self.backbone).values())]
-        named = (pair for holder in holders for pair in holder.named_parameters())
+        lora = isinstance(self.config, LoraConfig)
+        holders = lora_layers(self.backbone) if lora else {path: site.bottlenecks for path, site in sites(self.backbone).items()}
+        named = (pair for holder in holders.values() for pair in holder.named_parameters())
         return {id(p): parts[part] for path, p in named for part in path.split(".") if part in parts}

@@ -27,7 +27,7 @@ class TaskEmbeddings(nn.Module):
             self.table = nn.Parameter(torch.zeros(count, words.embedding_dim))
             words.register_forward_hook(self._add)
             return
-        norms = [m for m in backbone.modules() if isinstance(m, nn.LayerNorm) or type(m).__name__.endswith("RMSNorm")]
+        norms = [m for m in backbone.modules() if type(m).__name__.endswith(("LayerNorm", "RMSNorm"))]
         if not norms:
             raise ValueError(f"{type(backbone).__name__} has no LayerNorm or RMSNorm that could depend on the task")
         widths = [len(next(norm.parameters())) for norm in norms]
