@@ -53,7 +53,7 @@ def measure(batches: Sequence[MixedBatch], counts: dict[int, int], rows: dict[in
         batch["leads"] = torch.tensor(int(i == 0))
         for k in tasks_in(batch):
             batch[f"{k}.count"] = torch.tensor(counts[k])
-            batch[f"{k}.share"] = torch.tensor(rows[k] / everything)
+            batch[f"{k}.share"] = torch.tensor(rows[k] / everything, dtype=torch.float64)
 
 
 def tasks_in(batch: MixedBatch) -> list[int]:

@@ -20,13 +20,14 @@ TASKS = {
 }
 
 
-def labels(kind: str, length: int, rng: random.Random) -> dict:
+def labels(spec: TaskSpec, length: int, rng: random.Random) -> dict:
+    kind = spec.kind
     if kind == "qa":
         start = rng.randrange(length)
         return {"start_positions": start, "end_positions": rng.randrange(start, length)}
     return {
         "labels": {
-            "classification": lambda: rng.randrange(4),
+            "classification": lambda: rng.randrange(len(spec.labels)),
             "regression": lambda: rng.uniform(0, 5),
             "multilabel": lambda: [float(rng.random() < 0.5) for _ in range(3)],
             "tagging": lambda: [-100, *(rng.choice((0, 1, 2, -100)) for _ in range(length - 2)), 1],
@@ -42,7 +43,7 @@ def features(tasks=TASKS, count: int = 40, seed: int = 0) -> dict[str, list[dict
         for _ in range(count + 5 * i):
             n = rng.randint(3, 12)
             row = {"input_ids": [rng.randrange(1, 40) for _ in range(n)], "attention_mask": [1] * n}
-            found[task].append(row | labels(spec.kind, n, rng))
+            found[task].append(row | labels(spec, n, rng))
     return found
 
 
