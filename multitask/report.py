@@ -72,9 +72,10 @@ def draw_interference(cosines: Tensor, affinity: Tensor, names: list[str], path:
     use_style()
     affinity = affinity * 100
     figure, panels = plt.subplots(1, 2, figsize=(5.0 + 0.9 * len(names), 2.2 + 0.4 * len(names)))
+    largest = float(affinity.abs().max()) or 1.0
     for panel, matrix, title, limit in (
         (panels[0], cosines, "cosine of the gradients", 1.0),
-        (panels[1], affinity, "loss of the column's task after a\nstep on the row's: % lower", float(affinity.abs().max()) or 1.0),
+        (panels[1], affinity, "loss of the column's task after a\nstep on the row's: % lower", largest),
     ):
         panel.imshow(matrix, cmap="RdBu", vmin=-limit, vmax=limit)
         panel.set(xticks=range(len(names)), yticks=range(len(names)), title=title)
