@@ -23,9 +23,8 @@ from training.interrupt import plain_errors
 
 def train(settings: MultitaskSettings) -> None:
     console = Console(soft_wrap=True, highlight=False)
-    main = PartialState().is_main_process
-    result = run_multitask(settings, console.print if main else lambda text: None)
-    if main:
+    result = run_multitask(settings, console.print)
+    if PartialState().is_main_process:
         Console().print(Markdown(page(result)))
         print(f"run folder: {settings.folder()}")
 

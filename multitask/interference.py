@@ -15,7 +15,7 @@ from torch import Tensor
 from multitask.data_manager import MultitaskDataManager
 from multitask.mixed_batches import MixedBatch
 from multitask.steps import Learner
-from multitask.task_gradients import add_gradients, gram
+from multitask.task_gradients import add_gradients, gram, no_gradients
 from training.randomness import seeded
 
 ROWS_PER_TASK = 32
@@ -33,7 +33,7 @@ def task_gram(learner: Learner, batch: MixedBatch) -> Tensor:
     shared = list(learner.model.shared_parameters().values())
     if not shared:
         raise ValueError("the tasks share no parameter that trains, so their gradients cannot meet")
-    J = torch.zeros(len(learner.model.names), sum(p.numel() for p in shared), device=shared[0].device)
+    J = no_gradients(len(learner.model.names), shared)
     add_gradients(J, {k: loss for k, (loss, _, _) in learner.losses(batch).items()}, shared)
     return gram(J)
 

@@ -79,6 +79,8 @@ def run_multitask(settings: MultitaskSettings, say: Callable[[str], None] = lamb
     Raises before any work for data that does not fit, an unknown model, or a folder that holds another run.
     """
     accelerator, trackers = processes.make_accelerator(settings.mixed_precision), tracker_names(settings.trackers)
+    if not accelerator.is_main_process:
+        say = lambda text: None  # noqa: E731
     model, tokenizer, source = build_model(settings)
     small = sum(p.numel() for p in model.parameters()) < SMALL_MODEL
     torch.set_num_threads(settings.threads or (1 if small else torch.get_num_threads()))

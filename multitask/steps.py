@@ -9,7 +9,7 @@ from torch import Tensor, distributed, nn
 from multitask.balancing import Equal
 from multitask.mixed_batches import MixedBatch, tasks_in
 from multitask.multitask_model import MultitaskModel
-from multitask.task_gradients import add_gradients, gram, set_gradients
+from multitask.task_gradients import add_gradients, gram, no_gradients, set_gradients
 from training import metrics, processes
 from training.batching import Batch
 from training.checks import assert_all_got_gradients, assert_finite
@@ -114,7 +114,7 @@ class MultitaskSteps(Trainer):
     def _joined(self, step: int, window: list[Batch]) -> dict:
         """One gradient for each task, joined by the method; heads keep theirs."""
         learner, names = self.learner, self.learner.model.names
-        J = torch.zeros(len(names), sum(p.numel() for p in self.shared), device=self.accelerator.device)
+        J = no_gradients(len(names), self.shared)
         for batch in window:
             batch = {name: value.to(self.accelerator.device) for name, value in batch.items()}
             with self.accelerator.autocast():

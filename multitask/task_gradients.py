@@ -29,6 +29,14 @@ def add_gradients(
                 p.grad = gradient if p.grad is None else p.grad + gradient
 
 
+def no_gradients(count: int, shared: Sequence[Tensor]) -> Tensor:
+    """J (count, n) of zeros, in the widest dtype among `shared` and float32."""
+    dtype = torch.float32
+    for p in shared:
+        dtype = torch.promote_types(dtype, p.dtype)
+    return torch.zeros(count, sum(p.numel() for p in shared), dtype=dtype, device=shared[0].device)
+
+
 def gram(J: Tensor) -> Tensor:
     """All products g_i · g_j (K, K), in float64."""
     J = J.double()

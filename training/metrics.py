@@ -28,9 +28,11 @@ def loss_sum(kind: str, outputs, batch: dict[str, Tensor]) -> Tensor:
         return (starts + ends) / 2
     logits, labels = outputs.logits, batch["labels"]
     if kind == "regression":
-        return F.mse_loss(_wide(logits.squeeze(-1)), _wide(labels), reduction="sum")
+        wide = _wide(logits.squeeze(-1))
+        return F.mse_loss(wide, labels.to(wide), reduction="sum")
     if kind == "multilabel":  # every label is a question of its own; a row's loss is their mean
-        return F.binary_cross_entropy_with_logits(_wide(logits), _wide(labels), reduction="none").mean(-1).sum()
+        wide = _wide(logits)
+        return F.binary_cross_entropy_with_logits(wide, labels.to(wide), reduction="none").mean(-1).sum()
     if kind in ("generation", "text"):  # position t predicts token t + 1
         logits = logits[:, -labels.shape[1] :]  # a prompt's virtual tokens have logits too, in front
         logits, labels = logits[:, :-1], labels[:, 1:]
