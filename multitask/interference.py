@@ -25,7 +25,8 @@ STEP = 1e-2  # of the lookahead: the same in every run, so that matrices can be 
 def cosines(G: Tensor) -> Tensor:
     """Of the angles between gradients, from their products G (K, K); 0 where a gradient is zero."""
     norms = G.diagonal().clamp(min=0).sqrt()
-    return G / (norms[:, None] * norms[None, :]).clamp(min=1e-300)
+    lengths = norms[:, None] * norms[None, :]
+    return torch.where(lengths > 0, G / lengths, 0.0)
 
 
 def task_gram(learner: Learner, batch: MixedBatch) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 from adapters.bottleneck import BottleneckConfig
 from loralib import LoraConfig
-from multitask.balancing import METHODS
+from multitask.balancing import LOSS_METHODS, METHODS
 from multitask.task_adapters import TaskAdapterConfig
 from training.settings import at_least
 from training.tasks import TaskSpec, find_task
@@ -101,6 +101,11 @@ class MultitaskSettings:
         self._check_tasks()
         if self.task_embedding != "input" and not self.use_task_embeddings:
             raise ValueError("task_embedding says how, use_task_embeddings whether: give both")
+        if self.task_adapters != "none" and self.loss_weighting not in LOSS_METHODS:
+            raise ValueError(
+                f"loss_weighting={self.loss_weighting!r} joins gradients in what tasks share, and with "
+                f"task_adapters={self.task_adapters!r} they share no parameter that trains; of use: {', '.join(LOSS_METHODS)}"
+            )
         if self.temperature != 2.0 and self.task_sampling != "temperature":
             raise ValueError(f"temperature={self.temperature}: task_sampling {self.task_sampling!r} does not use it")
 

@@ -3,7 +3,6 @@
 from collections.abc import Container
 from typing import Any
 
-import torch
 from torch import Tensor, distributed, nn
 
 from multitask.balancing import Equal

@@ -1,0 +1,40 @@
+"""`python -m multitask speed`: steps per second of mixed batches against the same rows task by task."""
+
+import statistics
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import torch
+import tyro
+from rich.console import Console
+from rich.markdown import Markdown
+
+from multitask.settings import MultitaskSettings
+from multitask.step_time import WAYS, batch_times
+from training.records import markdown_table
+from training.settings import at_least
+
+
+@dataclass(frozen=True)
+class SpeedSettings:
+    """Time one training step, in turn: the rows of all tasks in one pass, or a pass for each task."""
+
+    run: Annotated[MultitaskSettings, tyro.conf.arg(name="")] = field(default_factory=MultitaskSettings)
+    rounds: int = 40
+
+    def __post_init__(self):
+        at_least({"rounds": 5}, self)
+
+
+def speed(settings: SpeedSettings) -> dict[str, list[float]]:
+    torch.set_num_threads(settings.run.threads or 1)
+    times, tokens = batch_times(settings.run, settings.rounds)
+    of_rounds = [slow / fast for fast, slow in zip(times["mixed"], times["task by task"], strict=True)]
+    low, *_, high = statistics.quantiles(of_rounds, n=5)
+    rows = [(way, f"{1 / statistics.median(times[way]):.1f}", f"{tokens[way] / settings.rounds:,.0f}") for way in WAYS]
+    text = markdown_table(("batches", "steps per second", "tokens per step with padding"), rows)
+    text += (
+        f"\n\ntask by task / mixed: {statistics.median(of_rounds):.2f} ({low:.2f}–{high:.2f}, 20–80 %; {settings.rounds} rounds)"
+    )
+    Console().print(Markdown(text))
+    return times
