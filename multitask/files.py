@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer
 
 from adapters.bottleneck import BottleneckConfig
 from loralib import LoraConfig
@@ -37,6 +37,7 @@ def save_multitask(
         "made_with": model.made_with,
         "adapters": adapters,
         "source": asdict(source),
+        "encoder_of_a_pair": type(model.backbone) is not MODEL_MAPPING[type(model.backbone.config)],
         "layers": layers,
         "max_length": max_length,
     }
@@ -65,7 +66,7 @@ def load_multitask(folder: Path) -> tuple[MultitaskModel, Any, int]:
         kind, values = card["adapters"]
         adapters = LoraConfig(**values) if kind == "LoraConfig" else BottleneckConfig(**_with_tuples(values))
     else:
-        backbone, tokenizer = _empty_backbone(folder)
+        backbone, tokenizer = _empty_backbone(folder, card["encoder_of_a_pair"])
     model = MultitaskModel(backbone, tasks, **card["made_with"], task_adapters=adapters)
     try:
         TrainableWeights(model).load_state_dict(weights)
@@ -74,10 +75,10 @@ def load_multitask(folder: Path) -> tuple[MultitaskModel, Any, int]:
     return model.eval(), tokenizer, card["max_length"]
 
 
-def _empty_backbone(folder: Path) -> tuple[Any, Any]:
-    config = AutoConfig.from_pretrained(folder)
+def _empty_backbone(folder: Path, of_a_pair: bool) -> tuple[Any, Any]:
+    config = AutoConfig.from_pretrained(folder, **({"is_encoder_decoder": True} if of_a_pair else {}))  # T5's encoder denies it
     model = AutoModel.from_config(config, dtype=torch.float32)
-    if config.is_encoder_decoder:
+    if of_a_pair:
         model = model.get_encoder()
     if getattr(model, "pooler", None) is not None:
         model.pooler = None

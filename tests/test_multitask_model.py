@@ -355,6 +355,16 @@ def test_a_saved_model_comes_back_to_the_bit(options, tmp_path):
         load_multitask(tmp_path / "m")
 
 
+@pytest.mark.parametrize("family", ["t5", "llama", "distilbert"])
+def test_other_backbones_come_back_too(family, tmp_path):
+    _, tok = load_backbone(Source("encoder"))
+    model = multi.model(family)
+    save_multitask(tmp_path, model, tok, Source("nowhere"), None, 64)
+    again, _, _ = load_multitask(tmp_path)
+    for task in ("topic", "type"):
+        assert torch.equal(model(tiny.ids(), task_name=task)["logits"], again(tiny.ids(), task_name=task)["logits"])
+
+
 # ---------------------------------------------------------------- mixed batches
 
 
