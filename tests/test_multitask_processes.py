@@ -8,7 +8,7 @@ from test_training_processes import launch
 from training.run_folder import read_result, read_rows
 
 
-@pytest.mark.parametrize("method", ["equal", "uncertainty", "gradnorm", "pcgrad"])
+@pytest.mark.parametrize("method", ["equal", "uncertainty", "gradnorm"])
 def test_two_processes_equal_one(method, tmp_path):
     found = []
     for count in (1, 2):

@@ -32,6 +32,18 @@ def test_the_chances_are_the_formulas(options, wanted):
     assert found == pytest.approx([w / sum(wanted) for w in wanted])
 
 
+def test_defect_1_temperature_flattens_and_one_is_proportional():
+    """The text's softmax(size^T) gives one task everything at T = 1, and sharpens as T grows."""
+    sizes = {"a": 100, "b": 200, "c": 50}
+    assert [round(math.exp(size - 200), 6) for size in (100, 200, 50)] == [0, 1, 0]
+    by_t = [list(task_probabilities(sizes, "temperature", T).values()) for T in (1.0, 2.0, 5.0, math.inf)]
+    assert by_t[0] == pytest.approx([2 / 7, 4 / 7, 1 / 7]) and by_t[-1] == pytest.approx([1 / 3] * 3)
+    entropies = [-sum(p * math.log(p) for p in chances) for chances in by_t]
+    assert entropies == sorted(entropies)
+    capped = task_probabilities({"a": 100, "b": 10**6}, "temperature", 2.0, cap=400)  # the cap comes before the temperature
+    assert capped["b"] / capped["a"] == pytest.approx(2)
+
+
 @given(st.dictionaries(st.text(min_size=1), st.integers(1, 10**12), min_size=1, max_size=6), st.floats(1, 100))
 def test_chances_sum_to_one_and_keep_the_order_of_sizes(sizes, temperature):
     found = task_probabilities(sizes, "temperature", temperature)
