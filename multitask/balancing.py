@@ -53,8 +53,8 @@ class Uncertainty(Equal):
         ½ e^-s L + ½ s     for a squared error (regression)
           e^-s L + ½ s     for a cross-entropy
 
-    At a fixed loss s settles at log L or log 2L, where the weight is 1/(2L) or less: tasks with a small loss count more, and the
-    total may be negative. s has a learning rate of its own, and no decay: it would pull every σ to 1.
+    At a fixed loss s settles at log L and log 2L, where the weight is 1/(2L): tasks with a small loss count more, and the total
+    may be negative. s has a learning rate of its own, and no decay: it would pull every σ to 1.
     """
 
     learning_rate = 1e-2
@@ -135,15 +135,16 @@ class GradNorm(Equal):
         return float(self.weights[k])
 
     def solve(self, G: Tensor, last: Tensor, tasks: list[int], losses: dict[int, float], step: int) -> Tensor:
-        used = self.weights[tasks].clone()
-        norms = last.diagonal().clamp(min=0).sqrt()
+        weights, first = self.weights.cpu(), self.first.cpu().clone()  # G is on the CPU, whatever the model is on
+        used, norms = weights[tasks], last.diagonal().clamp(min=0).sqrt()
         now = torch.tensor([losses[k] for k in tasks], dtype=torch.float64)
-        self.first[tasks] = torch.where(torch.isnan(self.first[tasks]), now, self.first[tasks])
-        relative = now / self.first[tasks].clamp(min=1e-12)
+        first[tasks] = torch.where(torch.isnan(first[tasks]), now, first[tasks])
+        relative = now / first[tasks].clamp(min=1e-12)
         target = (used * norms).mean() * (relative / relative.mean().clamp(min=1e-12)) ** self.alpha
         slope = torch.sign(used * norms - target) * norms / norms.mean().clamp(min=1e-30)
-        self.weights[tasks] = (used - self.rate * slope).clamp(min=1e-3)
-        self.weights.mul_(len(self.weights) / self.weights.sum())
+        weights = weights.index_copy(0, torch.tensor(tasks), (used - self.rate * slope).clamp(min=1e-3))
+        self.weights.copy_(weights * len(weights) / weights.sum())
+        self.first.copy_(first)
         return used
 
 

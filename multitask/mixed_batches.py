@@ -21,6 +21,7 @@ from training.metrics import IGNORE
 
 MixedBatch = dict[str, Tensor]
 TEXT = ("input_ids", "attention_mask", "token_type_ids")
+LABEL_NAMES = ("labels", "start_positions")
 PER_STEP = ("count", "share")
 
 
@@ -59,9 +60,6 @@ def measure(batches: Sequence[MixedBatch], counts: dict[int, int], rows: dict[in
 def tasks_in(batch: MixedBatch) -> list[int]:
     """The numbers of its tasks, ascending."""
     return sorted({int(name.partition(".")[0]) for name in batch if name.partition(".")[2] in LABEL_NAMES})
-
-
-LABEL_NAMES = ("labels", "start_positions")
 
 
 def labels_of(batch: MixedBatch, k: int) -> dict[str, Tensor]:

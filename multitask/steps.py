@@ -113,13 +113,13 @@ class MultitaskSteps(Trainer):
     def _joined(self, step: int, window: list[Batch]) -> dict:
         """One gradient for each task, joined by the method; heads keep theirs."""
         learner, names = self.learner, self.learner.model.names
-        J = no_gradients(len(names), self.shared)
+        J, reached = no_gradients(len(names), self.shared), set()
         for batch in window:
             batch = {name: value.to(self.accelerator.device) for name, value in batch.items()}
             with self.accelerator.autocast():
                 found = learner.losses(batch)
             terms = {k: share * learner.balancing.static[k] * loss for k, (loss, _, share) in found.items()}
-            add_gradients(J, terms, self.shared, self.own, {k: learner.balancing.weight(k) for k in terms})
+            reached |= add_gradients(J, terms, self.shared, self.own, {k: learner.balancing.weight(k) for k in terms})
         if self.accelerator.num_processes > 1:
             distributed.all_reduce(J)
         losses, shares = self._over_ranks(learner.seen), self._over_ranks(learner.shares, mean=True)
@@ -130,6 +130,8 @@ class MultitaskSteps(Trainer):
         weights = learner.balancing.solve(gram(J[tasks]), gram(last), tasks, losses, step)
         set_gradients(weights.to(J) @ J[tasks], self.shared)
         if step == 1:
+            for place in set(range(len(self.shared))) - reached:
+                self.shared[place].grad = None
             assert_all_got_gradients(learner, self.resting(window))
         processes.sum_gradients(self.own, self.accelerator)
         norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))  # pyright: ignore

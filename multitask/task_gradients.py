@@ -12,21 +12,24 @@ def add_gradients(
     shared: Sequence[Tensor],
     own: Sequence[Tensor] = (),
     heads: dict[int, float] | None = None,
-) -> None:
+) -> set[int]:
     """Add ∇L_k with respect to `shared` to row k of J (K, n); and to `own` parameters' `.grad` theirs, times `heads[k]`.
 
     Losses come from one pass; a parameter that a loss does not reach counts as a gradient of zero in J, and none in `own`.
+    Returns the places of the `shared` parameters that some loss reaches.
     """
-    sizes = [p.numel() for p in shared]
+    sizes, reached = [p.numel() for p in shared], set()
     for i, (k, loss) in enumerate(losses.items()):
         found = torch.autograd.grad(loss, [*shared, *own], retain_graph=i + 1 < len(losses), allow_unused=True)
-        for part, gradient in zip(J[k].split(sizes), found, strict=False):
+        for place, (part, gradient) in enumerate(zip(J[k].split(sizes), found, strict=False)):
             if gradient is not None:
                 part += gradient.flatten().to(part.dtype)
+                reached.add(place)
         for p, gradient in zip(own, found[len(shared) :], strict=True):
             if gradient is not None:
                 gradient = gradient * (heads or {}).get(k, 1.0)
                 p.grad = gradient if p.grad is None else p.grad + gradient
+    return reached
 
 
 def no_gradients(count: int, shared: Sequence[Tensor]) -> Tensor:

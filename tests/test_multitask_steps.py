@@ -307,8 +307,9 @@ def test_defect_28_the_head_of_a_task_that_was_not_drawn_rests(method):
     assert len(seen) > 3
 
 
-def test_a_parameter_that_no_task_reaches_is_named():
-    one = learner(dtype=torch.float32)
+@pytest.mark.parametrize("method", ["equal", "pcgrad"])
+def test_a_parameter_that_no_task_reaches_is_named(method):
+    one = learner(method, torch.float32)
     one.model.dead = torch.nn.Parameter(torch.zeros(3))
     with pytest.raises(NoGradientError, match=r"model\.dead"):
         backward(one, next(multi.manager()))
