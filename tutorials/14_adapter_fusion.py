@@ -545,7 +545,7 @@ assert (run.folder / "adapter" / "fusion.safetensors").stat().st_size > in_membe
 # 2. It trains 3 D² + 2 D numbers a place, with a pull of $V$ to the identity in the loss, and no decay on $V$.
 # 3. It mends what an average with a stranger breaks. Whether it is worth its size, only a rival with as many steps can tell.
 #
-# **Next:** one model for many tasks: [lesson list](README.md).
+# **Next:** [lesson 15](15_multitask_heads_and_sampling.py), one model for many tasks.
 #
 # ## On the real thing
 #

@@ -573,7 +573,7 @@ for missing in ({k: v for k, v in batch.items() if k != "task_ids"}, batch | {"t
 #    learn.
 # 3. Chances are a budget: here equal sampling lifted the task with 40 labels above training it alone, and delayed the rich one.
 #
-# **Next:** lesson 16 weighs the losses and looks for tasks that harm each other: [lesson list](README.md).
+# **Next:** [lesson 16](16_balancing_and_interference.py) weighs the losses and looks for tasks that harm each other.
 #
 # ## On the real thing
 #
