@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 16 · Tasks do fight, what ends a fight is information, and equal weights are hard to beat
+# # 16 · Tasks do fight, what ends a fight is information, and equal weights are hard to beat at equal cost
 #
 # | | |
 # |:--|:--|
@@ -96,18 +96,18 @@ A = torch.tensor([[1.0, 4.0], [4.0, 1.0]], dtype=torch.float64)  # curvature of 
 CENTRES = torch.tensor([[-1.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
 nash_of_two = lambda G: 1 / (G.diagonal().sqrt() * (1 + G[0, 1] / (G[0, 0] * G[1, 1]).sqrt()).clamp(min=1e-12).sqrt())  # noqa: E731
 assert torch.allclose(nash_of_two(G), nash_mtl(G)), "for two tasks w_i = 1 / (|g_i| √(1 + cos)), without Newton"
-METHODS = {"equal": equal, "cagrad": lambda G: cagrad(G, steps=40), "pcgrad": pcgrad, "mgda": mgda, "nash_mtl": nash_of_two}
+METHODS = {"equal": equal, "cagrad": lambda G: cagrad(G, steps=20), "pcgrad": pcgrad, "mgda": mgda, "nash_mtl": nash_of_two}
 STARTS = [(-1.5, 2.0), (0.2, 2.2), (1.2, -1.2)]
 
 
-def walk(method, start, scale=20.0, steps=120) -> torch.Tensor:
+def walk(method, start, scale=20.0, steps=100) -> torch.Tensor:
     """The places (steps + 1, 2) of a walk; scale: how much steeper loss 2 is."""
     at = torch.tensor(start, dtype=torch.float64)
     path, steep = [at], torch.tensor([[1.0], [scale]], dtype=torch.float64)
     for step in range(steps):
         J = steep * A * (at - CENTRES)  # the gradients of ½ Σ a (x - c)²
         d = J.T @ method(J @ J.T)
-        at = at - 0.07 * (1 - step / steps) * d / d.norm().clamp(min=1e-9)
+        at = at - 0.08 * (1 - step / steps) * d / d.norm().clamp(min=1e-9)
         path.append(at)
     return torch.stack(path)
 
@@ -136,7 +136,7 @@ assert moved["nash_mtl"] < 1e-6 < moved["equal"], "Nash-MTL does not see the sca
 
 # %%
 PAINT = {"equal": "full", "cagrad": "peft", "pcgrad": "lora", "mgda": "head", "nash_mtl": "ceiling"}
-figure, axes = plt.subplots(figsize=(6.4, 4.0))
+figure, axes = plt.subplots(figsize=(6.2, 3.6), dpi=90)
 axes.plot(*front.T, color="#BBBBBB", linewidth=6, label="Pareto-optimal", zorder=0)
 for name, found in paths.items():
     for path in found:
@@ -144,7 +144,7 @@ for name, found in paths.items():
         axes.plot(*path[-1], "o", color=COLOURS[PAINT[name]], markersize=5)
 for number, centre in enumerate(CENTRES, 1):
     axes.annotate(f"minimum {number}", centre, (-12, 12 if number == 1 else 16), textcoords="offset points", fontsize=8)
-axes.set(title="the sum ends where the steep loss wants, others where they meet the curve", xlabel="x", ylabel="y")
+axes.set(title="each method ends at a compromise of its own", xlabel="x", ylabel="y")
 axes.legend(loc="lower left", fontsize=8)
 show(figure, "balancing_plane")
 
@@ -172,7 +172,7 @@ for _ in range(400):
     total.backward()
     optimizer.step()
 for k, (kind, loss) in enumerate(zip(KINDS, L, strict=True)):
-    s, settled = float(balancing.log_vars[k]), torch.tensor(2 * loss if kind == "classification" else loss).log()
+    s, settled = balancing.log_vars[k].item(), torch.tensor(2 * loss if kind == "classification" else loss).log()
     print(f"{kind:14} L {loss:4}: s {s:6.3f}, weight {balancing.weight(k):6.2f} = 1 / (2 L)")
     assert abs(s - settled) < 0.01, "s settles at log 2L (cross-entropy) or log L (squared error)"
     assert abs(balancing.weight(k) * 2 * loss - 1) < 0.02, "in both cases the weight is 1 / (2 L)"
@@ -211,7 +211,7 @@ assert id(left_out.log_vars) not in moves, "the defect: nobody moves these, so e
 # * **DWA** (Liu et al. 2019): $w = K\,\mathrm{softmax}(r / T)$, $r_i$ = this period's loss over the last period's. Slow
 #   tasks count more.
 # * **GradNorm** (Chen et al. 2018): bring every $w_i \lVert g_i \rVert$ towards their mean times (relative loss)$^\alpha$.
-#   Ours moves $w$ by the *sign* of the difference, so that the unit of a loss does not matter; then the weights are scaled to sum K.
+#   Ours moves $w$ by the *sign* of the difference, so that the unit of a loss does not matter. Then the weights get the sum K.
 #
 # **Predict:** task A's loss halves, task B's stands still. Which weight grows in DWA? And in GradNorm, at equal gradient norms?
 
@@ -241,9 +241,9 @@ assert dwa.weights[1] > 1 and gradnorm.weights[1] > 1, "both give more to the ta
 # ## 3. Do the tasks of the small world fight?
 #
 # Three tasks, one encoder: the *sentiment* of a passage (100 labels), its *topic* (200), and *tagging* of people and places (40
-# sentences). Texts are cut at 48 tokens, to be quick. `--analyze_interference` measures at each evaluation, on 32 rows of every
-# task: the **cosines** of the gradients, and the **affinity** $Z_{ij} = 1 - L_j(\theta - \eta g_i) / L_j(\theta)$: by how much a real
-# small step for $i$ lowers $j$'s loss. The seed draws training rows, heads and batches.
+# sentences). Texts are cut at 40 tokens, to be quick. `--analyze_interference` measures at each evaluation, on 32 rows of every
+# task: the **cosines** of the gradients, and the **affinity** $Z_{ij} = 1 - L_j(\theta - \eta g_i) / L_j(\theta)$: by how much
+# a real small step for $i$ lowers $j$'s loss. The seed draws training rows, heads and batches.
 #
 # **Predict:** are the cosines between tasks nearer to 1, to 0, or to -1?
 
@@ -254,7 +254,7 @@ from multitask.settings import MultitaskSettings
 from multitask.trainer import MultitaskTrainer
 
 SEEDS, STEPS = (0, 1, 2), 40
-COMMON = {"steps": STEPS, "learning_rate": 3e-3, "task_sampling": "equal", "threads": 1, "max_length": 48}
+COMMON = {"steps": STEPS, "learning_rate": 3e-3, "task_sampling": "equal", "threads": 1, "max_length": 40}
 THREE = "sentiment,topic,tagging"
 
 
@@ -274,7 +274,7 @@ def trained(rows: dict, **options):
 
 # %%
 tokenizer = build_model(MultitaskSettings())[1]
-rows = {seed: rows_of(tasks=THREE, eval_rows=200, max_length=48, seed=seed) for seed in SEEDS}
+rows = {seed: rows_of(tasks=THREE, eval_rows=150, max_length=40, seed=seed) for seed in SEEDS}
 options = {"tasks": THREE, "analyze_interference": True, "eval_every": 20}
 runs = {("equal", seed): trained(rows[seed], seed=seed, **options) for seed in SEEDS}
 names = THREE.split(",")
@@ -286,6 +286,7 @@ print(f"{len(every)} cosines: {every.min():.2f} to {every.max():.2f}, mean {ever
 for name, seen in {key: [round(row[key], 2) for row in told] for key in told[0] if key.startswith("cosine/")}.items():
     print(f"{name:26} {seen}")
 assert -0.6 < every.mean() < 0, "on average the gradients conflict, but far from -1"
+assert (every < 0).sum() > len(every) / 2, "most pairs conflict"
 
 # %%
 figure, panels = plt.subplots(1, 2, figsize=(7.2, 3.2))
@@ -306,14 +307,14 @@ own = affinity.diagonal().min()
 assert own > 0 and own > (affinity - affinity.diagonal().diag()).abs().max(), "a step helps its own task most"
 
 # %% [markdown]
-# So they do conflict: most cosines are below 0, and sentiment and tagging always. Yet look at the affinities: a step for one
+# So they do conflict: most cosines are below 0. Yet look at the affinities: a step for one
 # task lowers its own loss by about a percent, and raises another's by less. Is a negative cosine a sign that tasks do not fit?
 # Not by itself. Training goes to a place where the sum of the gradients is **zero**. There $\sum_i g_i = 0$, so the gradients
 # *must* point against each other: $\sum_{i \ne j} g_i \cdot g_j = -\sum_i \lVert g_i \rVert^2$. Near the end of any training,
 # conflict is what being finished looks like.
 #
-# **Predict:** $\lVert \sum_i g_i \rVert^2 / \sum_i \lVert g_i \rVert^2$ is 3 for three equal gradients, 1 for orthogonal ones, and
-# 0 at the minimum. What is it after training?
+# **Predict:** $\lVert \sum_i g_i \rVert^2 / \sum_i \lVert g_i \rVert^2$ is 3 for three equal gradients, 1 for orthogonal ones,
+# and 0 at the minimum. What is it after training?
 
 # %%
 from multitask.balancing import make_balancing
@@ -419,21 +420,23 @@ show(figure, "balancing_told")
 # weights stay 1.) The rule is that of lesson 04: a difference counts if its mean is more than two standard errors from zero. With
 # three seeds, chance alone says "counts" about once in five, in one direction or the other.
 #
-# A fourth rival is no method at all: fixed weights 1, 1, 2 (`--task_weights tagging=2`), the first that we tried.
+# A fair rival is missing: PCGrad and GradNorm need K backward passes a step. So `equal, longer` takes 60 steps instead of 40.
 #
 # **Predict:** of the three methods, how many are clearly better than equal weights in the mean score? By how much?
 
 # %%
 WAYS = {way: {"loss_weighting": way} for way in ("equal", "uncertainty", "gradnorm", "pcgrad")}
-WAYS["tagging x 2"] = {"task_weights": "tagging=2"}
+WAYS["equal, longer"] = {"steps": 60, "eval_every": 60}
 for way in list(WAYS)[1:]:
-    runs |= {(way, seed): trained(rows[seed], seed=seed, tasks=THREE, eval_every=STEPS, **WAYS[way]) for seed in SEEDS}
+    runs |= {
+        (way, seed): trained(rows[seed], **{"seed": seed, "tasks": THREE, "eval_every": STEPS} | WAYS[way]) for seed in SEEDS
+    }
 table = {key: scores(model, rows[key[1]]) for key, (model, _) in runs.items()}
 mean = {way: [sum(table[way, seed].values()) / 3 for seed in SEEDS] for way in WAYS}
-print(f"{'':12} {'mean by seed':24} {'sentiment':>10} {'topic':>10} {'tagging':>10}")
+print(f"{'':13} {'mean by seed':24} {'sentiment':>10} {'topic':>10} {'tagging':>10}")
 for way in WAYS:
     tasks = [sum(table[way, seed][name] for seed in SEEDS) / 3 for name in names]
-    print(f"{way:12} {[round(m, 3) for m in mean[way]]!s:24} " + " ".join(f"{t:10.3f}" for t in tasks))
+    print(f"{way:13} {[round(m, 3) for m in mean[way]]!s:24} " + " ".join(f"{t:10.3f}" for t in tasks))
 
 # %%
 gaps = {}
@@ -442,9 +445,14 @@ for way in list(WAYS)[1:]:
     better, worse = clearly_better(mean[way], mean["equal"]), clearly_better(mean["equal"], mean[way])
     verdict = "counts: better" if better else "counts: worse" if worse else "no clear difference"
     weights = [round(runs[way, 0][1][-1][f"weight/{name}"], 2) for name in names]
-    print(f"{way:12} {gaps[way]:+.3f} ± {error:.3f}, {verdict}; weights in the last step of seed 0: {weights}")
+    print(f"{way:13} {gaps[way]:+.3f} ± {error:.3f}, {verdict}; weights in the last step of seed 0: {weights}")
     assert -0.08 < gaps[way] < 0.05, "no method changes the picture by more than a few points"
-assert abs(gaps["pcgrad"] - gaps["tagging x 2"]) < 0.04, "a fixed weight does about what surgery does"
+gap, error = paired_gap(mean["equal, longer"], mean["pcgrad"])
+seconds = {way: sum(row["seconds"] for seed in SEEDS for row in runs[way, seed][1]) / 3 for way in ("pcgrad", "equal, longer")}
+took = {way: round(value, 1) for way, value in seconds.items()}
+print(f"equal, longer against pcgrad: {gap:+.3f} ± {error:.3f}; seconds of training in our run: {took}")
+assert gaps["pcgrad"] > 0 and gaps["equal, longer"] > 0.005, "PCGrad is a little higher than equal weights, and so are more steps"
+assert gap > -0.01, "more plain steps are worth as much as surgery"
 
 # %%
 figure, axes = plt.subplots(figsize=(6.4, 2.8))
@@ -453,16 +461,20 @@ for place, way in enumerate(gaps):
     axes.plot(points, [place] * 3, "o", color=COLOURS["lora"], alpha=0.7)
     axes.plot([100 * gaps[way]], [place], "|", color="black", markersize=18)
 axes.axvline(0, color=COLOURS["ceiling"], linestyle="--")
-axes.set(title="against equal weights: a point or two, either way", xlabel="points of the mean score by seed, and their mean")
+axes.set(
+    title="PCGrad gains a little; some more plain steps gain as much", xlabel="points of the mean score by seed, and their mean"
+)
 axes.set_yticks(range(len(gaps)), list(gaps))
 axes.invert_yaxis()
 show(figure, "balancing_gaps")
 
 # %% [markdown]
-# Read it coldly. Where PCGrad "counts", look at the size of the gap, at where it comes from (tagging, the task with 40
-# sentences), and at its weights: surgery gave tagging about twice the weight of the others. So does `tagging=2`, for free: PCGrad
-# needs K backward passes a step. And with four comparisons on three seeds one "counts" is no news. Kurin et al. (2022) and Xin et
-# al. (2022) found the same on large benchmarks: tuned fixed weights match the methods. So `equal` is the default here.
+# Read it coldly. With 40 steps PCGrad is a point above equal weights, higher on all three seeds: just enough to count by our rule.
+# But it paid: three backward passes a step. The same model with plain equal weights and 60 steps, which took less time, is as
+# good or better. Uncertainty weighting and GradNorm make no clear difference.
+#
+# On large benchmarks Kurin et al. (2022) and Xin et al. (2022) found that tuned equal or fixed weights match such methods. So
+# `equal` is the default here: first more steps and a tuned learning rate, then, if you have K times the compute, surgery.
 #
 # ## 6. Zero-shot: an answer without a label
 #
@@ -489,7 +501,10 @@ features = encode(day[:], find_task("nli"), tokenizer, 48).features
 
 def nli_model(seed: int, steps: int = 160):
     """(model, its last losses): trained on the NLI rows about the day, texts cut at 48 tokens."""
-    settings, told = MultitaskSettings(**COMMON | {"tasks": "nli", "steps": steps, "eval_every": steps, "seed": seed}), []
+    settings, told = (
+        MultitaskSettings(**COMMON | {"tasks": "nli", "max_length": 48, "steps": steps, "eval_every": steps, "seed": seed}),
+        [],
+    )
     model = build_model(settings)[0]
     MultitaskTrainer(model, tokenizer, settings).train({"nli": features}, on_row=told.append)
     return model, sum(row["loss"] for row in told[-20:]) / 20
@@ -559,7 +574,7 @@ assert 7 < broken[1] < 13 and broken[0] < 1.3, "1 / (2 p L): the rarer a task, t
 # | a rare task has a huge weight | the $s$ of absent tasks is added | section 7: chance times weight |
 # | the total loss is below 0 | uncertainty weighting with small losses | section 2: no fault; watch `loss/TASK` |
 # | two tasks stay at chance together | one function cannot answer both | section 4: cosine near -1; tell it the task |
-# | PCGrad "wins" | its weights favour one task | section 5: fixed weights as a rival, three seeds, the size |
+# | PCGrad "wins" | its rival had fewer backward passes | section 5: equal cost, three seeds, the size of the gap |
 # | cosines are negative late in training | the sum is nearly minimal | section 3: what is left in the sum |
 # | PCGrad differs from the paper's | applied to each tensor, or to heads | section 1: one G for all that is shared |
 #
@@ -576,7 +591,7 @@ assert 7 < broken[1] < 13 and broken[0] < 1.3, "1 / (2 p L): the rarer a task, t
 #
 # 1. Balancing chooses a compromise; all methods here are weights on the gradients, found from losses or from a K × K matrix.
 # 2. A conflict may be missing information (tell the model the task) or just a finished training; it is not yet a harm.
-# 3. Against equal and fixed weights, over paired seeds, the methods gained a point or nothing here. Start with equal weights.
+# 3. Over paired seeds PCGrad gained a point on equal weights, and 20 more plain steps gained as much. Start with equal weights.
 #
 # **Next:** a small model learns from a large one: [lesson list](README.md).
 #

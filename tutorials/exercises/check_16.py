@@ -21,7 +21,9 @@ def check_mgda_of_two(answers) -> None:
     cases = [torch.tensor([[-4.0, 1, 1], [6, 1, 1]]), torch.tensor([[1.0, 0], [3, 1]]), torch.randn(2, 5, generator=g)]
     for J in (case.double() for case in cases):
         found = answers.mgda_of_two(J @ J.T)
-        assert found.min() >= 0 and abs(float(found.sum()) - 1) < 1e-9, f"weights of at least 0 and of sum 1, found {found.tolist()}"
+        assert found.min() >= 0 and abs(float(found.sum()) - 1) < 1e-9, (
+            f"weights of at least 0 and of sum 1, found {found.tolist()}"
+        )
         assert torch.allclose(found, mgda(J @ J.T), atol=1e-8), "put the slope of |w g1 + (1 - w) g2|² to 0; then clamp"
 
 
