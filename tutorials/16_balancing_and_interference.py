@@ -5,7 +5,7 @@
 # |:--|:--|
 # | **Needs** | lesson [03](03_lora_for_classification.py); what a head and a mixed batch are; gradients as vectors |
 # | **Read and do** | 75 minutes |
-# | **Runs in** | about 60 s on one CPU thread |
+# | **Runs in** | about 75 s on one CPU thread |
 # | **Memory** | 2 GB |
 #
 # One model learns several tasks, so several losses pull at the same weights. What if they pull in opposite directions? There are
@@ -144,8 +144,8 @@ for name, found in paths.items():
         axes.plot(*path[-1], "o", color=COLOURS[PAINT[name]], markersize=5)
 for number, centre in enumerate(CENTRES, 1):
     axes.annotate(f"minimum {number}", centre, (-12, 12 if number == 1 else 16), textcoords="offset points", fontsize=8)
-axes.set(title="each method ends at a compromise of its own", xlabel="x", ylabel="y")
-axes.legend(loc="lower left", fontsize=8)
+axes.set(title="the method chooses the compromise, and often the start does too", xlabel="x", ylabel="y")
+axes.legend(loc="lower center", fontsize=8)
 show(figure, "balancing_plane")
 
 # %% [markdown]
@@ -469,9 +469,9 @@ axes.invert_yaxis()
 show(figure, "balancing_gaps")
 
 # %% [markdown]
-# Read it coldly. With 40 steps PCGrad is a point above equal weights, higher on all three seeds: just enough to count by our rule.
-# But it paid: three backward passes a step. The same model with plain equal weights and 60 steps, which took less time, is as
-# good or better. Uncertainty weighting and GradNorm make no clear difference.
+# Read it coldly. In our run, with 40 steps, PCGrad is a point above equal weights, higher on all three seeds: just enough to
+# count by our rule. But it paid: three backward passes a step. The same model with plain equal weights and 60 steps, which took
+# less time, is as good or better. Uncertainty weighting and GradNorm make no clear difference.
 #
 # On large benchmarks Kurin et al. (2022) and Xin et al. (2022) found that tuned equal or fixed weights match such methods. So
 # `equal` is the default here: first more steps and a tuned learning rate, then, if you have K times the compute, surgery.
