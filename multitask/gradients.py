@@ -47,6 +47,7 @@ def mgda(G: Gram) -> Weights:
 
     Exact: the best w of every face that a set of tasks spans; of those with no negative weight, the shortest.
     """
+    G = G / G.diagonal().max().clamp(min=torch.finfo(G.dtype).tiny)  # beside large products the condition Σ w = 1 would be lost
     K, best, shortest = len(G), torch.full((len(G),), 1 / len(G), dtype=G.dtype), torch.inf
     for face in itertools.chain.from_iterable(itertools.combinations(range(K), size) for size in range(1, K + 1)):
         at = list(face)

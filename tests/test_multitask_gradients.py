@@ -158,3 +158,12 @@ def test_one_task_is_its_gradient_and_a_dead_one_is_named():
     for method in (inverse_norm, imtl_g, nash_mtl):
         with pytest.raises(ValueError, match=r"tasks \[1\] are zero"):
             method(J @ J.T)
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e6, 1e12])
+def test_mgda_does_not_depend_on_the_unit_of_all_losses(size):
+    J = torch.tensor([[-4.0, 1, 1], [6, 1, 1], [0.5, 2, -1]], dtype=torch.float64)
+    torch.testing.assert_close(mgda(size**2 * J @ J.T), mgda(J @ J.T), atol=1e-9, rtol=1e-9)
+    steep = torch.tensor([[1.0, 1e-9], [2000.0, 4000.0]], dtype=torch.float64) * size
+    w = mgda(steep @ steep.T)
+    assert float(w.sum()) == pytest.approx(1) and (w >= 0).all()

@@ -145,7 +145,8 @@ for name, found in paths.items():
 for number, centre in enumerate(CENTRES, 1):
     axes.annotate(f"minimum {number}", centre, (-12, 12 if number == 1 else 16), textcoords="offset points", fontsize=8)
 axes.set(title="the method chooses the compromise, and often the start does too", xlabel="x", ylabel="y")
-axes.legend(loc="lower center", fontsize=8)
+axes.set_ylim(-2.0, 2.4)
+axes.legend(loc="lower left", fontsize=8)
 show(figure, "balancing_plane")
 
 # %% [markdown]
