@@ -10,10 +10,10 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.markdown import Markdown
 
+from multitask.fusion_page import draw_quality, draw_weights, page
+from multitask.fusion_study import Study, run_study
 from training.base_models import load_base
 from training.data import load_task
-from training.fusion_page import draw_quality, draw_weights, page
-from training.fusion_study import Study, run_study
 from training.settings import TrainSettings, at_least
 from training.tasks import TASKS, find_task
 
@@ -56,6 +56,8 @@ class FuseSettings:
     """whether to fine-tune fully too"""
     longer: bool = True
     """whether to train each adapter alone for as many steps as adapter and fusion together"""
+    mix: bool = True
+    """whether to train models for all tasks too: one fusion on the mix of the tasks, and (with full) one full model with heads"""
     trackers: str = "tensorboard"
     threads: int | None = None
     out: Path = Path("runs/fuse")
@@ -116,7 +118,7 @@ def make_study(settings: FuseSettings) -> Study:
         "steps": settings.fusion_steps or settings.steps,
     }
     full = {"learning_rate": settings.full_learning_rate} if settings.full else None
-    return Study(tasks, fusion, full, settings.longer, settings.seeds, settings.out)
+    return Study(tasks, fusion, full, settings.longer, settings.mix, settings.seeds, settings.out)
 
 
 def _folder(root: Path | None, task: str) -> str | None:

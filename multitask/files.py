@@ -1,7 +1,8 @@
 """A trained multitask model on disk: everything that trains in one file, and what is needed to build the rest around it.
 
 multitask.json       the tasks with their labels, how the model was made, where its base came from
-weights.safetensors  the trained weights: backbone and heads, or with a frozen backbone the adapters and heads alone
+weights.safetensors  the trained weights: backbone and heads, or with a frozen backbone the adapters or fusion and heads alone
+members/             the frozen adapters of a fusion, a folder for each
 config.json, tokenizer files
 """
 
@@ -18,6 +19,7 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer
 from adapters.bottleneck import BottleneckConfig
 from loralib import LoraConfig
 from loralib.checkpoint import write_atomic
+from multitask.fused_members import MEMBERS, load_members, save_members
 from multitask.multitask_model import MultitaskModel
 from training.base_models import Source, load_backbone
 from training.checkpoint import TrainableWeights
@@ -29,7 +31,7 @@ CARD, WEIGHTS = "multitask.json", "weights.safetensors"
 def save_multitask(
     folder: Path, model: MultitaskModel, tokenizer: Any, source: Source, layers: int | None, max_length: int
 ) -> int:
-    """Write a model that was made from the backbone `source`; returns the bytes of the weights."""
+    """Write a model that was made from the backbone `source`; returns the bytes of the weights, frozen members included."""
     folder.mkdir(parents=True, exist_ok=True)
     adapters = None if model.adapters is None else [type(model.adapters.config).__name__, asdict(model.adapters.config)]
     card = {
@@ -37,6 +39,7 @@ def save_multitask(
         "made_with": model.made_with,
         "adapters": adapters,
         "source": asdict(source),
+        "members": save_members(model.backbone, folder),
         "encoder_of_a_pair": type(model.backbone) is not MODEL_MAPPING[type(model.backbone.config)],
         "layers": layers,
         "max_length": max_length,
@@ -46,7 +49,8 @@ def save_multitask(
     tokenizer.save_pretrained(folder)
     write_atomic(folder / WEIGHTS, content)
     write_atomic(folder / CARD, (json.dumps(card, indent=2) + "\n").encode())
-    return len(content)
+    members = (folder / MEMBERS).rglob("*.safetensors")
+    return len(content) + sum(file.stat().st_size for file in members)
 
 
 def load_multitask(folder: Path) -> tuple[MultitaskModel, Any, int]:
@@ -61,7 +65,10 @@ def load_multitask(folder: Path) -> tuple[MultitaskModel, Any, int]:
         raise ValueError(f"{folder}: no multitask model ({error}); expected {CARD} and {WEIGHTS}") from error
     tasks = {name: _spec(values) for name, values in card["tasks"].items()}
     source, adapters = Source(**card["source"]), None
-    if card["adapters"] is not None:
+    if card.get("members"):
+        backbone, tokenizer = load_backbone(source, card["layers"])
+        load_members(backbone, folder, card["members"])
+    elif card["adapters"] is not None:
         backbone, tokenizer = load_backbone(source, card["layers"])
         kind, values = card["adapters"]
         adapters = LoraConfig(**values) if kind == "LoraConfig" else BottleneckConfig(**_with_tuples(values))

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from multitask.files import save_multitask
+from multitask.fused_members import fuse_trained
 from multitask.multitask_model import MultitaskModel
 from multitask.report import write_report
 from multitask.settings import MultitaskSettings, pairs
@@ -60,6 +61,8 @@ def build_model(settings: MultitaskSettings) -> tuple[MultitaskModel, Any, Sourc
     """The model that these settings describe, its tokenizer, and where its backbone is from."""
     source = Source(settings.model, settings.seed, settings.random_weights)
     backbone, tokenizer = load_backbone(source, settings.layers)
+    if settings.members:
+        fuse_trained(backbone, settings.member_folders(), settings.seed)
     model = MultitaskModel(
         backbone,
         settings.specs(),

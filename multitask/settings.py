@@ -56,6 +56,8 @@ class MultitaskSettings:
     """by a vector added to the input, or by the scale and shift of every norm"""
     task_adapters: Literal["none", "lora", "bottleneck"] = "none"
     """freeze the backbone, and give each task an adapter of its own"""
+    members: str = ""
+    """freeze the backbone and trained adapters of single runs (folders joined by commas), and train one fusion of them"""
     share_heads: str = ""
     """tasks that use another's head: sick=nli"""
     pooling: Literal["auto", "mean", "last", "first"] = "auto"
@@ -63,7 +65,7 @@ class MultitaskSettings:
     dropout: float = 0.1
     """before each head"""
     learning_rate: float | None = None
-    """None: 1e-3 for models under 5 M parameters and 5e-5 above; with task_adapters those of lora and bottleneck"""
+    """None: 1e-3 for models under 5 M parameters and 5e-5 above; with task_adapters or members those of these methods"""
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     warmup_share: float = 0.06
     weight_decay: float = 0.0
@@ -106,6 +108,7 @@ class MultitaskSettings:
                 f"loss_weighting={self.loss_weighting!r} joins gradients in what tasks share, and with "
                 f"task_adapters={self.task_adapters!r} they share no parameter that trains; of use: {', '.join(LOSS_METHODS)}"
             )
+        self._check_members()
         if self.temperature != 2.0 and self.task_sampling != "temperature":
             raise ValueError(f"temperature={self.temperature}: task_sampling {self.task_sampling!r} does not use it")
 
@@ -117,6 +120,22 @@ class MultitaskSettings:
                 raise ValueError(f"{option}: {', '.join(wrong)} is none of the tasks {', '.join(names)}")
         self.rows_of(names[0])
         self.weights()
+
+    def _check_members(self) -> None:
+        if not self.members:
+            return
+        if len(self.member_folders()) < 2:
+            raise ValueError(f"members={self.members!r}: a fusion has at least two, joined by commas")
+        if self.task_adapters != "none":
+            raise ValueError("members are fused, task_adapters are chosen row by row: give one of them")
+        if self.use_task_embeddings or self.loss_weighting not in LOSS_METHODS:
+            raise ValueError(
+                f"members: of use with loss_weighting {', '.join(LOSS_METHODS)} (a fusion pulls its values to the identity by a "
+                "term of the loss, which belongs to no task), and without use_task_embeddings (the backbone is frozen)"
+            )
+
+    def member_folders(self) -> list[Path]:
+        return [Path(folder) for folder in self.members.split(",") if folder]
 
     def specs(self) -> dict[str, TaskSpec]:
         """The tasks by name, in their order. ValueError for a task that is unknown, named twice, or written by a decoder."""

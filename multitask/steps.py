@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, distributed, nn
 
+from adapters.fusion import fusion_penalty
 from multitask.balancing import Equal
 from multitask.mixed_batches import MixedBatch, tasks_in
 from multitask.multitask_model import MultitaskModel
@@ -41,12 +42,14 @@ class Learner(nn.Module):
         return found
 
     def total(self, batch: MixedBatch) -> Tensor:
-        """Σ share · static · term over the tasks of this batch."""
+        """Σ share · static · term over the tasks of this batch; once a step also what pulls a fusion's values to the identity."""
         terms = [
             share * self.balancing.static[k] * self.balancing.term(k, loss, part)
             for k, (loss, part, share) in self.losses(batch).items()
         ]
-        return sum(terms[1:], terms[0])
+        total = sum(terms[1:], terms[0])
+        pull = fusion_penalty(self.model.backbone) if batch["leads"] else 0.0
+        return total + pull if isinstance(pull, Tensor) else total
 
     def weight(self, k: int) -> float:
         return self.balancing.static[k] * self.balancing.weight(k)

@@ -36,7 +36,9 @@ class MultitaskTrainer:
 
     @property
     def learning_rate(self) -> float:
-        method = {"none": "full"}.get(self.settings.task_adapters, self.settings.task_adapters)
+        method = (
+            "fusion" if self.settings.members else {"none": "full"}.get(self.settings.task_adapters, self.settings.task_adapters)
+        )
         return self.settings.learning_rate or default_learning_rate(method, self.model)
 
     def manager(self, features: dict[str, list[dict]]) -> MultitaskDataManager:

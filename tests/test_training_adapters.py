@@ -11,13 +11,13 @@ from tiny_folder import encoder
 from adapters.attach import sites
 from adapters.fuse import active_fusion
 from adapters.fusion import fusion_penalty, no_decay
+from multitask.fusion_study import attention, held_out_rows
 from training import gap, train_model
 from training.base_models import load_base, window
 from training.batching import Steps
 from training.data import load_task
 from training.encoding import encode
 from training.evaluation import objective_of
-from training.fusion_study import attention, held_out_rows
 from training.gap import Row, draw, measure_gap, page
 from training.loop import LoopSettings, Trainer
 from training.methods import apply_method
@@ -174,10 +174,19 @@ def test_the_fuse_command_makes_a_report(tmp_path):
         done = run_module("adapters", "fuse", *words, "--threads", "1", "--out", str(tmp_path / "study"))
         assert done.returncode == 0, done.stderr
     page = (tmp_path / "study" / "report.md").read_text()
-    for part in ("## Quality", "average, untrained", "as long as the fusion", "## Who is used where", "mean of the tasks"):
+    for part in (
+        "## Quality",
+        "average, untrained",
+        "as long as the fusion",
+        "## Who is used where",
+        "mean of the tasks",
+        "on the mix",
+    ):
         assert part in page
     results = json.loads((tmp_path / "study" / "results.json").read_text())
     assert [r["task"] for r in results] == ["sentiment", "nli"] and all(len(r["full"]) == 1 for r in results)
+    assert all(r["heads"][0]["steps"] == r["mix"][0]["steps"] == 12 for r in results)
+    assert results[0]["mix"][0]["trainable"] > results[0]["fusion"][0]["trainable"] and len(results[0]["probes"]) == 1
     for name in ("adapter_sentiment", "adapter_nli", "fusion_nli", "longer_nli", "full_sentiment"):
         assert (tmp_path / "study" / "seed-0" / name / "adapter" / "training.json").exists()
     assert (tmp_path / "study" / "quality.png").stat().st_size > 5000

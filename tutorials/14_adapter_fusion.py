@@ -296,7 +296,7 @@ show(figure, "fusion_rivals")
 # **Predict:** does the `qa` fusion listen to *topic*? On 48 labels, is the stranger shut out, and does every token agree?
 
 # %%
-from training.fusion_study import attention
+from multitask.fusion_study import attention
 from training.trained import load_trained
 
 fused = {case: load_trained(runs[case, 0]["fusion"].folder / "adapter").base for case in CASES}

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import pyplot as plt
 
-from training.fusion_study import Study, TaskResult
+from multitask.fusion_study import Study, TaskResult
 from training.paired import clearly_better, spread
 from training.records import COLOURS, file_size, markdown_table, save_figure, use_style
 from training.tasks import TASKS
@@ -16,14 +16,20 @@ LABELS = {
     "longer": "own adapter, as long as the fusion",
     "average": "average, untrained",
     "fusion": "fusion",
+    "mix": "one fusion, trained on the mix",
     "full": "full fine-tuning",
+    "heads": "one full model, a head for each task",
 }
+TOGETHER = ("mix", "heads")
+"""one model for all tasks"""
 BARS = {
     "single": COLOURS["bottleneck"],
     "longer": "#C2A5CF",
     "average": COLOURS["untouched"],
     "fusion": COLOURS["fusion"],
+    "mix": "#A6DBA0",
     "full": COLOURS["full"],
+    "heads": "#777777",
 }
 COST = ("task", "row", "trained", "file", "ms a step", "learning rate")
 
@@ -44,7 +50,8 @@ def page(results: list[TaskResult], study: Study, command: str, chart: str, weig
         f"## Loss on the evaluation rows\n\n{markdown_table(('task', *(LABELS[row] for row in trained)), losses)}\n\n"
         f"## Who is used where\n\n![attention]({weights})\n\n{_others(results)}"
         f"## Cost\n\n{markdown_table(COST, _costs(results, trained))}\n\n"
-        "Not here yet: one shared model with several heads, and a second stage on the mix of the tasks (folder `multitask/`).\n"
+        + "Rows for all tasks: one model, new heads, mixed batches, as many rows of each task as the models of one task had.\n"
+        * any(row in TOGETHER for row in rows)
     )
 
 
@@ -62,7 +69,8 @@ def _others(results: list[TaskResult]) -> str:
 
 
 def _costs(results: list[TaskResult], rows: list[str]) -> list[tuple]:
-    first = {(r.task, row): getattr(r, row)[0] for r in results for row in rows}
+    first = {(r.task, row): getattr(r, row)[0] for r in results for row in rows if row not in TOGETHER}
+    first |= {("all", row): getattr(results[0], row)[0] for row in rows if row in TOGETHER}
     return [
         (
             task,
@@ -78,19 +86,20 @@ def _costs(results: list[TaskResult], rows: list[str]) -> list[tuple]:
 
 def verdicts(results: list[TaskResult]) -> str:
     """Where the fusion wins and where it loses, by the rule of `paired.py`; with one seed only the signs."""
-    rivals = [row for row in ("single", "longer") if row in shown(results)]
-    return "\n".join(f"- {r.task}: the fusion {' and '.join(_verdict(r, rival) for rival in rivals)}." for r in results)
+    pairs = [("fusion", "single"), ("fusion", "longer"), ("mix", "fusion"), ("heads", "full")]
+    pairs = [pair for pair in pairs if set(pair) <= set(shown(results))]
+    return "\n".join(f"- {r.task}: {'; '.join(_verdict(r, row, rival) for row, rival in pairs)}." for r in results)
 
 
-def _verdict(result: TaskResult, rival: str) -> str:
-    better, mine, other = TASKS[result.task].higher_is_better, result.values("fusion"), result.values(rival)
+def _verdict(result: TaskResult, row: str, rival: str) -> str:
+    better, mine, other = TASKS[result.task].higher_is_better, result.values(row), result.values(rival)
     gain = (statistics.mean(mine) - statistics.mean(other)) * (1 if better else -1)
     word = "gains" if gain > 0 else "loses" if gain < 0 else "changes"
     sure = "one seed: nothing is sure"
     if len(mine) > 1:
         clear = clearly_better(mine, other, better) or clearly_better(other, mine, better)
         sure = "more than two standard errors" if clear else "within the noise of the seeds"
-    return f"{word} {abs(gain):.3f} against the {LABELS[rival]} ({sure})"
+    return f"{LABELS[row]} {word} {abs(gain):.3f} against {LABELS[rival]} ({sure})"
 
 
 def _mean(result: TaskResult, row: str, key: str) -> float:
@@ -101,7 +110,7 @@ def draw_quality(results: list[TaskResult], path: Path) -> Path:
     """Bars by task: own adapter, average, fusion, full."""
     use_style()
     rows = shown(results)
-    figure, axes = plt.subplots(figsize=(2.2 + 1.9 * len(results), 4))
+    figure, axes = plt.subplots(figsize=(2.2 + 0.4 * len(rows) * len(results), 4))
     width = 0.8 / len(rows)
     for i, row in enumerate(rows):
         places = [x + (i - (len(rows) - 1) / 2) * width for x in range(len(results))]

@@ -2,6 +2,9 @@
 
 What is compared on a task is the same but for the method: rows, order of batches, evaluation. The fusion starts from its task's
 own adapter and head, so it has had more steps in all: the row `longer` is the same adapter alone, trained for as many.
+
+Two rows are one model for all tasks, with a head for each, trained on mixed batches with as many rows of every task as the row
+beside it had: `mix` is one fusion of the same adapters, `heads` is full fine-tuning.
 """
 
 import json
@@ -18,6 +21,8 @@ from adapters.composition import Average
 from adapters.fuse import active_fusion
 from adapters.site import Site
 from loralib.checkpoint import write_atomic
+from multitask.run import run_multitask
+from multitask.settings import MultitaskSettings
 from training.base_models import Base, load_base
 from training.batching import batches
 from training.data import evaluation_split, load_task
@@ -43,6 +48,7 @@ class Study:
     fusion: dict
     full: dict | None
     longer: bool
+    mix: bool
     seeds: int
     out: Path
 
@@ -56,6 +62,8 @@ class TaskResult:
     longer: list[dict]
     fusion: list[dict]
     full: list[dict]
+    mix: list[dict]
+    heads: list[dict]
     probes: list[dict]
     """{average: metric of the untrained average, others: metric of each adapter alone, weights: (places, members)}"""
 
@@ -67,7 +75,7 @@ class TaskResult:
 
 def run_study(study: Study, say: Callable[[str], None]) -> list[TaskResult]:
     """All adapters first, then the fusions, then full fine-tuning; finished runs are read from disk."""
-    found: dict[str, TaskResult] = {task: TaskResult(task, [], [], [], [], []) for task in study.tasks}
+    found: dict[str, TaskResult] = {task: TaskResult(task, [], [], [], [], [], [], []) for task in study.tasks}
     for seed in range(study.seeds):
         folder, members = study.out / f"seed-{seed}", []
         for task, settings in study.tasks.items():
@@ -84,7 +92,37 @@ def run_study(study: Study, say: Callable[[str], None]) -> list[TaskResult]:
             if study.full is not None:
                 changes = {**study.full, "method": "full", **_plain()}
                 found[task].full.append(_train(settings, seed, folder / f"full_{task}", say, **changes))
+        together = [("mix", study.fusion | {"members": ",".join(members)})] if study.mix else []
+        together += [("heads", study.full)] if study.mix and study.full is not None else []
+        for row, changes in together:
+            for task, result in _together(study, changes, seed, folder / row, say).items():
+                getattr(found[task], row).append(result)
     return list(found.values())
+
+
+def _together(study: Study, changes: dict, seed: int, out: Path, say: Callable[[str], None]) -> dict[str, dict]:
+    """One model for all tasks; of each task as many rows as its own model had."""
+    first = next(iter(study.tasks.values()))
+    steps = changes.get("steps", first.steps) * len(study.tasks)
+    settings = MultitaskSettings(
+        tasks=",".join(study.tasks),
+        model=first.model or "encoder",
+        data_dirs=",".join(f"{task}={s.data_dir}" for task, s in study.tasks.items() if s.data_dir),
+        max_length=max(s.max_length for s in study.tasks.values()),
+        task_sampling="equal",
+        steps=steps,
+        members=changes.get("members", ""),
+        learning_rate=changes["learning_rate"],
+        seed=seed,
+        out=str(out),
+        **{name: getattr(first, name) for name in ("batch_size", "eval_rows", "eval_every", "save_every", "trackers", "threads")},
+    )
+    result = run_multitask(settings)
+    costs = {"trainable": result["trained"], "seconds_per_step": result["train_seconds"] / steps}
+    costs |= {name: result[name] for name in ("file_bytes", "learning_rate", "steps")}
+    for task, scores in result["tasks"].items():
+        say(f"seed {seed}: {out.name}: {task}: {scores['metric_name']} {scores['start_metric']:.4f} → {scores['metric']:.4f}")
+    return {task: {name: ({**scores, **costs})[name] for name in KEPT} for task, scores in result["tasks"].items()}
 
 
 def _plain() -> dict:
@@ -96,18 +134,7 @@ def _plain() -> dict:
 def _train(settings: TrainSettings, seed: int, out: Path, say: Callable[[str], None], **changes) -> dict:
     result: TrainResult = train_model(settings.task, replace(settings, seed=seed, out=str(out), **changes))
     say(f"seed {seed}: {out.name}: {result.metric_name} {result.start_metric:.4f} → {result.metric:.4f}")
-    names = (
-        "metric",
-        "metric_name",
-        "start_metric",
-        "loss",
-        "trainable",
-        "file_bytes",
-        "seconds_per_step",
-        "learning_rate",
-        "steps",
-    )
-    return {name: getattr(result, name) for name in names}
+    return {name: getattr(result, name) for name in KEPT}
 
 
 def _probes(folder: Path, settings: TrainSettings, seed: int, own: str, members: list[Path]) -> dict:
