@@ -1,8 +1,9 @@
-"""Commands: train (the default), compare and speed.
+"""Commands: train (the default), compare, transfer and speed.
 
 python -m multitask --tasks sentiment,topic,nli --task_sampling proportional --loss_weighting uncertainty \
     --use_task_embeddings --analyze_interference              one model for these tasks
 python -m multitask compare --tasks sentiment,topic,nli       against a model for each
+python -m multitask transfer --tasks sentiment,topic,nli      each task after each other
 python -m multitask speed --tasks sentiment,topic,nli         a mixed batch against the same rows task by task
 """
 
@@ -15,7 +16,7 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.markdown import Markdown
 
-from multitask import compare_command, speed_command
+from multitask import compare_command, speed_command, transfer_command
 from multitask.report import page
 from multitask.run import run_multitask
 from multitask.settings import MultitaskSettings
@@ -32,6 +33,7 @@ def train(settings: MultitaskSettings) -> None:
 
 COMMANDS = {
     "compare": (compare_command.CompareSettings, compare_command.run),
+    "transfer": (transfer_command.TransferSettings, transfer_command.run),
     "speed": (speed_command.SpeedSettings, speed_command.speed),
 }
 

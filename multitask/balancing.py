@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from multitask.gradients import GRADIENT_METHODS
 
 LOSS_METHODS = ("equal", "uncertainty", "dwa")
+DWA_PERIOD = 50
 METHODS = (*LOSS_METHODS, "gradnorm", *GRADIENT_METHODS)
 
 
@@ -41,7 +42,7 @@ class Equal(nn.Module):
 
     def solve(self, G: Tensor, last: Tensor, tasks: list[int], losses: dict[int, float], step: int) -> Tensor:
         """Weights (K,) of the gradients of `tasks`, from their products G (K, K); `last`: those in the last shared matrix."""
-        raise NotImplementedError
+        return torch.ones(len(tasks), dtype=G.dtype)
 
     def after(self, losses: dict[int, float]) -> None:
         """A step is done; its mean losses, of the tasks that took part."""
@@ -84,7 +85,7 @@ class DynamicWeightAverage(Equal):
     """(2, K): of the losses, and how many"""
     steps: Tensor
 
-    def __init__(self, kinds: list[str], static: list[float] | None = None, period: int = 50, temperature: float = 2.0):
+    def __init__(self, kinds: list[str], static: list[float] | None = None, period: int = DWA_PERIOD, temperature: float = 2.0):
         super().__init__(kinds, static)
         if period < 1 or temperature <= 0:
             raise ValueError(f"period={period}, temperature={temperature}: expected at least 1, and above 0")

@@ -81,6 +81,7 @@ def alone(settings: MultitaskSettings, task: str, steps: int, out: Path) -> Mult
         loss_weighting="equal",
         task_weights="",
         share_heads="",
+        members="",
         use_task_embeddings=False,
         task_embedding="input",
         analyze_interference=False,

@@ -76,7 +76,7 @@ def cagrad(G: Gram, c: float = 0.5, steps: int = 500) -> Weights:
             if value(new) <= value(w) - 1e-4 * (w - new) @ slope:
                 break
             step = step / 2
-        if (new - w).abs().max() < 1e-12:
+        if (new - w).abs().max() < 1e-12 or value(w) - value(new) < 1e-15 * value(w).abs():  # as flat as float64 can tell
             break
         w, step = new, 2 * step
     return mean + radius / (w @ G @ w).clamp(min=1e-300).sqrt() * w
@@ -106,7 +106,7 @@ def nash_mtl(G: Gram, steps: int = 100) -> Weights:
             if step < 1e-12:
                 return w
         w = w - step * way
-        if slope.abs().max() < 1e-12 * (1 / w).max():
+        if slope @ way < 1e-16:  # Newton's decrement: the next step would change nothing
             break
     return w
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
@@ -73,19 +74,28 @@ def draw_interference(cosines: Tensor, affinity: Tensor, names: list[str], path:
     affinity = affinity * 100
     figure, panels = plt.subplots(1, 2, figsize=(5.0 + 0.9 * len(names), 2.2 + 0.4 * len(names)))
     largest = float(affinity.abs().max()) or 1.0
-    for panel, matrix, title, limit in (
-        (panels[0], cosines, "cosine of the gradients", 1.0),
-        (panels[1], affinity, "loss of the column's task after a\nstep on the row's: % lower", largest),
-    ):
-        panel.imshow(matrix, cmap="RdBu", vmin=-limit, vmax=limit)
-        panel.set(xticks=range(len(names)), yticks=range(len(names)), title=title)
-        panel.set_xticklabels(names, rotation=45, ha="right")
-        panel.set_yticklabels(names)
-        panel.grid(False)
-        for i in range(len(names)):
-            for j in range(len(names)):
-                dark = abs(float(matrix[i, j])) > 0.6 * limit
-                panel.text(
-                    j, i, f"{float(matrix[i, j]):.2f}", ha="center", va="center", color="white" if dark else "black", fontsize=8
-                )
+    _heat_map(panels[0], cosines, names, "cosine of the gradients", 1.0)
+    _heat_map(panels[1], affinity, names, "loss of the column's task after a\nstep on the row's: % lower", largest)
     return save_figure(figure, path)
+
+
+def draw_gains(gains: dict[tuple[str, str], float], names: list[str], path: Path) -> Path:
+    """One heat map: the relative gain, in percent, of the column's task after the row's."""
+    use_style()
+    matrix = 100 * torch.tensor([[gains[source, target] for target in names] for source in names], dtype=torch.float64)
+    figure, panel = plt.subplots(figsize=(2.6 + 0.8 * len(names), 2.2 + 0.5 * len(names)))
+    title = "score of the column's task after the\nrow's, against alone: % gained"
+    _heat_map(panel, matrix, names, title, float(matrix.abs().max()) or 1.0)
+    return save_figure(figure, path)
+
+
+def _heat_map(panel, matrix: Tensor, names: list[str], title: str, limit: float) -> None:
+    panel.imshow(matrix, cmap="RdBu", vmin=-limit, vmax=limit)
+    panel.set(xticks=range(len(names)), yticks=range(len(names)), title=title)
+    panel.set_xticklabels(names, rotation=45, ha="right")
+    panel.set_yticklabels(names)
+    panel.grid(False)
+    for i in range(len(names)):
+        for j in range(len(names)):
+            colour = "white" if abs(float(matrix[i, j])) > 0.6 * limit else "black"
+            panel.text(j, i, f"{float(matrix[i, j]):.2f}", ha="center", va="center", color=colour, fontsize=8)

@@ -7,7 +7,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 from adapters.bottleneck import BottleneckConfig
 from loralib import LoraConfig
-from multitask.balancing import LOSS_METHODS, METHODS
+from multitask.balancing import DWA_PERIOD, LOSS_METHODS, METHODS
 from multitask.task_adapters import TaskAdapterConfig
 from training.settings import at_least
 from training.tasks import TaskSpec, find_task
@@ -108,6 +108,8 @@ class MultitaskSettings:
                 f"loss_weighting={self.loss_weighting!r} joins gradients in what tasks share, and with "
                 f"task_adapters={self.task_adapters!r} they share no parameter that trains; of use: {', '.join(LOSS_METHODS)}"
             )
+        if self.loss_weighting == "dwa" and self.steps <= 2 * DWA_PERIOD:
+            raise ValueError(f"loss_weighting 'dwa' is 'equal' for the first {2 * DWA_PERIOD} steps, and steps={self.steps}")
         self._check_members()
         if self.temperature != 2.0 and self.task_sampling != "temperature":
             raise ValueError(f"temperature={self.temperature}: task_sampling {self.task_sampling!r} does not use it")

@@ -57,6 +57,7 @@ def test_defect_29_the_command_of_the_source_does_what_its_flags_say(tmp_path):
         ("--layers 5", "has 2, expected 1 or more"),
         ("--share-heads topic=nli", "cannot share a head"),
         ("--loss-weighting pcgrad --task-adapters lora", "share no parameter"),
+        ("--loss-weighting dwa --steps 100", "is 'equal' for the first 100 steps"),
         ("--max-length 3", "leaves no room for the context"),
         ("train", "no command 'train'; there are compare, speed"),
     ],
