@@ -103,13 +103,7 @@ class MultitaskSettings:
         self._check_tasks()
         if self.task_embedding != "input" and not self.use_task_embeddings:
             raise ValueError("task_embedding says how, use_task_embeddings whether: give both")
-        if self.task_adapters != "none" and self.loss_weighting not in LOSS_METHODS:
-            raise ValueError(
-                f"loss_weighting={self.loss_weighting!r} joins gradients in what tasks share, and with "
-                f"task_adapters={self.task_adapters!r} they share no parameter that trains; of use: {', '.join(LOSS_METHODS)}"
-            )
-        if self.loss_weighting == "dwa" and self.steps <= 2 * DWA_PERIOD:
-            raise ValueError(f"loss_weighting 'dwa' is 'equal' for the first {2 * DWA_PERIOD} steps, and steps={self.steps}")
+        self._check_weighting()
         self._check_members()
         if self.temperature != 2.0 and self.task_sampling != "temperature":
             raise ValueError(f"temperature={self.temperature}: task_sampling {self.task_sampling!r} does not use it")
@@ -122,6 +116,15 @@ class MultitaskSettings:
                 raise ValueError(f"{option}: {', '.join(wrong)} is none of the tasks {', '.join(names)}")
         self.rows_of(names[0])
         self.weights()
+
+    def _check_weighting(self) -> None:
+        if self.loss_weighting == "dwa" and self.steps <= 2 * DWA_PERIOD:
+            raise ValueError(f"loss_weighting 'dwa' is 'equal' for the first {2 * DWA_PERIOD} steps, and steps={self.steps}")
+        if self.task_adapters != "none" and self.loss_weighting not in LOSS_METHODS:
+            raise ValueError(
+                f"loss_weighting={self.loss_weighting!r} joins gradients in what tasks share, and with "
+                f"task_adapters={self.task_adapters!r} they share no parameter that trains; of use: {', '.join(LOSS_METHODS)}"
+            )
 
     def _check_members(self) -> None:
         if not self.members:

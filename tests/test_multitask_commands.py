@@ -59,7 +59,7 @@ def test_defect_29_the_command_of_the_source_does_what_its_flags_say(tmp_path):
         ("--loss-weighting pcgrad --task-adapters lora", "share no parameter"),
         ("--loss-weighting dwa --steps 100", "is 'equal' for the first 100 steps"),
         ("--max-length 3", "leaves no room for the context"),
-        ("train", "no command 'train'; there are compare, speed"),
+        ("train", "no command 'train'; there are compare, transfer, speed"),
     ],
 )
 def test_wrong_words_are_one_line_and_leave_no_folder(words, told, tmp_path):
