@@ -23,6 +23,8 @@ from training.metrics import IGNORE
 Logits = Float[Tensor, "*rows C"]
 TeacherLogits = Float[Tensor, "..."]  # of the student's shape: `check_same_vocabulary` tells more than a type
 PerRow = Float[Tensor, "*rows"]
+MASKED = -(2.0**60)  # a power of two is the same number in every type
+"""A masked output's logit: its probability is 0, and sums and products with it stay finite, unlike those of the lowest number."""
 
 
 def masked_mean(values: Float[Tensor, "*rows"], mask: Int[Tensor, "..."] | Bool[Tensor, "..."]) -> Float[Tensor, ""]:
@@ -36,9 +38,8 @@ def masked_mean(values: Float[Tensor, "*rows"], mask: Int[Tensor, "..."] | Bool[
 
 
 def log_probabilities(logits: Logits, temperature: float = 1.0) -> Logits:
-    """log softmax(z / T), all finite: a masked output has the lowest number, so that 0 · log 0 = 0 in values and gradients."""
-    z = _wide(logits) / temperature
-    return z.clamp(min=torch.finfo(z.dtype).min).log_softmax(-1)  # T < 1 has made -inf of a masked output
+    """log softmax(z / T) in at least float32, all finite: a masked output has `MASKED` / T, so that 0 · log 0 = 0."""
+    return (_wide(logits) / temperature).log_softmax(-1)
 
 
 def kl(a: Logits, b: Logits) -> PerRow:
@@ -49,8 +50,8 @@ def kl(a: Logits, b: Logits) -> PerRow:
 def soft_targets(student: Logits, teacher: TeacherLogits, temperature: float = 1.0) -> PerRow:
     """T² KL(p ‖ q), p the teacher's (Hinton et al. 2015, section 2). Its gradient tends to (z - v) / C for centred logits.
 
-    An output that both mask, with -inf or the lowest number, adds nothing. ValueError for different shapes, for one output
-    (its softmax is always 1), and for T ≤ 0.
+    An output that both mask, with -inf or the lowest number of their type, adds nothing; one that the student masks and the
+    teacher believes in makes the loss enormous. ValueError for different shapes, one output (its softmax is 1), and T ≤ 0.
     """
     q, p = _log_probabilities(student, teacher, temperature)
     return temperature**2 * kl(p, q)
@@ -105,7 +106,7 @@ def logit_mse(student: Logits, teacher: TeacherLogits, temperature: float = 1.0)
     """‖z - v‖², summed over the outputs (Ba & Caruana 2014, section 2.2). With one output it is `regression_mse`.
 
     T² ‖z/T - v/T‖² is the same for every T, so a temperature other than 1 raises ValueError. So do different shapes.
-    An output masked on one side only makes the loss infinite.
+    An output masked on one side only makes the loss 1e36 or more.
     """
     if temperature != 1:
         raise ValueError(f"temperature={temperature}: mse has none, T² ‖z/T - v/T‖² = ‖z - v‖². Leave it at 1, or use kd")
@@ -124,7 +125,7 @@ def binary_soft_targets(student: Logits, teacher: TeacherLogits, temperature: fl
     """
     z, v = _pair(student, teacher)
     _check_temperature(temperature)
-    sides = [(_log_sigmoid(s * v / temperature), _log_sigmoid(s * z / temperature)) for s in (1, -1)]  # yes, no
+    sides = [(F.logsigmoid(s * v / temperature), F.logsigmoid(s * z / temperature)) for s in (1, -1)]  # yes, no
     p, q = (torch.stack(side, -1) for side in zip(*sides, strict=True))  # (*rows, C, 2)
     return temperature**2 * kl(p, q).sum(-1)
 
@@ -137,7 +138,7 @@ def hard_targets(student: Logits, labels: Int[Tensor, "..."]) -> PerRow:
     if labels.shape != student.shape[:-1]:
         raise ValueError(f"labels {_shape(labels)}: expected {tuple(student.shape[:-1])}, one for each row of {_shape(student)}")
     z = _wide(student)
-    return F.cross_entropy(z.flatten(0, -2), labels.flatten(), ignore_index=IGNORE, reduction="none").view(labels.shape)
+    return F.cross_entropy(z.reshape(-1, z.shape[-1]), labels.flatten(), ignore_index=IGNORE, reduction="none").view(labels.shape)
 
 
 sequence_nll = hard_targets
@@ -187,18 +188,14 @@ def _log_probabilities(student: Tensor, teacher: Tensor, temperature: float) -> 
 
 
 def _wide(logits: Tensor) -> Tensor:
-    """At least float32. -inf and the lowest number of a type are both masks; they become the lowest number of the wide type."""
+    """At least float32. -inf and the lowest number of every type are masks, and become one number."""
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return wide.masked_fill(logits <= torch.finfo(logits.dtype).min, torch.finfo(wide.dtype).min)
+    return wide.masked_fill(logits <= max(torch.finfo(logits.dtype).min, MASKED), MASKED)
 
 
 def _log_mix(a: Tensor, b: Tensor, share: float) -> Tensor:
     """log(share · a + (1 - share) · b); as logarithms, so that a tiny probability does not become 0."""
     return b if share == 0 else torch.logaddexp(a + math.log(share), b + math.log1p(-share))
-
-
-def _log_sigmoid(x: Tensor) -> Tensor:
-    return F.logsigmoid(x.clamp(min=torch.finfo(x.dtype).min))
 
 
 def _check_temperature(temperature: float) -> None:

@@ -79,8 +79,8 @@ def attention_transfer(student: States, teacher: Teacher, mask: Mask) -> Float[T
 
 def _rows_kl(student: Tensor, teacher: Tensor, mask: Tensor, causal: bool) -> Tensor:
     """KL between rows of attention, the keys as classes: (B, T)."""
-    pairs, lowest = _real_pairs(mask, causal), torch.finfo(student.dtype).min
-    q, p = (log_probabilities(x.masked_fill(~pairs, lowest)) for x in (student, teacher))
+    pairs = _real_pairs(mask, causal)
+    q, p = (log_probabilities(x.masked_fill(~pairs, -torch.inf)) for x in (student, teacher))
     return kl(p, q).mean(1).masked_fill(mask == 0, 0)
 
 
