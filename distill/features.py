@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 States = Float[Tensor, "B T D"]
 TeacherStates = Float[Tensor, "..."]  # of the student's shape: the error of `_pair` tells more than a type
-Mask = Int[Tensor, "B T"] | Bool[Tensor, "B T"]
+Mask = Int[Tensor, "..."] | Bool[Tensor, "..."]  # (B, T), 0 at padding
 
 
 def hidden_mse(student: States, teacher: TeacherStates) -> Float[Tensor, "B T"]:

@@ -19,8 +19,8 @@ from distill.losses import kl, log_probabilities
 Scores = Float[Tensor, "B H T T"]
 Heads = Float[Tensor, "B H T d"]
 States = Float[Tensor, "B T D"]
-Mask = Int[Tensor, "B T"] | Bool[Tensor, "B T"]
-Teacher = Float[Tensor, "..."]  # `_pair` tells more than a type
+Mask = Int[Tensor, "..."] | Bool[Tensor, "..."]  # (B, T), 0 at padding
+Teacher = Float[Tensor, "..."]  # as the student, but for the width: `_pair` tells more than a type
 
 
 def attention_scores_mse(student: Scores, teacher: Teacher, mask: Mask, causal: bool = False) -> Float[Tensor, "B T"]:
