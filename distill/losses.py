@@ -43,7 +43,7 @@ def log_probabilities(logits: Logits, temperature: float = 1.0) -> Logits:
 
 
 def kl(a: Logits, b: Logits) -> PerRow:
-    """KL(a ‖ b) = Σ exp(a) (a - b) of two log-probabilities, summed over the last dimension."""
+    """KL(a ‖ b) = Σ exp(a) (a - b) of log-probabilities. In float32 one below 1e-6 is rounding, and may be negative."""
     return (a.exp() * (a - b)).sum(-1)
 
 

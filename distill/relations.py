@@ -78,10 +78,10 @@ def attention_transfer(student: States, teacher: Teacher, mask: Mask) -> Float[T
 
 
 def _rows_kl(student: Tensor, teacher: Tensor, mask: Tensor, causal: bool) -> Tensor:
-    """KL between rows of attention, the keys as classes: (B, T)."""
+    """KL between rows of attention, the keys as classes: (B, T). A query at padding has no key, in both models: 0."""
     pairs = _real_pairs(mask, causal)
     q, p = (log_probabilities(x.masked_fill(~pairs, -torch.inf)) for x in (student, teacher))
-    return kl(p, q).mean(1).masked_fill(mask == 0, 0)
+    return kl(p, q).mean(1)
 
 
 def _real_pairs(mask: Tensor, causal: bool) -> Tensor:

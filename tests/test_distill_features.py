@@ -356,7 +356,7 @@ def test_widths_and_heads_that_do_not_fit():
             loss(draw(2, 2, 5, last), draw(2, 4, 5, last), mask)
         with pytest.raises(ValueError, match="heads apart"):
             loss(draw(2, 2, 5, last), draw(2, 5, 6), mask)
-        with pytest.raises((ValueError, TypeCheckError), match="heads apart|Type-check"):  # the type, where types are checked
+        with pytest.raises((ValueError, TypeCheckError), match=r"heads apart|Type-check"):  # the type, where types are checked
             loss(draw(2, 5, 6), draw(2, 5, 6), mask)
         with pytest.raises(ValueError, match="same rows and tokens"):
             loss(draw(2, 2, 5, last), draw(2, 2, 5, last), mask[:, 1:])
@@ -366,7 +366,7 @@ def test_widths_and_heads_that_do_not_fit():
             relations(draw(2, 5, 6), draw(2, 5, 8), mask, heads=heads)
     with pytest.raises(ValueError, match="heads joined"):
         relations(draw(2, 5, 6), draw(2, 2, 5, 3), mask, heads=2)
-    with pytest.raises((ValueError, TypeCheckError), match="heads joined|Type-check"):
+    with pytest.raises((ValueError, TypeCheckError), match=r"heads joined|Type-check"):
         relations(draw(2, 2, 5, 3), draw(2, 2, 5, 3), mask, heads=2)
     with pytest.raises(ValueError, match="same rows and tokens"):
         attention_transfer(draw(2, 5, 6), draw(2, 4, 6), mask)
