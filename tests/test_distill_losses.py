@@ -1,0 +1,435 @@
+"""Losses on logits: loops in plain floats, closed forms and limits, torch, and TRL and TextBrewer (golden/distill.json)."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from distill.losses import (
+    LOSSES,
+    binary_soft_targets,
+    check_same_vocabulary,
+    generalized_jsd,
+    hard_targets,
+    logit_mse,
+    masked_mean,
+    regression_mse,
+    reverse_kl,
+    sequence_nll,
+    skewed_kl,
+    skewed_reverse_kl,
+    soft_targets,
+    total_variation,
+)
+
+GOLDEN = json.loads(Path(__file__).with_name("golden").joinpath("distill.json").read_text())
+ALL = {**LOSSES, "binary": binary_soft_targets}
+DIVERGENCES = {name: loss for name, loss in ALL.items() if name != "mse"}  # those with a temperature
+SMOOTH = {name: loss for name, loss in DIVERGENCES.items() if name != "tv"}
+
+
+def draw(*shape: int, seed: int = 0, scale: float = 2.0) -> torch.Tensor:
+    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def gradient(loss, student: torch.Tensor, *more, **options) -> torch.Tensor:
+    student = student.detach().clone().requires_grad_()
+    return torch.autograd.grad(loss(student, *more, **options).sum(), student)[0]
+
+
+# ---- each loss is its formula ----
+
+
+def softmax(row, T):
+    weights = [math.exp(x / T) for x in row]
+    return [w / sum(weights) for w in weights]
+
+
+def kl(p, q):
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+
+def mix(p, q, share):
+    return [share * a + (1 - share) * b for a, b in zip(p, q, strict=True)]
+
+
+def in_words(name: str, z: list[float], v: list[float], T: float) -> float:
+    q, p = softmax(z, T), softmax(v, T)
+    yes_or_no = [(softmax([x, 0.0], T), softmax([y, 0.0], T)) for x, y in zip(z, v, strict=True)]
+    return {
+        "kd": T**2 * kl(p, q),
+        "reverse_kl": T**2 * kl(q, p),
+        "jsd": T**2 * (0.5 * kl(p, mix(p, q, 0.5)) + 0.5 * kl(q, mix(p, q, 0.5))),
+        "skl": T**2 * kl(p, mix(p, q, 0.1)),
+        "srkl": T**2 * kl(q, mix(p, q, 0.9)),
+        "tv": T * sum(abs(a - b) for a, b in zip(p, q, strict=True)) / 2,
+        "mse": sum((a - b) ** 2 for a, b in zip(z, v, strict=True)),
+        "binary": T**2 * sum(kl(b, a) for a, b in yes_or_no),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ALL)
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10**6), rows=st.lists(st.integers(1, 3), max_size=3), C=st.integers(2, 7), T=st.sampled_from([0.5, 1, 3])
+)
+def test_a_loss_is_its_formula_row_by_row(name, seed, rows, C, T):
+    z, v, T = draw(*rows, C, seed=seed), draw(*rows, C, seed=seed + 1), 1 if name == "mse" else T
+    found = ALL[name](z, v, T)
+    assert found.shape == tuple(rows)
+    wanted = [in_words(name, a, b, T) for a, b in zip(z.view(-1, C).tolist(), v.view(-1, C).tolist(), strict=True)]
+    torch.testing.assert_close(found.flatten(), torch.tensor(wanted, dtype=torch.float64), rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5, 0.9])
+def test_the_mixing_share_is_the_teachers(beta):
+    z, v = draw(6), draw(6, seed=1)
+    q, p = softmax(z.tolist(), 1), softmax(v.tolist(), 1)
+    m = mix(p, q, beta)
+    assert float(generalized_jsd(z, v, beta=beta)) == pytest.approx(beta * kl(p, m) + (1 - beta) * kl(q, m), rel=1e-12)
+    assert float(skewed_kl(z, v, alpha=beta)) == pytest.approx(kl(p, m), rel=1e-12)
+    assert float(skewed_reverse_kl(z, v, alpha=beta)) == pytest.approx(kl(q, mix(q, p, beta)), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradients_are_those_of_finite_differences(name):
+    v, T = draw(2, 4, seed=1), 1.0 if name == "mse" else 2.0
+    assert torch.autograd.gradcheck(lambda z: ALL[name](z, v, T), draw(2, 4).requires_grad_())
+
+
+# ---- the temperature ----
+
+Z = torch.tensor([1.0, -0.5, 0.2, 0.8, -1.5], dtype=torch.float64)
+V = torch.tensor([0.6, 0.5, -0.4, -1.1, 0.4], dtype=torch.float64)  # both centred
+
+
+def test_T_squared_keeps_the_size_of_the_gradient():
+    """T ‖q - p‖ tends to ‖z - v‖ / C = 0.59127. Without T² it falls by T²."""
+    limit = (Z - V) / 5
+    assert float(limit.norm()) == pytest.approx(0.59127, abs=5e-6)
+    for T, wanted in ((1, 0.40397), (2, 0.49821), (4, 0.54665), (8, 0.56972), (16, 0.58072)):
+        q, p = softmax(Z.tolist(), T), softmax(V.tolist(), T)
+        found = gradient(soft_targets, Z, V, T)
+        torch.testing.assert_close(
+            found, T * (torch.tensor(q, dtype=Z.dtype) - torch.tensor(p, dtype=Z.dtype)), rtol=1e-12, atol=1e-15
+        )
+        assert float(found.norm()) == pytest.approx(wanted, abs=5e-6)
+        bare = gradient(lambda z, T=T: F.kl_div(F.log_softmax(z / T, -1), F.softmax(V / T, -1), reduction="sum"), Z)
+        torch.testing.assert_close(T**2 * bare, found, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("loss", "factor"),
+    [
+        (soft_targets, 1),
+        (reverse_kl, 1),
+        (lambda z, v, T: generalized_jsd(z, v, T, beta=0.3), 0.3 * 0.7),
+        (lambda z, v, T: skewed_kl(z, v, T, alpha=0.1), 0.9**2),
+        (lambda z, v, T: skewed_reverse_kl(z, v, T, alpha=0.1), 0.9**2),
+        (binary_soft_targets, 5 / 4),  # σ(x) = ½ + x / 4: C / 4 times (z - v) / C
+    ],
+)
+def test_every_smooth_divergence_has_the_same_limit_up_to_a_factor(loss, factor):
+    """To second order in p - q all are factor · ½ χ². The next term is of the order M² / (C T), M the largest logit."""
+    T = 1e4
+    torch.testing.assert_close(gradient(loss, Z, V, T), factor * (Z - V) / 5, rtol=0, atol=2 * 1.5**2 / T)
+
+
+def test_total_variation_keeps_its_size_with_T_and_not_with_T_squared():
+    sizes = [float(gradient(total_variation, Z, V, T).norm()) for T in (1e2, 1e3, 1e4)]
+    assert sizes == pytest.approx([sizes[-1]] * 3, rel=0.05) and sizes[-1] > 0.1
+
+
+# ---- reductions ----
+
+
+def test_batchmean_and_not_mean():
+    """torch's default divides by the classes too: 10 times too small for 10."""
+    z, v = draw(7, 10), draw(7, 10, seed=1)
+    ours = masked_mean(soft_targets(z, v), torch.ones(7, dtype=torch.long))
+    log_q, log_p = F.log_softmax(z, -1), F.log_softmax(v, -1)
+    torch.testing.assert_close(ours, F.kl_div(log_q, log_p, reduction="batchmean", log_target=True), rtol=1e-12, atol=0)
+    torch.testing.assert_close(ours, F.kl_div(log_q, log_p.exp(), reduction="batchmean"), rtol=1e-12, atol=0)
+    with pytest.warns(UserWarning, match="batchmean"):
+        mean = torch.nn.KLDivLoss(reduction="mean")(log_q, log_p.exp())
+    assert float(ours / mean) == pytest.approx(10, rel=1e-12)
+
+
+def test_tinybert_averages_over_the_classes():
+    """Its soft cross-entropy, (-softmax(v) · log softmax(z)).mean(): the gradient of ours, C times too small."""
+    z, v = draw(7, 10), draw(7, 10, seed=1)
+    theirs = gradient(lambda z: (-F.softmax(v, -1) * F.log_softmax(z, -1)).mean(), z)
+    torch.testing.assert_close(10 * theirs, gradient(soft_targets, z, v) / 7, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_padding_does_not_count(name):
+    z, v, mask = draw(2, 3, 4), draw(2, 3, 4, seed=1), torch.tensor([[1, 1, 1], [1, 1, 0]])
+
+    def batch(garbage: float, more: int):
+        wide = [
+            F.pad(x.masked_fill(mask[..., None] == 0, garbage * sign), (0, 0, 0, more), value=garbage)
+            for x, sign in ((z, 1), (v, -1))
+        ]
+        student, teacher = wide[0].requires_grad_(), wide[1]
+        value = masked_mean(ALL[name](student, teacher), F.pad(mask, (0, more)))
+        return value, torch.autograd.grad(value, student)[0]
+
+    (one, slope), (other, steep) = batch(0.0, 0), batch(1e4, 5)
+    torch.testing.assert_close(one, other, rtol=1e-14, atol=0)
+    torch.testing.assert_close(F.pad(slope, (0, 0, 0, 5)), steep, rtol=1e-14, atol=0)
+    assert steep[1, 2].abs().max() == 0 and steep[0, 2].abs().max() > 0
+    rows = ALL[name](z, v)
+    torch.testing.assert_close(one, (rows[0].sum() + rows[1, :2].sum()) / 5, rtol=1e-14, atol=0)
+
+
+def test_masked_mean_of_micro_batches():
+    values, mask = draw(4, 3), torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 1, 1]])
+    parts = [masked_mean(values[i : i + 2], mask[i : i + 2]) * mask[i : i + 2].sum() for i in (0, 2)]
+    torch.testing.assert_close(sum(parts) / mask.sum(), masked_mean(values, mask), rtol=1e-14, atol=0)
+    torch.testing.assert_close(masked_mean(values, mask), masked_mean(values, mask.bool()), rtol=0, atol=0)
+    spoilt = values.masked_fill(mask == 0, torch.nan)
+    torch.testing.assert_close(masked_mean(spoilt, mask), masked_mean(values, mask), rtol=0, atol=0)
+
+
+# ---- student and teacher ----
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(name):
+    z, T = draw(3, 5), 1.0 if name == "mse" else 2.0
+    assert ALL[name](z, z, T).abs().max() < 1e-14
+    assert gradient(ALL[name], z, z, T).abs().max() < 1e-14
+    assert gradient(ALL[name], z + 1e-3 * draw(3, 5, seed=2), z, T).abs().max() > 1e-5
+
+
+def test_the_kink_of_the_total_variation():
+    """On the kink autograd says 0; a hair beside it the gradient has its full size, where the other losses' fades."""
+    z, step = draw(5), draw(5, seed=2)
+    near, nearer = (gradient(total_variation, z + h * step, z).norm() for h in (1e-4, 1e-6))
+    assert float(near) == pytest.approx(float(nearer), rel=1e-3) and nearer > 0.01
+    for name in ("kd", "reverse_kl", "jsd", "skl", "srkl"):
+        near, nearer = (gradient(LOSSES[name], z + h * step, z).norm() for h in (1e-4, 1e-6))
+        assert float(near / nearer) == pytest.approx(100, rel=1e-2)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_gradient_never_reaches_the_teacher(name):
+    student, teacher = draw(2, 5).requires_grad_(), draw(2, 5, seed=1).requires_grad_()
+    ALL[name](student, teacher).sum().backward()
+    assert teacher.grad is None and student.grad.abs().max() > 0
+
+
+# ---- limits and relations ----
+
+
+def test_jsd_at_its_ends_and_in_the_middle():
+    z, v = draw(4, 6, scale=1.0), draw(4, 6, seed=1, scale=1.0)
+    for wanted, scaled in (
+        (soft_targets(z, v), lambda b: generalized_jsd(z, v, beta=b) / b),
+        (reverse_kl(z, v), lambda b: generalized_jsd(z, v, beta=1 - b) / b),
+    ):
+        errors = [(scaled(b) - wanted).abs() for b in (1e-4, 1e-5)]
+        torch.testing.assert_close(errors[0] / errors[1], torch.full((4,), 10.0, dtype=torch.float64), rtol=0.02, atol=0)
+        assert generalized_jsd(z, v, beta=1e-6).max() < 1e-4, "JSD itself vanishes"
+    torch.testing.assert_close(generalized_jsd(z, v), generalized_jsd(v, z), rtol=1e-12, atol=0)
+    torch.testing.assert_close(generalized_jsd(z, v, beta=0.2), generalized_jsd(v, z, beta=0.8), rtol=1e-12, atol=0)
+
+
+def test_skewed_losses_without_skew_and_their_bound():
+    z, v = draw(4, 6), draw(4, 6, seed=1)
+    torch.testing.assert_close(skewed_kl(z, v, alpha=0), soft_targets(z, v), rtol=0, atol=0)
+    torch.testing.assert_close(skewed_reverse_kl(z, v, alpha=0), reverse_kl(z, v), rtol=0, atol=0)
+    for skewed, plain in ((skewed_kl, soft_targets), (skewed_reverse_kl, reverse_kl)):
+        errors = [(skewed(z, v, alpha=a) - plain(z, v)).abs() for a in (1e-5, 1e-6)]
+        torch.testing.assert_close(errors[0] / errors[1], torch.full((4,), 10.0, dtype=torch.float64), rtol=0.05, atol=0)
+    one, other = torch.tensor([900.0, 0, 0]), torch.tensor([0.0, 900, 0])
+    for skewed in (skewed_kl, skewed_reverse_kl):
+        assert float(skewed(one, other, alpha=0.1)) == pytest.approx(-math.log(0.1), rel=1e-6)
+    assert float(generalized_jsd(one, other)) == pytest.approx(math.log(2), rel=1e-6)
+    assert float(total_variation(one, other)) == 1 and float(soft_targets(one, other)) == 900
+
+
+def test_one_logit_is_two_and_many_are_a_sum():
+    z, v = draw(6, 1), draw(6, 1, seed=1)
+    pair = lambda x: torch.cat([torch.zeros_like(x), x], -1)  # noqa: E731
+    torch.testing.assert_close(binary_soft_targets(z, v, 2.0), soft_targets(pair(z), pair(v), 2.0), rtol=1e-12, atol=0)
+    z, v = draw(2, 3), draw(2, 3, seed=1)
+    each = sum(binary_soft_targets(z[:, c : c + 1], v[:, c : c + 1]) for c in range(3))
+    torch.testing.assert_close(binary_soft_targets(z, v), each, rtol=1e-12, atol=0)
+    bce = F.binary_cross_entropy_with_logits(z, v.sigmoid(), reduction="none").sum(-1)
+    torch.testing.assert_close(
+        gradient(binary_soft_targets, z, v),
+        gradient(lambda z: F.binary_cross_entropy_with_logits(z, v.sigmoid(), reduction="sum"), z),
+    )
+    torch.testing.assert_close(bce - binary_soft_targets(z, v), -sum(p * p.log() for p in (v.sigmoid(), 1 - v.sigmoid())).sum(-1))
+
+
+def test_squares_of_logits():
+    z, v = draw(5, 1), draw(5, 1, seed=1)
+    torch.testing.assert_close(regression_mse(z, v), F.mse_loss(z, v, reduction="none")[:, 0])
+    z, v = draw(5, 4), draw(5, 4, seed=1)
+    torch.testing.assert_close(logit_mse(z, v).mean(), 4 * F.mse_loss(z, v))
+    torch.testing.assert_close(2.0**2 * logit_mse(z / 2, v / 2), logit_mse(z, v), msg="T² undoes T: so it has no temperature")
+
+
+def test_hard_targets_are_torchs_cross_entropy():
+    z, labels = draw(2, 3, 5), torch.tensor([[0, 4, -100], [2, -100, 1]])
+    found = hard_targets(z, labels)
+    assert found[0, 2] == found[1, 1] == 0
+    torch.testing.assert_close(masked_mean(found, labels != -100), F.cross_entropy(z.flatten(0, 1), labels.flatten()))
+    assert hard_targets(z, torch.full((2, 3), -100)).sum() == 0
+    assert sequence_nll is hard_targets
+    torch.testing.assert_close(hard_targets(z[0, 0], labels[0, 0]), -F.log_softmax(z[0, 0], -1)[0])
+    z = z[:, 0]
+    torch.testing.assert_close(
+        gradient(hard_targets, z, torch.tensor([1, 3])), z.softmax(-1) - F.one_hot(torch.tensor([1, 3]), 5)
+    )
+
+
+# ---- numbers that break softmaxes ----
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("T", [0.5, 1.0, 8.0])
+def test_large_logits_stay_finite(name, T):
+    T = 1.0 if name == "mse" else T
+    z = torch.tensor([[1e4, -1e4, 0], [-1e4, 1e4, 1e4], [0, 0, 1e4]])
+    for v in (z, -z, z.flip(0), torch.zeros_like(z)):
+        assert ALL[name](z, v, T).isfinite().all() and gradient(ALL[name], z, v, T).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("T", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_outputs_that_both_mask_are_as_good_as_cut_away(name, T, dtype):
+    """The lowest number of its type in one model, -inf in the other, and both ways round: a head that masks padding."""
+    T = 1.0 if name == "mse" else T
+    z, v, gone = draw(2, 5).to(dtype), draw(2, 5, seed=1).float(), torch.tensor([False, True, False, False, True])
+    lowest = torch.finfo(dtype).min
+    for low_z, low_v in (
+        (lowest, -torch.inf),
+        (-torch.inf, torch.finfo(torch.float32).min),
+        (lowest, torch.finfo(torch.float32).min),
+    ):
+        student, teacher = z.masked_fill(gone, low_z), v.masked_fill(gone, low_v)
+        same = {"rtol": 1e-5, "atol": 1e-6}  # float32: one sum over 5 numbers, and one over 3
+        cut = ALL[name](z[:, ~gone], v[:, ~gone], T)
+        torch.testing.assert_close(ALL[name](student, teacher, T), cut, **same)
+        slope = gradient(ALL[name], student, teacher, T)
+        assert slope[:, gone].abs().max() == 0
+        torch.testing.assert_close(slope[:, ~gone], gradient(ALL[name], z[:, ~gone], v[:, ~gone], T), **same)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_half_precision_is_widened(name):
+    for dtype in (torch.bfloat16, torch.float16):
+        z, v = draw(3, 50).to(dtype), draw(3, 50, seed=1).to(dtype)
+        found = ALL[name](z, v)
+        assert found.dtype == torch.float32 and gradient(ALL[name], z, v).dtype == dtype
+        torch.testing.assert_close(found, ALL[name](z.float(), v.float()), rtol=0, atol=0)
+    assert ALL[name](draw(3, 5), draw(3, 5, seed=1)).dtype == torch.float64
+
+
+def test_a_masked_answer_is_loud():
+    """The teacher believes in what the student cannot say: no small number hides it."""
+    z, v = torch.tensor([0.0, 0.0, -torch.inf]), torch.tensor([0.0, 0.0, 1.0])
+    assert soft_targets(z, v) > 1e17 and logit_mse(z, v) > 1e35
+    assert gradient(soft_targets, z, v).isfinite().all()
+    assert reverse_kl(z, v).isfinite() and gradient(reverse_kl, z, v, 2.0).isfinite().all(), "here it is the student's right"
+
+
+# ---- other libraries ----
+
+
+def golden(name: str, kind: str = "logits") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float, torch.Tensor]:
+    student, teacher = (torch.tensor(x, dtype=torch.float64) for x in GOLDEN["inputs"][kind])
+    value, slope = GOLDEN["out"][name]
+    slope = torch.tensor(slope, dtype=torch.float64).view(student.shape)
+    return student, teacher, torch.tensor(GOLDEN["inputs"]["mask"]), value, slope
+
+
+def agrees(name: str, loss, factor: float = 1.0, offset: float = 0.0) -> None:
+    """`loss(student)`, a mean, is factor times the golden value less an offset, and its gradient factor times theirs."""
+    student, _, _, value, slope = golden(name)
+    near = {"rtol": 1e-9, "atol": 1e-11 * max(factor, 1)}  # the file has 12 digits after the point
+    torch.testing.assert_close(loss(student), torch.tensor(factor * value - offset, dtype=torch.float64), **near)
+    torch.testing.assert_close(gradient(loss, student), factor * slope, **near)
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5, 0.9])
+def test_trl_agrees_inside(beta):
+    _, v, mask, *_ = golden(f"trl.jsd.beta{beta}")
+    agrees(f"trl.jsd.beta{beta}", lambda z: masked_mean(generalized_jsd(z, v, beta=beta), mask))
+
+
+def test_trl_jumps_at_the_ends():
+    """At beta = 0 and 1 TRL returns the full KL, and 1e-6 beside it almost nothing."""
+    z, v, mask, *_ = golden("trl.jsd.beta0")
+    agrees("trl.jsd.beta0", lambda z: masked_mean(soft_targets(z, v), mask))
+    agrees("trl.jsd.beta1", lambda z: masked_mean(reverse_kl(z, v), mask))
+    assert GOLDEN["out"]["trl.jsd.beta0"][0] > 2 and masked_mean(generalized_jsd(z, v, beta=1e-6), mask) < 1e-5
+    for beta in (0.0, 1.0):
+        with pytest.raises(ValueError, match="`soft_targets`"):
+            generalized_jsd(z, v, beta=beta)
+
+
+@pytest.mark.parametrize("T", [2.0, 8.0])
+def test_trl_and_textbrewer_leave_T_squared_out(T):
+    _, v, mask, *_ = golden(f"trl.jsd.T{T:g}")
+    agrees(f"trl.jsd.T{T:g}", lambda z: masked_mean(generalized_jsd(z, v, T), mask), factor=T**2)
+    p = F.softmax(v / T, -1)
+    entropy = float(-(p * p.log()).sum(-1).mean())  # TextBrewer's is a cross-entropy
+    agrees(f"tb.kd_ce.T{T:g}", lambda z: soft_targets(z, v, T).mean(), factor=T**2, offset=T**2 * entropy)
+    agrees(f"tb.kd_mse.T{T:g}", lambda z: logit_mse(z, v).mean(), factor=5 * T**2)  # and a mean over the 5 classes
+
+
+def test_textbrewer_agrees_without_temperature():
+    _, v, *_ = golden("tb.kd_ce.T1")
+    p = F.softmax(v, -1)
+    agrees("tb.kd_ce.T1", lambda z: soft_targets(z, v).mean(), offset=float(-(p * p.log()).sum(-1).mean()))
+    agrees("tb.kd_mse.T1", lambda z: logit_mse(z, v).mean(), factor=5)
+
+
+# ---- bad input ----
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_two_vocabularies_are_told_apart(name):
+    with pytest.raises(ValueError, match=r"student has 8 outputs, the teacher 6.*common vocabulary"):
+        ALL[name](draw(2, 8), draw(2, 6))
+    with pytest.raises(ValueError, match="same rows"):  # it would broadcast
+        ALL[name](draw(2, 3, 8), draw(2, 1, 8))
+    check_same_vocabulary(draw(2, 8), draw(2, 8))
+
+
+@pytest.mark.parametrize("T", [0, -1.0, math.inf, math.nan])
+def test_temperatures_that_are_none(T):
+    for loss in DIVERGENCES.values():
+        with pytest.raises(ValueError, match="above 0"):
+            loss(draw(2, 3), draw(2, 3), T)
+
+
+def test_what_has_no_meaning_raises():
+    z = draw(2, 3)
+    with pytest.raises(ValueError, match="mse has none"):
+        logit_mse(z, z, 2.0)
+    for alpha in (-0.1, 1, 1.5):
+        with pytest.raises(ValueError, match="0 <= alpha < 1"):
+            skewed_kl(z, z, alpha=alpha)
+        with pytest.raises(ValueError, match="0 <= alpha < 1"):
+            skewed_reverse_kl(z, z, alpha=alpha)
+    for name in ("kd", "reverse_kl", "jsd", "skl", "srkl", "tv"):
+        with pytest.raises(ValueError, match="binary_soft_targets"):
+            LOSSES[name](z[:, :1], z[:, :1])
+    with pytest.raises(ValueError, match=r"labels \(3,\): expected \(2,\)"):
+        hard_targets(z, torch.tensor([0, 1, 2]))
+    with pytest.raises(ValueError, match="one number for each value"):
+        masked_mean(z, torch.ones(2, dtype=torch.long))
+    with pytest.raises(ValueError, match="0 everywhere"):
+        masked_mean(z, torch.zeros(2, 3, dtype=torch.long))
