@@ -1,0 +1,51 @@
+"""What a model costs to answer: parameters, bytes on disk, operations, and time measured in turn with others."""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from training.batching import Batch
+from training.evaluation import model_inputs
+
+
+def operations(model: Any, batch: Batch) -> int:
+    """Multiplications and additions of one forward pass, counted by torch: matrix products and attention."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(**model_inputs(batch))
+    return counter.get_total_flops()
+
+
+def file_bytes(folder: Path) -> int:
+    """Of all weights in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+
+
+@torch.no_grad()
+def answering_seconds(models: dict[str, Any], batch: Batch, rounds: int = 20, warm_up: int = 3) -> dict[str, list[float]]:
+    """Seconds of one batch for each model, taken in turn, round after round: a slow moment slows all of them."""
+    inputs = model_inputs(batch)
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for number in range(warm_up + rounds):
+        for name, model in models.items():
+            seconds = _seconds(lambda model=model: model(**inputs))
+            if number >= warm_up:
+                times[name].append(seconds)
+    return times
+
+
+def speed_up(times: dict[str, list[float]], name: str, to: str) -> tuple[float, float, float]:
+    """(20 %, median, 80 %) of the time of `to` over that of `name`, round by round."""
+    ratios = [slow / fast for slow, fast in zip(times[to], times[name], strict=True)]
+    low, *_, high = statistics.quantiles(ratios, n=5)
+    return low, statistics.median(ratios), high
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

@@ -1,0 +1,98 @@
+"""The rows of a distillation: some with labels, some for the teacher alone; encoded for the student, and for the teacher if it
+reads other tokens."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset, concatenate_datasets
+
+from distill.teacher import PREFIX
+from distill.teacher_cache import with_keys
+from distill.terms import LABELLED
+from training.data import evaluation_split, load_task
+from training.encoding import encode
+from training.evaluation import HeldOut
+from training.tasks import TaskSpec, is_world
+from training.world_tasks import WORLD_TASKS
+
+BY_ROW = ("classification", "regression", "multilabel")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """`train`: features with `labelled` 0 or 1 and a key; `held_out`: as the student reads it."""
+
+    train: list[dict]
+    held_out: HeldOut
+    teachers: list[dict]
+    """the features of the held-out rows, as the teacher reads them"""
+    labelled: int
+    unlabelled: int
+    truncated: int
+
+
+def load_rows(
+    spec: TaskSpec,
+    data_dir: str | None,
+    seed: int,
+    sizes: tuple[int | None, int],
+    eval_rows: int | None,
+    student: tuple[Any, int],
+    teacher: tuple[Any, int],
+) -> Rows:
+    """sizes: (rows with labels or None for all, further ones without); student, teacher: (tokenizer, most tokens).
+
+    ValueError for data that does not fit the task, and where the two tokenizers differ and the task has an answer for each token.
+    """
+    train, rows = _splits(spec, data_dir, seed, sizes, eval_rows)
+    features, encoded, truncated = _features(train, rows, spec, *student)
+    features = [f | {LABELLED: int(i < sizes[0] if sizes[0] else True)} for i, f in enumerate(features)]
+    teachers = encoded.features
+    if not same_tokens(student[0], teacher[0]):
+        if spec.kind not in BY_ROW:
+            raise ValueError(
+                f"teacher and student have different tokenizers, and {spec.name} has an answer for every token: expected one "
+                f"tokenizer, or a task of {', '.join(BY_ROW)}, or texts that the teacher wrote (targets=teacher)"
+            )
+        theirs, encoded_theirs, _ = _features(train, rows, spec, *teacher)
+        own = [{PREFIX + k: v for k, v in f.items() if k != "labels"} for f in theirs]
+        features = [mine | its for mine, its in zip(features, own, strict=True)]
+        teachers = encoded_theirs.features
+    features = [f for f in features if f[LABELLED] == 0 or _answerable(f)]
+    if not features:
+        raise ValueError(f"task {spec.name!r}: no row has an answer within {student[1]} tokens: raise max_length")
+    known = sum(f[LABELLED] for f in features)
+    return Rows(with_keys(features), HeldOut(spec, rows, encoded), teachers, known, len(features) - known, truncated)
+
+
+PROBE = "The café's 3 dogs didn't bark -- Why not?"
+
+
+def same_tokens(a: Any, b: Any) -> bool:
+    """Whether two tokenizers give the same ids: the same vocabulary, and one probe."""
+    return a is b or (a.get_vocab() == b.get_vocab() and a(PROBE)["input_ids"] == b(PROBE)["input_ids"])
+
+
+def _splits(spec: TaskSpec, data_dir: str | None, seed: int, sizes, eval_rows: int | None) -> tuple[Dataset, Dataset]:
+    labelled, more = sizes
+    if labelled is None and more:
+        if not is_world(spec.name) or data_dir is not None:
+            raise ValueError("transfer_rows are those behind the labelled ones: give train_rows too")
+        labelled = WORLD_TASKS[spec.name].train_rows
+    data = load_task(spec, data_dir, seed, None if labelled is None else labelled + more)
+    rows = data[evaluation_split(data, spec, data_dir)]
+    train = data["train"]
+    if labelled is not None and more and len(train) <= labelled:
+        raise ValueError(f"train_rows={labelled}, transfer_rows={more}: the task has {len(train)} training rows, so none is left")
+    return concatenate_datasets([train]), rows.select(range(min(eval_rows or len(rows), len(rows))))
+
+
+def _features(train: Dataset, rows: Dataset, spec: TaskSpec, tokenizer: Any, limit: int):
+    found, held_out = encode(train[:], spec, tokenizer, limit), encode(rows[:], spec, tokenizer, limit)
+    return found.features, held_out, found.truncated
+
+
+def _answerable(feature: dict) -> bool:
+    if "start_positions" in feature:
+        return feature["start_positions"] != -100
+    return not isinstance(feature["labels"], list) or any(label != -100 for label in feature["labels"])

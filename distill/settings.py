@@ -1,0 +1,101 @@
+"""The settings of a distillation: its command's options, with their help."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
+
+from distill.loss_words import LossWord, needs_teacher, read_losses
+from distill.student import PREFIX, read_copy
+from training.settings import at_least
+
+
+@dataclass(frozen=True)
+class DistillSettings:
+    """Train a student to answer as its teacher does. The same command goes on with a run that was stopped or killed."""
+
+    teacher: str = ""
+    """folder of a trained model (runs/NAME/adapter); several, joined by commas, answer with the mean of their probabilities"""
+    student: str = ""
+    """copy:1,3 (these layers of the teacher; also copy:1,hidden=32,heads=2,intermediate=64), a folder, or a Hub name"""
+    task: str | None = None
+    """None is the teacher's; another of the same kind and labels, such as sick for a teacher of mnli"""
+    losses: tuple[str, ...] = ("kd:T=2,a=0.9",)
+    """hard, kd, mse, reverse_kl, jsd, skl, srkl, tv (T=, a= share of the teacher); hidden, cosine, patient, transfer, scores,
+    attention, values, relations with layers STUDENT->TEACHER (w= weight); a number may move: a=1..0"""
+    method: Literal["full", "lora"] = "full"
+    """what of the student trains; lora: an adapter and its head, for a student that is no copy"""
+    random_weights: bool = False
+    """keep the student's shape and drop its weights"""
+    data_dir: str | None = None
+    train_rows: int | None = None
+    """rows whose labels the student may use; None is all (small world: the task's usual number)"""
+    transfer_rows: int = 0
+    """further training rows without their labels, for the teacher to answer"""
+    eval_rows: int | None = None
+    cache: str | None = None
+    """folder for the teacher's answers: made in the first run, used by later ones; None asks the teacher in every step"""
+    cache_top: int | None = None
+    """keep only the so many likeliest classes of each answer; None is all"""
+    teacher_dropout: bool = False
+    """leave the teacher's dropout on"""
+    steps: int = 600
+    batch_size: int = 16
+    accumulation: int = 1
+    max_length: int = 128
+    learning_rate: float | None = None
+    """None: 1e-3 (lora 5e-3) for students under 5 M parameters, 5e-5 (lora 5e-4) above"""
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    warmup_share: float = 0.06
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    eval_every: int = 200
+    save_every: int = 200
+    keep: Literal["last", "best"] = "last"
+    seed: int = 0
+    threads: int | None = None
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    trackers: str = ""
+    out: str | None = None
+    """run folder; None is runs/distill-TASK"""
+    restart: bool = False
+
+    def __post_init__(self):
+        least = {"steps": 1, "batch_size": 1, "accumulation": 1, "max_length": 2, "eval_every": 1, "save_every": 1, "seed": 0}
+        at_least(least | {"train_rows": 1, "transfer_rows": 0, "eval_rows": 1, "cache_top": 1, "threads": 1}, self)
+        at_least({"weight_decay": 0}, self)
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name} {getattr(self, name)!r} is unknown; there are {', '.join(get_args(kind))}")
+        if not 0 <= self.warmup_share < 1:
+            raise ValueError(f"warmup_share={self.warmup_share}: expected 0 or more and less than 1")
+        for name in ("learning_rate", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}={value}: expected more than 0, and finite")
+        self._check_models()
+
+    def _check_models(self) -> None:
+        words = self.words()
+        if not self.teacher or not self.student:
+            raise ValueError("a distillation needs --teacher FOLDER and --student copy:LAYERS, a folder or a name")
+        if self.student.startswith(PREFIX):
+            read_copy(self.student)
+            if self.method != "full":
+                raise ValueError(
+                    "method lora: its file would need the copied student beside it; take full, or save the copy first"
+                )
+        if self.cache_top is not None and self.cache is None:
+            raise ValueError("cache_top says how much of the teacher's answers to keep; give --cache FOLDER")
+        if self.cache is not None and self.teacher_dropout:
+            raise ValueError("a cache keeps one answer for each row; with teacher_dropout it would be another in every step")
+        if self.cache is not None and not needs_teacher(words):
+            raise ValueError(f"losses {' '.join(self.losses)} ask for no answer of the teacher: leave --cache out")
+        if self.transfer_rows and all(word.name == "hard" for word in words):
+            raise ValueError("transfer_rows have no labels, and the loss `hard` learns from nothing else: leave them out")
+
+    def words(self) -> list[LossWord]:
+        return read_losses(self.losses)
+
+    def folder(self) -> Path:
+        return Path(self.out or f"runs/distill-{self.task or 'task'}")

@@ -1,0 +1,127 @@
+"""The trainer of students: the one loop, with a step whose loss is a sum of terms (`terms.py`), each over its own count."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from distill.states import Seen, look
+from distill.teacher import Teacher
+from distill.terms import Sight, Term
+from training import processes
+from training.batching import Batch
+from training.checks import assert_all_got_gradients, assert_finite
+from training.loop import LoopSettings, Objective, Trainer
+
+
+class Answers(Protocol):
+    """A teacher, or a cache of its answers."""
+
+    def answers(self, batch: Batch, first: Seen | None = None) -> Tensor: ...
+
+
+class Distiller(nn.Module):
+    """A student with what only the run needs: projections to the teacher's width. The teacher's weights are no part of it.
+
+    teacher: asked for states, and for logits where there is no `cache`. `hidden`, `attention`: what both passes must show.
+    """
+
+    teacher: Teacher | None
+    answers: Answers | None
+
+    def __init__(
+        self,
+        student: Any,
+        projections: nn.ModuleDict,
+        terms: Sequence[Term],
+        teacher: Teacher | None,
+        answers: Answers | None,
+        hidden: bool = False,
+        attention: bool = False,
+    ):
+        super().__init__()
+        self.student, self.projections, self.terms = student, projections, list(terms)
+        self.teacher, self.answers = teacher, answers  # neither is a Module, so nothing of them is trained or saved
+        self.teacher_seconds = 0.0
+        """spent on the teacher since the start; on a GPU only what it takes to ask"""
+        self.shows = {"hidden": hidden, "attention": attention}
+        if (hidden or attention) and teacher is None:
+            raise ValueError("losses on states need the teacher itself: its cache holds answers only")
+
+    def sums(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """The summed values of every term on one micro-batch."""
+        mine, its, soft = look(self.student, batch, **self.shows), None, None
+        started = time.perf_counter()
+        if any(self.shows.values()) and self.teacher is not None:
+            its = self.teacher.see(batch, **self.shows)
+        if self.answers is not None:
+            soft = self.answers.answers(batch, its)
+        self.teacher_seconds += time.perf_counter() - started
+        sight = Sight(batch, mine, its, soft, progress)
+        return {term.name: term.total(sight) for term in self.terms}
+
+
+class DistillSteps(Trainer):
+    """The loop's trainer for a Distiller. A row also has `loss/TERM` and `weight/TERM` of every term."""
+
+    def __init__(self, distiller: Distiller, data: Iterator[list[Batch]], settings: LoopSettings, **options: Any):
+        self.distiller = distiller
+        super().__init__(distiller, data, Objective(_no_sum, lambda batch: len(batch["input_ids"])), settings, **options)
+
+    def backward(self, step: int, window: list[Batch]) -> dict:
+        asked = self.distiller.teacher_seconds
+        terms, progress = self.distiller.terms, (step - 1) / max(self.settings.steps - 1, 1)
+        counts = processes.total([sum(map(term.count, window)) for term in terms], self.accelerator)
+        weights = [term.weight(progress) for term in terms]
+        if not any(w and n for w, n in zip(weights, counts, strict=True)):
+            raise ValueError(f"nothing to learn from in the batch of step {step}: no term with a weight has a row in it")
+        scales = {term.name: w / n if n else 0.0 for term, w, n in zip(terms, weights, counts, strict=True)}
+        sums = dict.fromkeys(scales, 0.0)
+        for batch in window:
+            for name, value in self._batch(batch, progress, scales).items():
+                sums[name] += value
+        totals = processes.total(sums.values(), self.accelerator)
+        losses = {term.name: s / n for term, s, n in zip(terms, totals, counts, strict=True) if n}
+        loss = sum(w * losses[term.name] for term, w in zip(terms, weights, strict=True) if term.name in losses)
+        assert_finite(float(loss), step)
+        if step == 1 and window:
+            assert_all_got_gradients(self.model)
+        processes.sum_gradients(self.parameters, self.accelerator)
+        norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))  # pyright: ignore
+        if self.accelerator.scaler is None:
+            assert_finite(norm, step, "gradient norm")
+        [tokens] = processes.total([sum(int(b["attention_mask"].sum()) for b in window)], self.accelerator)
+        row = {"step": step, "loss": float(loss), "grad_norm": norm, "tokens": int(tokens)}
+        row["teacher_seconds"] = self.distiller.teacher_seconds - asked
+        row |= {f"loss/{name}": value for name, value in losses.items()}
+        return row | {f"weight/{term.name}": w for term, w in zip(terms, weights, strict=True)}
+
+    def _batch(self, batch: Batch, progress: float, scales: dict[str, float]) -> dict[str, float]:
+        """Gradients of one micro-batch; the summed values of its terms."""
+        batch = {name: value.to(self.accelerator.device) for name, value in batch.items()}
+        with self.accelerator.autocast():
+            found = self.distiller.sums(batch, progress)
+            parts = [scales[name] * value for name, value in found.items() if scales[name]]
+        if parts:
+            self.accelerator.backward(sum(parts[1:], parts[0]))
+        return {name: float(value.detach()) for name, value in found.items()}
+
+
+def unreached(distiller: Distiller, batch: Batch) -> list[str]:
+    """Names of the student's parameters that no term's gradient reaches: with losses on states alone, what lies above them.
+
+    The gradients, the mode and the random generator are left as they were.
+    """
+    distiller.zero_grad()
+    with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
+        values = distiller.sums(batch, 0.5)
+        sum(values.values()).backward()  # pyright: ignore[reportAttributeAccessIssue]
+    found = [name for name, p in distiller.named_parameters() if p.requires_grad and p.grad is None]
+    distiller.zero_grad()
+    return found
+
+
+def _no_sum(model: nn.Module, batch: Batch) -> Tensor:
+    raise RuntimeError("a distilling step has sums of its own")
