@@ -73,9 +73,9 @@ def fake_quantize(model: nn.Module, exclude: list[str] | None = None, heads: lis
     exclude: further layers to leave, by the end of their name. heads: paths of the heads, where the model's structure does not
     tell them. ValueError for a name that fits no layer, and for a model that is quantised or adapted already.
     """
-    paths = int8_paths(model, exclude, heads)
     if fake_paths(model):
         raise ValueError(f"{len(fake_paths(model))} layers compute in int8 already: unfake(model) first")
+    paths = int8_paths(model, exclude, heads)
     for path in paths:
         layer = model.get_submodule(path)
         layer.__class__ = FAKE[type(layer)]
@@ -100,12 +100,16 @@ def fake_paths(model: nn.Module) -> list[str]:
 
 
 def int8_paths(model: nn.Module, exclude: list[str] | None, heads: list[str] | None) -> list[str]:
-    """The layers that int8 takes: as for NF4, all linear ones but the heads, and none that is more than a plain layer."""
+    """The layers that int8 takes: those of `fake_quantize`, or, as for NF4, all linear ones but the heads; plain layers only."""
+    if faked := fake_paths(model):
+        if exclude or heads:
+            raise ValueError(f"fake_quantize chose {len(faked)} layers already: leave out exclude={exclude}, heads={heads}")
+        return faked
     if any(isinstance(m, LoraLayer | Linear4bit) for m in model.modules()):
         raise ValueError("the model has LoRA or 4-bit layers: merge the adapters (loralib.merge) or start from float weights")
     paths = linear_paths(model, exclude, heads)
     for path in paths:
         kind = type(model.get_submodule(path))
-        if kind not in (*FAKE, *FAKE.values()):
+        if kind not in FAKE:
             raise ValueError(f"{path} is a {kind.__name__}, expected nn.Linear or Conv1D: put it into exclude")
     return paths

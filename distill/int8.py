@@ -10,10 +10,10 @@ does not depend on the texts beside it. Products, routes and exactness: `int8_pr
 import math
 
 import torch
-from jaxtyping import Float, Int8
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from distill.fake_quant import fake_paths, int8_paths
+from distill.fake_quant import int8_paths
 from distill.int8_product import INT_COLUMNS, int8_linear, quantize_rows
 from loralib.heads import replace_module
 from loralib.merge import shared_pointers
@@ -31,7 +31,7 @@ class Int8Linear(nn.Module):
     weight: Tensor
     scale: Tensor
 
-    def __init__(self, weight: Int8[Tensor, "d_out d_in"], scale: Float[Tensor, "d_out"], bias: Tensor | None = None):
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None = None):
         super().__init__()
         if weight.dtype != torch.int8 or weight.ndim != 2 or scale.shape != weight.shape[:1]:
             found = f"{weight.dtype} {tuple(weight.shape)} with scales {tuple(scale.shape)}"
@@ -67,12 +67,9 @@ def quantize_int8(model: nn.Module, exclude: list[str] | None = None, heads: lis
     name; heads: paths of the heads, where the model's structure does not tell them. ValueError for a name that fits none, for
     tied weights, and for a model that is quantised or adapted already.
     """
-    faked = fake_paths(model)
-    if faked and (exclude or heads):
-        raise ValueError(f"training had {len(faked)} layers in int8 (fake_quantize): leave out exclude={exclude}, heads={heads}")
     if any(isinstance(m, Int8Linear) for m in model.modules()):
         raise ValueError("the model is in int8 already")
-    paths = faked or int8_paths(model, exclude, heads)
+    paths = int8_paths(model, exclude, heads)
     layers: dict[str, nn.Module] = {path: model.get_submodule(path) for path in paths}
     tied = shared_pointers(model)
     refuse_used_twice(model, layers)

@@ -5,8 +5,8 @@
 
 The route is `torch._int_mm`: the name is private, but it is what torchao and Inductor call on a CPU, while torch.ao.quantization
 (`quantize_dynamic`) says of itself that it will be removed. It is right only where the CPU has VNNI or AMX: on an x86 without
-them nearly all its numbers are wrong, and nothing warns (oneDNN; ONEDNN_MAX_CPU_ISA=AVX2 shows it anywhere). So it is tried
-first. Where it fails, the same whole numbers go through a float32 product, which is exact up to 2²⁴ and not faster than float32.
+them nearly all its numbers are wrong, and nothing warns (pytorch issue 136746; ONEDNN_MAX_CPU_ISA=AVX2 shows it anywhere). So
+it is tried first. Where it fails, the same whole numbers go through a float32 product, exact up to 2²⁴ and not faster.
 """
 
 import functools
@@ -41,8 +41,8 @@ def int8_matmul(a: Int8[Tensor, "M K"], w: Int8[Tensor, "N K"]) -> Int32[Tensor,
     """a wᵀ, exactly. ValueError for more columns than an int32 sum can hold."""
     if a.shape[1] > INT_COLUMNS:
         raise ValueError(f"{a.shape[1]} columns: their sum does not fit int32, which holds {INT_COLUMNS}. Leave the layer out")
-    if a.device.type == "cpu" and int_mm_is_exact():
-        return torch._int_mm(a, w.T)  # pyright: ignore[reportPrivateImportUsage]
+    if a.device.type == "cpu" and a.shape[1] > 1 and int_mm_is_exact():
+        return torch._int_mm(_packed(a), _packed(w).T)  # pyright: ignore[reportPrivateImportUsage]
     return _through_float32(a, w)
 
 
@@ -89,6 +89,12 @@ def int_mm_is_exact() -> bool:
         if not torch.equal(found.double(), a.double() @ w.double().T):
             return False
     return True
+
+
+def _packed(q: Int8[Tensor, "M K"]) -> Int8[Tensor, "M K"]:
+    """The step from row to row is K, also where there is one row: at any other, such as 0, `_int_mm` writes nothing and returns
+    what was in the memory (pytorch issue 195066; so does one column, on which the step is 1 both ways)."""
+    return q if q.stride() == (q.shape[1], 1) else q.clone(memory_format=torch.contiguous_format)
 
 
 def _through_float32(a: Int8[Tensor, "M K"], w: Int8[Tensor, "N K"]) -> Int32[Tensor, "M N"]:

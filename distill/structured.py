@@ -185,11 +185,15 @@ def _gates(model: nn.Module, sites: list[Site]) -> Iterator[dict[str, Tensor]]:
 
 
 def _slopes(loss: Tensor, gates: dict[str, Tensor], sites: list[Site]) -> tuple[Tensor, ...]:
-    slopes = torch.autograd.grad(loss, list(gates.values()), allow_unused=True)
+    slopes = (
+        torch.autograd.grad(loss, list(gates.values()), allow_unused=True)
+        if gates and loss.requires_grad
+        else [None] * len(gates)
+    )
     reached = {path for path, slope in zip(gates, slopes, strict=True) if slope is not None}
     if missed := [site.path for site in sites if site.path not in reached]:
         raise ValueError(f"the loss does not reach {missed[:3]}: does loss_sum run this model, with gradients on?")
-    return slopes
+    return slopes  # pyright: ignore[reportReturnType]
 
 
 def _cuts(model: nn.Module, site: Site, units: list[int]) -> Iterator[tuple[nn.Parameter, Tensor, int]]:
