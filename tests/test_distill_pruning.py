@@ -90,6 +90,19 @@ def test_the_smallest_go_and_exactly_so_many(seed, final):
         assert not zero.any() or zero.all() or old[zero].abs().max() <= old[~zero].abs().min()
 
 
+def test_living_zeros_do_not_wake_masked_weights():
+    """A weight may be 0 by chance: as small as a masked one, and yet the masked ones come first."""
+    layer = nn.Linear(40, 40)
+    layer.weight.data[torch.rand(40, 40, generator=torch.Generator().manual_seed(0)) < 0.8] = 0
+    pruner = MagnitudePruner(nn.ModuleList([layer]), CubicSchedule(0.6, end=9))
+    old = pruner.masks["0"]
+    for step in range(1, 10):
+        pruner.step(step)
+        assert (pruner.masks["0"] <= old).all()
+        old = pruner.masks["0"]
+    assert pruner.sparsity == 0.6
+
+
 @pytest.mark.parametrize("kind", ["adamw", "momentum"])
 def test_zeros_stay_through_momentum_and_masks_only_grow(kind):
     model = bert()
