@@ -21,7 +21,7 @@ FLOAT_COLUMNS = 2**24 // LEVELS**2
 """so many products of two int8 numbers (1040) sum up exactly in float32, in any order"""
 INT_COLUMNS = 2**31 // LEVELS**2
 """the same for int32"""
-ROWS = 512
+ROWS = 256
 """done at a time, so that the int32 numbers are scaled while they are in the cache"""
 SMALLEST = 1e-30
 """a row below it becomes zeros"""
