@@ -46,6 +46,8 @@ class Pair:
 
 def build_pair(settings: DistillSettings) -> Pair:
     """Load the teachers, and make or load the student. ValueError for models that do not go together."""
+    if not settings.teacher or not settings.student:
+        raise ValueError("a distillation needs --teacher FOLDER, and --student copy:LAYERS, a folder or a name")
     found = [load_trained(where) for where in settings.teacher.split(",") if where]
     first = found[0]
     spec = find_task(settings.task or first.spec.name)

@@ -77,8 +77,6 @@ class DistillSettings:
 
     def _check_models(self) -> None:
         words = self.words()
-        if not self.teacher or not self.student:
-            raise ValueError("a distillation needs --teacher FOLDER and --student copy:LAYERS, a folder or a name")
         if self.student.startswith(PREFIX):
             read_copy(self.student)
             if self.method != "full":
