@@ -1,6 +1,7 @@
 """The rows of a distillation: some with labels, some for the teacher alone; encoded for the student, and for the teacher if it
 reads other tokens."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,12 +40,16 @@ def load_rows(
     eval_rows: int | None,
     student: tuple[Any, int],
     teacher: tuple[Any, int],
+    rewrite: Callable[[Dataset], Dataset] = lambda rows: rows,
 ) -> Rows:
     """sizes: (rows with labels or None for all, further ones without); student, teacher: (tokenizer, most tokens).
+
+    rewrite: gives the training rows other answers, such as the teacher's texts.
 
     ValueError for data that does not fit the task, and where the two tokenizers differ and the task has an answer for each token.
     """
     train, rows = _splits(spec, data_dir, seed, sizes, eval_rows)
+    train = rewrite(train)
     features, encoded, truncated = _features(train, rows, spec, *student)
     features = [f | {LABELLED: int(i < sizes[0] if sizes[0] else True)} for i, f in enumerate(features)]
     teachers = encoded.features

@@ -12,6 +12,7 @@ from distill import fidelity, truth
 from distill.loss_words import HARD, needs_teacher
 from distill.report import write_report
 from distill.rows import Rows, load_rows
+from distill.sequence import OnPolicy, teacher_rows
 from distill.settings import DistillSettings
 from distill.student import PREFIX, copy_student, read_copy
 from distill.teacher import Teacher
@@ -59,6 +60,8 @@ def build_pair(settings: DistillSettings) -> Pair:
             )
         if trained.base.tokenizer.get_vocab() != first.base.tokenizer.get_vocab():
             raise ValueError("the teachers have different tokenizers: they cannot answer about the same tokens")
+    if spec.kind != "generation" and (settings.targets == "teacher" or settings.on_policy):
+        raise ValueError(f"targets and on_policy are for tasks that write texts, and {spec.name} is a task of {spec.kind}")
     student = build_student(settings, spec, first)
     teacher = Teacher([trained.base.model for trained in found], spec.kind, settings.teacher_dropout)
     return Pair(spec, first, teacher, student, spec.is_language_modelling)
@@ -128,7 +131,11 @@ def _rows(settings: DistillSettings, pair: Pair) -> Rows:
     for base in (pair.student, pair.trained.base):
         readers.append((base.tokenizer, min(settings.max_length, window(base.model, base.tokenizer))))
     sizes = settings.train_rows, settings.transfer_rows
-    return load_rows(pair.spec, settings.data_dir, settings.seed, sizes, settings.eval_rows, *readers)
+    rewrite = {}
+    if settings.targets == "teacher":
+        about = settings.beams, settings.max_new_tokens, settings.folder(), pair.teacher.checksum()
+        rewrite = {"rewrite": lambda train: teacher_rows(train, pair.spec, pair.trained.base, *about)}
+    return load_rows(pair.spec, settings.data_dir, settings.seed, sizes, settings.eval_rows, *readers, **rewrite)
 
 
 def _distiller(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: Accelerator, say) -> Distiller:
@@ -175,9 +182,12 @@ def _check_layers(words, student: int, teacher: int) -> None:
                     raise ValueError(f"loss {word.text!r}: layer {layer}; the {whose} has {lowest} to {count}")
 
 
-def _steps(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: Accelerator) -> Steps:
+def _steps(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: Accelerator) -> Steps | OnPolicy:
     sizes = settings.batch_size, settings.seed, settings.accumulation
-    return Steps(rows.train, pair.student.tokenizer, *sizes, accelerator.process_index, accelerator.num_processes)
+    steps = Steps(rows.train, pair.student.tokenizer, *sizes, accelerator.process_index, accelerator.num_processes)
+    if not settings.on_policy:
+        return steps
+    return OnPolicy(steps, pair.student, settings.on_policy, settings.max_new_tokens, settings.seed)
 
 
 def _first_batch(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: Accelerator) -> dict:

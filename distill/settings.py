@@ -37,6 +37,14 @@ class DistillSettings:
     """folder for the teacher's answers: made in the first run, used by later ones; None asks the teacher in every step"""
     cache_top: int | None = None
     """keep only the so many likeliest classes of each answer; None is all"""
+    targets: Literal["data", "teacher"] = "data"
+    """tasks that write: texts to learn from, as people wrote them or as the teacher does (sequence-level distillation)"""
+    on_policy: float = 0.0
+    """tasks that write: in this share of the steps the student writes itself, and the teacher judges its words"""
+    beams: int = 4
+    """of targets teacher"""
+    max_new_tokens: int = 64
+    """of targets teacher and on_policy"""
     teacher_dropout: bool = False
     """leave the teacher's dropout on"""
     steps: int = 600
@@ -63,6 +71,7 @@ class DistillSettings:
     def __post_init__(self):
         least = {"steps": 1, "batch_size": 1, "accumulation": 1, "max_length": 2, "eval_every": 1, "save_every": 1, "seed": 0}
         at_least(least | {"train_rows": 1, "transfer_rows": 0, "eval_rows": 1, "cache_top": 1, "threads": 1}, self)
+        at_least({"beams": 1, "max_new_tokens": 1}, self)
         at_least({"weight_decay": 0}, self)
         for name, kind in get_type_hints(type(self)).items():
             if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
@@ -89,6 +98,12 @@ class DistillSettings:
             raise ValueError("a cache keeps one answer for each row; with teacher_dropout it would be another in every step")
         if self.cache is not None and not needs_teacher(words):
             raise ValueError(f"losses {' '.join(self.losses)} ask for no answer of the teacher: leave --cache out")
+        if not 0 <= self.on_policy <= 1:
+            raise ValueError(f"on_policy={self.on_policy}: expected a share of the steps, 0 to 1")
+        if self.on_policy and (self.cache is not None or not needs_teacher(words)):
+            raise ValueError(
+                "on_policy asks the teacher about texts that are new in every step: it needs a loss on logits, no cache"
+            )
         if self.transfer_rows and all(word.name == "hard" for word in words):
             raise ValueError("transfer_rows have no labels, and the loss `hard` learns from nothing else: leave them out")
 
