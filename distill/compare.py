@@ -13,12 +13,14 @@ the others are judged against, by the rule of `training.paired`.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from distill.cost import answering_seconds, operations
 from distill.run import run_distillation
 from distill.settings import DistillSettings
+from distill.student_files import load_student
 from training.batching import Batch
 from training.paired import clearly_better
 from training.run_folder import TRAINED
@@ -26,7 +28,19 @@ from training.tasks import find_task
 from training.trained import load_trained
 
 LOWER_IS_BETTER = ("loss", "kl_to_truth", "kl_to_teacher", "ece", "rmse_to_teacher")
-OPTIONS = {"student": "student", "transfer": "transfer_rows", "steps": "steps", "rate": "learning_rate"}
+OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "student": ("student", str),
+    "transfer": ("transfer_rows", int),
+    "targets": ("targets", str),
+    "on_policy": ("on_policy", float),
+    "heads": ("keep_heads", float),
+    "units": ("keep_units", float),
+    "zeros": ("zeros", float),
+    "bits": ("bits", str),
+    "steps": ("steps", int),
+    "rate": ("learning_rate", float),
+}
+"""what may differ between ways: its short name, the setting, and how to read it"""
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,11 @@ def settings_of(way: str, base: DistillSettings) -> DistillSettings:
         if equals and ":" not in name:
             if name not in OPTIONS:
                 raise ValueError(f"way {way!r}: {name!r}; expected losses, and {', '.join(f'{n}=' for n in OPTIONS)}")
-            changes[OPTIONS[name]] = value if name == "student" else float(value) if name == "rate" else int(value)
+            setting, read = OPTIONS[name]
+            try:
+                changes[setting] = read(value)
+            except ValueError:
+                raise ValueError(f"way {way!r}: {word!r}, expected a number") from None
         else:
             losses.append(word)
     if not losses:
@@ -91,7 +109,7 @@ def verdict(way: Way, first: Way, name: str) -> str:
 def costs(ways: Sequence[Way], teacher: str, batch_size: int = 64, length: int = 64) -> dict[str, dict]:
     """{label: {operations, seconds of every round}} of the teacher and of each way's first student, in turn on one batch."""
     models = {"teacher": load_trained(teacher).base.model.eval()}
-    models |= {way.text: load_trained(way.folders[0] / TRAINED).base.model.eval() for way in ways}
+    models |= {way.text: load_student(way.folders[0] / TRAINED).base.model.eval() for way in ways}
     batch = batch_of(batch_size, length, min(model.config.vocab_size for model in models.values()))
     times = answering_seconds(models, batch)
     return {name: {"operations": operations(model, batch), "seconds": times[name]} for name, model in models.items()}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
+from distill.compress import CompressConfig
 from distill.loss_words import LossWord, needs_teacher, read_losses
 from distill.student import PREFIX, read_copy
 from training.settings import at_least
@@ -47,6 +48,14 @@ class DistillSettings:
     """of targets teacher and on_policy"""
     teacher_dropout: bool = False
     """leave the teacher's dropout on"""
+    keep_heads: float = 1.0
+    """the share of attention heads that stays; the others are cut out in the first half of the steps"""
+    keep_units: float = 1.0
+    """the same of feed-forward units"""
+    zeros: float = 0.0
+    """the share of each matrix that becomes zero"""
+    bits: Literal["float32", "int8", "nf4"] = "float32"
+    """of the student's linear layers: int8 is trained for, nf4 is not"""
     steps: int = 600
     batch_size: int = 16
     accumulation: int = 1
@@ -82,7 +91,16 @@ class DistillSettings:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name}={value}: expected more than 0, and finite")
+        if self.compress() and self.method != "full":
+            raise ValueError("method lora: cuts, zeros and fewer bits are for students that train whole")
+        if self.compress() and self.keep == "best":
+            raise ValueError(
+                "keep='best': the best weights may be from before a cut or before int8; compressed students keep the last"
+            )
         self._check_models()
+
+    def compress(self) -> CompressConfig:
+        return CompressConfig(self.keep_heads, self.keep_units, self.zeros, self.bits)
 
     def _check_models(self) -> None:
         words = self.words()
