@@ -63,7 +63,7 @@ def _nf4_model(folder: Path, spec: TaskSpec) -> Any:
     """A model of the same layers in 4 bits, filled strictly from the file."""
     config = AutoConfig.from_pretrained(folder)
     if hasattr(config, "quantization_config"):
-        del config.quantization_config  # the layers are ours: transformers need not know of them
+        delattr(config, "quantization_config")  # the layers are ours: transformers need not know of them
     model = AUTO[spec.kind].from_config(config, dtype=torch.float32)
     quantize_model(model)
     missing, strange = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
