@@ -551,7 +551,7 @@ assert (run.folder / "adapter" / "fusion.safetensors").stat().st_size > in_membe
 #
 # The same on real text, with a real encoder of 22 M parameters, **one seed**, 75 steps of 16 for each row, so the fusion (which
 # starts from its own adapter) has had 150. Scores on 400 rows (SQuAD: 265), F1 for SQuAD. The command and all settings are in
-# `training/results/fusion/report.md`; `longer` was not run there.
+# `multitask/results/fusion/report.md`; `longer` was not run there.
 #
 # | task | own adapter | average, untrained | fusion | full fine-tuning |
 # |:--|--:|--:|--:|--:|
