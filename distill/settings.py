@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
-from distill.loss_words import LossWord, needs_teacher, read_losses
+from distill.loss_words import HARD, LossWord, needs_teacher, read_losses
 from distill.student import PREFIX, read_copy
 from training.settings import at_least
 
@@ -77,7 +77,7 @@ class DistillSettings:
 
     def _check_models(self) -> None:
         words = self.words()
-        if not self.teacher or not self.student:
+        if not self.teacher.strip(",") or not self.student:
             raise ValueError("a distillation needs --teacher FOLDER and --student copy:LAYERS, a folder or a name")
         if self.student.startswith(PREFIX):
             read_copy(self.student)
@@ -91,8 +91,10 @@ class DistillSettings:
             raise ValueError("a cache keeps one answer for each row; with teacher_dropout it would be another in every step")
         if self.cache is not None and not needs_teacher(words):
             raise ValueError(f"losses {' '.join(self.losses)} ask for no answer of the teacher: leave --cache out")
-        if self.transfer_rows and all(word.name == "hard" for word in words):
-            raise ValueError("transfer_rows have no labels, and the loss `hard` learns from nothing else: leave them out")
+        if self.cache_top is not None and any(word.name == "mse" for word in words):
+            raise ValueError("cache_top keeps probabilities, and mse compares logits: leave cache_top out, or take kd")
+        if self.transfer_rows and all(word.name == HARD or word.numbers.get("a") == (0, 0) for word in words):
+            raise ValueError("transfer_rows have no labels, and these losses learn from nothing else: leave them out")
 
     def words(self) -> list[LossWord]:
         return read_losses(self.losses)
