@@ -21,7 +21,7 @@ from distill.trainer import Distiller, DistillSteps, unreached
 from kernels.measure import peak_bytes
 from training import loop, processes
 from training.base_models import Base, Source, load_base, window
-from training.batching import Steps, checksum
+from training.batching import Steps, batches, checksum
 from training.evaluation import evaluate
 from training.methods import SMALL_MODEL, apply_method, default_learning_rate
 from training.randomness import seeded
@@ -59,7 +59,12 @@ def build_pair(settings: DistillSettings) -> Pair:
             raise ValueError("the teachers have different tokenizers: they cannot answer about the same tokens")
     student = build_student(settings, spec, first)
     teacher = Teacher([trained.base.model for trained in found], spec.kind, settings.teacher_dropout)
-    return Pair(spec, first, teacher, student, spec.is_language_modelling)
+    return Pair(spec, first, teacher, student, any(_is_causal(base.model) for base in (first.base, student)))
+
+
+def _is_causal(model: Any) -> bool:
+    """Whether tokens see those before them alone: also of a decoder that classifies."""
+    return any(getattr(module, "is_causal", False) for module in model.modules())
 
 
 def build_student(settings: DistillSettings, spec: TaskSpec, first: Trained) -> Base:
@@ -141,8 +146,8 @@ def _distiller(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: A
     distiller = Distiller(student, projections, terms, pair.teacher.to(accelerator.device), answers, **shown).to(
         accelerator.device
     )
+    names = unreached(distiller, _first_batch(settings, pair, rows, accelerator))  # raises where states do not fit each other
     if answers is None and not any(word.name == HARD for word in words):
-        names = unreached(distiller, _first_batch(settings, pair, rows, accelerator))
         for name in names:
             distiller.get_parameter(name).requires_grad_(False)
         if names:
@@ -179,7 +184,8 @@ def _steps(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: Accel
 
 
 def _first_batch(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: Accelerator) -> dict:
-    return {name: value.to(accelerator.device) for name, value in next(_steps(settings, pair, rows, accelerator))[0].items()}
+    few = rows.train[: settings.batch_size]
+    return {name: value.to(accelerator.device) for name, value in next(batches(few, pair.student.tokenizer, len(few))).items()}
 
 
 def _short(names: list[str]) -> str:
@@ -250,7 +256,8 @@ def measure_fidelity(pair: Pair, rows: Rows, known: bool, accelerator: Accelerat
     """What `fidelity.py` tells about the student on the held-out rows, as far as the task has it."""
     kind, device = pair.spec.kind, accelerator.device
     mine = fidelity.answers_of(pair.student.model, rows.held_out.encoded.features, pair.student.tokenizer, kind, device)
-    its = fidelity.teachers_answers(pair.teacher, rows.teachers, pair.trained.base.tokenizer, device)
+    quiet = Teacher(pair.teacher.models, kind)  # measured without dropout, whatever it taught with
+    its = fidelity.teachers_answers(quiet, rows.teachers, pair.trained.base.tokenizer, device)
     found = fidelity.fidelity(kind, mine, its)
     if kind == "classification":
         labels = torch.tensor([f["labels"] for f in rows.held_out.encoded.features])
