@@ -32,7 +32,7 @@ class LossWord:
 
     def number(self, option: str, progress: float) -> float:
         """An option's value, `progress` from 0 to 1."""
-        first, last = self.numbers.get(option, (DEFAULTS[option],) * 2)
+        first, last = self.numbers[option] if option in self.numbers else (DEFAULTS[option],) * 2
         return first + (last - first) * progress
 
 
