@@ -13,7 +13,7 @@ from distilling import hurry, make_teacher, quick, stopped_after, trace
 
 from distill import fidelity
 from distill.rows import load_rows
-from distill.run import run_distillation
+from distill.run import build_pair, run_distillation
 from distill.terms import LABELLED
 from training.base_models import load_base
 from training.data import load_task
@@ -178,3 +178,66 @@ def test_transfer_rows_have_no_labels_whatever_the_default(sizes, labelled):
     assert [row["labels"] for row in rows.train[: rows.labelled]] == plain["label"], (
         "the labelled ones are those without transfer"
     )
+
+
+@pytest.mark.parametrize("task", ["nli", "tagging", "qa", "data2text"])
+def test_every_kind_of_task_runs_with_a_live_teacher_and_a_cached_one(task, tmp_path):
+    """The same run but for the half precision of the cache, on rows with and without labels, and on states beside the answers."""
+    asked = make_teacher(tmp_path / "t", task)
+    rows = {}
+    for way in ("live", "cached"):
+        changes = {"cache": str(tmp_path / "cache")} if way == "cached" else {}
+        losses = ("kd:T=2,a=0.7", "hidden:1->1", "attention:1->2", "patient:1->2")
+        result = run_distillation(quick(tmp_path / way, asked, losses=losses, transfer_rows=10, steps=4, **changes))
+        rows[way] = read_rows(tmp_path / way / "rows.jsonl")[1:]
+        assert result["transfer_rows"] == 10 and result["labelled_rows"] == 24
+    for name in ("loss", "loss/kd", "loss/hard", "loss/attention:1->2", "eval_loss"):
+        live, cached = ([row[name] for row in rows[way] if name in row] for way in ("live", "cached"))
+        assert len(live) >= 1 and live == pytest.approx(cached, rel=1e-3), name
+
+
+def test_a_decoder_that_classifies_is_a_decoder(teacher, tmp_path):
+    """Its losses on attention leave out the keys behind a query, as its mask does (`test_distill_terms` has the numbers)."""
+    asked = make_teacher(tmp_path / "t", "sentiment", model="decoder")
+    assert build_pair(quick(tmp_path / "run", asked)).causal and not build_pair(quick(tmp_path / "run", teacher)).causal
+    result = run_distillation(quick(tmp_path / "run", asked, losses=("kd", "scores:1->1", "attention:1->2"), steps=3))
+    assert result["steps"] == 3
+
+
+def test_every_flag_changes_the_run(teacher, other, tmp_path):
+    """The losses of runs that differ in one flag differ; a flag without effect would be a lie."""
+    changes = [
+        {},
+        {"teacher": other},
+        {"student": "copy:2"},
+        {"student": "copy:1,intermediate=100"},
+        {"student": "encoder"},
+        {"student": "encoder", "method": "lora"},
+        {"losses": ("kd:T=3,a=0.9",)},
+        {"losses": ("kd:T=2,a=0.8",)},
+        {"losses": ("kd:T=2,a=0.9..0.8",)},
+        {"losses": ("kd:T=2,a=0.9", "hidden:1->2")},
+        {"losses": ("kd:T=2,a=0.9", "hidden:1->2,w=2")},
+        {"losses": ("kd:T=2,a=0.9", "relations:1->2,heads=2")},
+        {"losses": ("kd:T=2,a=0.9", "relations:1->2,heads=4")},
+        {"random_weights": True},
+        {"train_rows": 20},
+        {"transfer_rows": 9},
+        {"cache": str(tmp_path / "full")},
+        {"cache": str(tmp_path / "top"), "cache_top": 1},
+        {"batch_size": 6},
+        {"accumulation": 2},
+        {"max_length": 20},
+        {"learning_rate": 1e-2},
+        {"schedule": "cosine"},
+        {"warmup_share": 0.5},
+        {"weight_decay": 0.5},
+        {"max_grad_norm": 0.01},
+        {"seed": 1},
+    ]
+    found = []
+    for i, change in enumerate(changes):
+        run_distillation(quick(tmp_path / str(i), **{"teacher": teacher, "steps": 4, **change}))
+        found.append(tuple(row.get("loss") for row in read_rows(tmp_path / str(i) / "rows.jsonl")))
+    equal = [(changes[i], changes[j]) for i in range(len(found)) for j in range(i) if found[i] == found[j]]
+    assert not equal
