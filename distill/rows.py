@@ -1,6 +1,7 @@
 """The rows of a distillation: some with labels, some for the teacher alone; encoded for the student, and for the teacher if it
 reads other tokens."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,14 +40,18 @@ def load_rows(
     eval_rows: int | None,
     student: tuple[Any, int],
     teacher: tuple[Any, int],
+    rewrite: Callable[[Dataset], Dataset] = lambda rows: rows,
 ) -> Rows:
     """sizes: (rows with labels or None for all, further ones without); student, teacher: (tokenizer, most tokens).
+
+    rewrite: gives the training rows other answers, such as the teacher's texts.
 
     ValueError for data that does not fit the task, and where the two tokenizers differ and the task has an answer for each token.
     """
     if sizes[1] and spec.kind == "text":
         raise ValueError("transfer_rows: plain text has no labels to leave out; give all of it as train_rows")
     train, rows, labelled = _splits(spec, data_dir, seed, sizes, eval_rows)
+    train = rewrite(train)
     same = same_tokens(student[0], teacher[0])
     limit = min(student[1], teacher[1]) if same else student[1]  # one batch for both must fit into both
     features, encoded, truncated = _features(train, rows, spec, student[0], limit)

@@ -1,89 +1,37 @@
 """One distillation from settings to a folder: `run_distillation(DistillSettings(teacher=..., student="copy:1"))`."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from distill import fidelity, truth
+from distill.compress import Compressor
 from distill.loss_words import HARD, needs_teacher
+from distill.measured import as_teacher, assert_same_again, result_of
+from distill.pair import Pair, build_pair
 from distill.report import write_report
 from distill.rows import Rows, load_rows
+from distill.sequence import OnPolicy, teacher_rows
 from distill.settings import DistillSettings
-from distill.student import PREFIX, copy_student, read_copy
+from distill.sparse_size import stored_bytes
+from distill.student_files import save_student
 from distill.teacher import Teacher
 from distill.teacher_cache import CARD, TeacherCache, build_cache, open_cache
 from distill.terms import make_projections, make_terms, needs
-from distill.trainer import Distiller, DistillSteps, unreached
-from kernels.measure import peak_bytes
+from distill.trainer import Distiller, DistillSteps, total_loss, unreached
 from training import loop, processes
-from training.base_models import Base, Source, load_base, window
+from training.base_models import window
 from training.batching import Steps, batches, checksum
 from training.evaluation import evaluate
-from training.methods import SMALL_MODEL, apply_method, default_learning_rate
+from training.methods import SMALL_MODEL, default_learning_rate
 from training.randomness import seeded
 from training.result import metric_key
 from training.run_folder import RESULT, TRAINED, RunFolder, read_result, write_json
-from training.tasks import TaskSpec, find_task, is_world
 from training.trackers import Trackers, tracker_names
-from training.trained import Trained, load_trained, save_trained
-from training.world_tasks import ceiling
 
-
-@dataclass(frozen=True)
-class Pair:
-    """Teacher and student, ready."""
-
-    spec: TaskSpec
-    trained: Trained
-    teacher: Teacher
-    student: Base
-    causal: bool
-
-
-def build_pair(settings: DistillSettings) -> Pair:
-    """Load the teachers, and make or load the student. ValueError for models that do not go together."""
-    found = [load_trained(where) for where in settings.teacher.split(",") if where]
-    first = found[0]
-    spec = find_task(settings.task or first.spec.name)
-    for trained in found:
-        if (trained.spec.kind, trained.spec.labels) != (spec.kind, spec.labels):
-            raise ValueError(
-                f"a teacher for {trained.spec.name} ({trained.spec.kind}, {len(trained.spec.labels)} labels) cannot teach "
-                f"{spec.name} ({spec.kind}, {len(spec.labels)} labels)"
-            )
-        if trained.base.tokenizer.get_vocab() != first.base.tokenizer.get_vocab():
-            raise ValueError("the teachers have different tokenizers: they cannot answer about the same tokens")
-    student = build_student(settings, spec, first)
-    teacher = Teacher([trained.base.model for trained in found], spec.kind, settings.teacher_dropout)
-    return Pair(spec, first, teacher, student, any(_is_causal(base.model) for base in (first.base, student)))
-
-
-def _is_causal(model: Any) -> bool:
-    """Whether tokens see those before them alone: also of a decoder that classifies."""
-    return any(getattr(module, "is_causal", False) for module in model.modules())
-
-
-def build_student(settings: DistillSettings, spec: TaskSpec, first: Trained) -> Base:
-    """A copy of parts of the first teacher, or a model from a folder or the Hub with the task's head."""
-    if settings.student.startswith(PREFIX):
-        if first.method not in ("full", "untouched"):
-            raise ValueError(
-                f"student {settings.student!r}: the teacher is a base with {first.method}; copy needs a model whose weights are "
-                "its own (method full, or an adapter merged with `python -m loralib merge`)"
-            )
-        model: Any = copy_student(first.base.model, read_copy(settings.student))
-        if settings.random_weights:
-            with torch.random.fork_rng([]):
-                torch.manual_seed(settings.seed)
-                model = type(model)(model.config)
-        return Base(model.requires_grad_(True), first.base.tokenizer, (), replace(first.base.source, four_bit=False))
-    base = load_base(spec, Source(settings.student, settings.seed, settings.random_weights))
-    apply_method(settings.method, base, spec, None, settings.seed)
-    return base
+IMPORTANCE_ROWS = 256
 
 
 def run_distillation(settings: DistillSettings, say: Callable[[str], None] = lambda text: None) -> dict:
@@ -131,7 +79,11 @@ def _rows(settings: DistillSettings, pair: Pair) -> Rows:
     for base in (pair.student, pair.trained.base):
         readers.append((base.tokenizer, min(settings.max_length, window(base.model, base.tokenizer))))
     sizes = settings.train_rows, settings.transfer_rows
-    return load_rows(pair.spec, settings.data_dir, settings.seed, sizes, settings.eval_rows, *readers)
+    rewrite = {}
+    if settings.targets == "teacher":
+        about = settings.beams, settings.max_new_tokens, settings.folder(), pair.teacher.checksum()
+        rewrite = {"rewrite": lambda train: teacher_rows(train, pair.spec, pair.trained.base, *about)}
+    return load_rows(pair.spec, settings.data_dir, settings.seed, sizes, settings.eval_rows, *readers, **rewrite)
 
 
 def _distiller(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: Accelerator, say) -> Distiller:
@@ -178,9 +130,12 @@ def _check_layers(words, student: int, teacher: int) -> None:
                     raise ValueError(f"loss {word.text!r}: layer {layer}; the {whose} has {lowest} to {count}")
 
 
-def _steps(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: Accelerator) -> Steps:
+def _steps(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: Accelerator) -> Steps | OnPolicy:
     sizes = settings.batch_size, settings.seed, settings.accumulation
-    return Steps(rows.train, pair.student.tokenizer, *sizes, accelerator.process_index, accelerator.num_processes)
+    steps = Steps(rows.train, pair.student.tokenizer, *sizes, accelerator.process_index, accelerator.num_processes)
+    if not settings.on_policy:
+        return steps
+    return OnPolicy(steps, pair.student, settings.on_policy, settings.max_new_tokens, settings.seed)
 
 
 def _first_batch(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: Accelerator) -> dict:
@@ -206,15 +161,20 @@ def _train(settings: DistillSettings, pair: Pair, rows: Rows, distiller: Distill
     scores = lambda: evaluate(student, rows.held_out, tokenizer, accelerator)  # noqa: E731
     if not folder.rows:
         folder.keep({"step": 0} | scores())
+    compressor = _compressor(settings, pair, rows, distiller, accelerator)
     with seeded(settings.seed + 1000 * accelerator.process_index):
         options = {"accelerator": accelerator, "checkpoint": folder.checkpoint, "before_save": folder.sync}
-        steps = DistillSteps(distiller, _steps(settings, pair, rows, accelerator), loop_settings, **options)
-        progress = loop.run(steps, scores, folder.keep)
+        steps = DistillSteps(distiller, _steps(settings, pair, rows, accelerator), loop_settings, compressor, **options)
+        loop.run(steps, scores, folder.keep)
+    numbers = {"parameters": sum(p.numel() for p in student.parameters())} | _exported(settings, pair, compressor)
+    final = scores() | {"teacher": evaluate(pair.trained.base.model, as_teacher(rows), pair.trained.base.tokenizer, accelerator)}
 
     def write() -> dict:
         where = folder.folder / TRAINED
-        size = save_trained(where, method, pair.student, pair.spec, settings.max_length)
-        result = _result(settings, pair, rows, folder, rate, size, progress.best_step, accelerator)
+        size = save_student(where, method, pair.student, pair.spec, settings.max_length, settings.compress())
+        counted = numbers | {"file_bytes": size, "learning_rate": rate}
+        result = result_of(settings, pair, rows, folder.rows, final, counted, accelerator)
+        assert_same_again(where, pair, rows, accelerator)
         write_report(folder.folder, result, folder.rows, metric_key(pair.spec))
         write_json(folder.folder / RESULT, result)
         folder.checkpoint.unlink(missing_ok=True)
@@ -223,53 +183,22 @@ def _train(settings: DistillSettings, pair: Pair, rows: Rows, distiller: Distill
     return processes.on_main(write, accelerator)
 
 
-def _result(settings, pair: Pair, rows: Rows, folder: RunFolder, rate: float, size: int, best: int, accelerator) -> dict:
-    key, steps = metric_key(pair.spec), [row for row in folder.rows if "seconds" in row]
-    last = next(r for r in folder.rows if r["step"] == best) if settings.keep == "best" else folder.rows[-1]
-    known = is_world(pair.spec.name) and settings.data_dir is None
-    count = lambda model: sum(p.numel() for p in model.parameters())  # noqa: E731
-    return {
-        "task": pair.spec.name,
-        "losses": list(settings.losses),
-        "metric_name": pair.spec.metric,
-        "start_metric": folder.rows[0][key],
-        "metric": last[key],
-        "loss": last["eval_loss"],
-        "ceiling": ceiling(pair.spec.name, rows.held_out.rows) if known else None,
-        "teacher_metric": evaluate(pair.trained.base.model, _as_teacher(rows), pair.trained.base.tokenizer, accelerator)[key],
-        **measure_fidelity(pair, rows, known, accelerator),
-        "parameters": count(pair.student.model),
-        "teacher_parameters": count(pair.trained.base.model),
-        "file_bytes": size,
-        "steps": settings.steps,
-        "seed": settings.seed,
-        "learning_rate": rate,
-        "labelled_rows": rows.labelled,
-        "transfer_rows": rows.unlabelled,
-        "train_seconds": sum(row["seconds"] for row in steps),
-        "teacher_seconds": sum(row["teacher_seconds"] for row in steps),
-        "peak_bytes": peak_bytes(accelerator.device),
-    }
+def _compressor(settings, pair: Pair, rows: Rows, distiller: Distiller, accelerator: Accelerator) -> Compressor | None:
+    """It judges heads and units on the first rows; the same ones in every process and after every start."""
+    if not settings.compress():
+        return None
+    few = batches(rows.train[:IMPORTANCE_ROWS], pair.student.tokenizer, settings.batch_size)
+    here = [{name: value.to(accelerator.device) for name, value in batch.items()} for batch in few]
+    loss = lambda model, batch: total_loss(distiller, batch)  # noqa: E731
+    return Compressor(pair.student.model, settings.compress(), settings.steps, here, loss)
 
 
-def measure_fidelity(pair: Pair, rows: Rows, known: bool, accelerator: Accelerator) -> dict[str, float]:
-    """What `fidelity.py` tells about the student on the held-out rows, as far as the task has it."""
-    kind, device = pair.spec.kind, accelerator.device
-    mine = fidelity.answers_of(pair.student.model, rows.held_out.encoded.features, pair.student.tokenizer, kind, device)
-    quiet = Teacher(pair.teacher.models, kind)  # measured without dropout, whatever it taught with
-    its = fidelity.teachers_answers(quiet, rows.teachers, pair.trained.base.tokenizer, device)
-    found = fidelity.fidelity(kind, mine, its)
-    if kind == "classification":
-        labels = torch.tensor([f["labels"] for f in rows.held_out.encoded.features])
-        found["ece"] = fidelity.calibration_error(torch.cat(mine), labels)
-        found["teacher_ece"] = fidelity.calibration_error(torch.cat(its), labels)
-        exact = truth.posteriors(pair.spec.name, rows.held_out.rows) if known else None
-        if exact is not None:
-            found["kl_to_truth"] = fidelity.distance_to_truth(torch.cat(mine), exact)
-            found["teacher_kl_to_truth"] = fidelity.distance_to_truth(torch.cat(its), exact)
-    return found
-
-
-def _as_teacher(rows: Rows):
-    held_out = rows.held_out
-    return replace(held_out, encoded=replace(held_out.encoded, features=rows.teachers))
+def _exported(settings: DistillSettings, pair: Pair, compressor: Compressor | None) -> dict:
+    """Export; of a student with zeros also what a storage for zeros would take."""
+    if compressor is None:
+        return {}
+    compressor.export()
+    if not settings.zeros or settings.bits != "float32":
+        return {}
+    size = stored_bytes(pair.student.model)
+    return {"bitmap_bytes": size.bitmap, "gzip_bytes": size.gzip, "share_of_zeros": size.zeros}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
+from distill.compress import CompressConfig
 from distill.loss_words import HARD, LossWord, needs_teacher, read_losses
 from distill.student import PREFIX, read_copy
 from training.settings import at_least
@@ -37,8 +38,24 @@ class DistillSettings:
     """folder for the teacher's answers: made in the first run, used by later ones; None asks the teacher in every step"""
     cache_top: int | None = None
     """keep only the so many likeliest classes of each answer; None is all"""
+    targets: Literal["data", "teacher"] = "data"
+    """tasks that write: texts to learn from, as people wrote them or as the teacher does (sequence-level distillation)"""
+    on_policy: float = 0.0
+    """tasks that write: in this share of the steps the student writes itself, and the teacher judges its words"""
+    beams: int = 4
+    """of targets teacher"""
+    max_new_tokens: int = 64
+    """of targets teacher and on_policy"""
     teacher_dropout: bool = False
     """leave the teacher's dropout on"""
+    keep_heads: float = 1.0
+    """the share of attention heads that stays; the others are cut out in the first half of the steps"""
+    keep_units: float = 1.0
+    """the same of feed-forward units"""
+    zeros: float = 0.0
+    """the share of each matrix that becomes zero"""
+    bits: Literal["float32", "int8", "nf4"] = "float32"
+    """of the student's linear layers: int8 is trained for, nf4 is not"""
     steps: int = 600
     batch_size: int = 16
     accumulation: int = 1
@@ -63,6 +80,7 @@ class DistillSettings:
     def __post_init__(self):
         least = {"steps": 1, "batch_size": 1, "accumulation": 1, "max_length": 2, "eval_every": 1, "save_every": 1, "seed": 0}
         at_least(least | {"train_rows": 1, "transfer_rows": 0, "eval_rows": 1, "cache_top": 1, "threads": 1}, self)
+        at_least({"beams": 1, "max_new_tokens": 1}, self)
         at_least({"weight_decay": 0}, self)
         for name, kind in get_type_hints(type(self)).items():
             if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
@@ -73,12 +91,19 @@ class DistillSettings:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name}={value}: expected more than 0, and finite")
+        if self.compress() and self.method != "full":
+            raise ValueError("method lora: cuts, zeros and fewer bits are for students that train whole")
+        if self.compress() and self.keep == "best":
+            raise ValueError(
+                "keep='best': the best weights may be from before a cut or before int8; compressed students keep the last"
+            )
         self._check_models()
+
+    def compress(self) -> CompressConfig:
+        return CompressConfig(self.keep_heads, self.keep_units, self.zeros, self.bits)
 
     def _check_models(self) -> None:
         words = self.words()
-        if not self.teacher.strip(",") or not self.student:
-            raise ValueError("a distillation needs --teacher FOLDER and --student copy:LAYERS, a folder or a name")
         if self.student.startswith(PREFIX):
             read_copy(self.student)
             if self.method != "full":
@@ -91,6 +116,12 @@ class DistillSettings:
             raise ValueError("a cache keeps one answer for each row; with teacher_dropout it would be another in every step")
         if self.cache is not None and not needs_teacher(words):
             raise ValueError(f"losses {' '.join(self.losses)} ask for no answer of the teacher: leave --cache out")
+        if not 0 <= self.on_policy <= 1:
+            raise ValueError(f"on_policy={self.on_policy}: expected a share of the steps, 0 to 1")
+        if self.on_policy and (self.cache is not None or not needs_teacher(words)):
+            raise ValueError(
+                "on_policy asks the teacher about texts that are new in every step: it needs a loss on logits, no cache"
+            )
         if self.cache_top is not None and any(word.name == "mse" for word in words):
             raise ValueError("cache_top keeps probabilities, and mse compares logits: leave cache_top out, or take kd")
         if self.transfer_rows and all(word.name == HARD or word.numbers.get("a") == (0, 0) for word in words):

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from distill.compress import Compressor
 from distill.states import Seen, look
 from distill.teacher import Teacher
 from distill.terms import Sight, Term
@@ -66,9 +67,26 @@ class Distiller(nn.Module):
 class DistillSteps(Trainer):
     """The loop's trainer for a Distiller. A row also has `loss/TERM` and `weight/TERM` of every term."""
 
-    def __init__(self, distiller: Distiller, data: Iterator[list[Batch]], settings: LoopSettings, **options: Any):
-        self.distiller = distiller
+    def __init__(
+        self,
+        distiller: Distiller,
+        data: Iterator[list[Batch]],
+        settings: LoopSettings,
+        compressor: Compressor | None = None,
+        **options: Any,
+    ):
+        self.distiller, self.compressor = distiller, compressor
         super().__init__(distiller, data, Objective(_no_sum, lambda batch: len(batch["input_ids"])), settings, **options)
+
+    def parts(self) -> dict[str, Any]:
+        first = {} if self.compressor is None else {"compressor": self.compressor}  # it brings the weights to their shape
+        return first | super().parts()
+
+    def step(self, step: int, window: list[Batch]) -> dict:
+        row = super().step(step, window)
+        if self.compressor is not None:
+            self.compressor.after(step, self.optimizer.optimizer)  # pyright: ignore[reportAttributeAccessIssue]
+        return row
 
     def backward(self, step: int, window: list[Batch]) -> dict:
         asked = self.distiller.teacher_seconds
@@ -111,6 +129,13 @@ class DistillSteps(Trainer):
             parts = [scales[name] * value for name, value in found.items() if whole or scales[name]]
         self.accelerator.backward(sum(parts[1:], parts[0]))
         return {name: float(value.detach()) for name, value in found.items()}
+
+
+def total_loss(distiller: Distiller, batch: Batch) -> Tensor:
+    """The weighted sum of all terms on one batch, summed over its rows: what a cut must not raise."""
+    sums = distiller.sums(batch, 0.5)
+    scales = {term.name: term.weight(0.5) * len(batch["input_ids"]) / max(term.count(batch), 1) for term in distiller.terms}
+    return torch.stack([scales[name] * value for name, value in sums.items()]).sum()
 
 
 def unreached(distiller: Distiller, batch: Batch) -> list[str]:

@@ -1,6 +1,5 @@
 """`python -m loralib quantize MODEL --out DIR`: a transformers folder with 4-bit weights, in bitsandbytes' format."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,13 +7,11 @@ from typing import Annotated, Literal
 import torch
 import transformers
 import tyro
-from safetensors.torch import save
 from tqdm.auto import tqdm
 
-from loralib.checkpoint import write_atomic
-from loralib.linear4bit import Linear4bit
 from loralib.load4bit import load_4bit
 from loralib.qlora import QuantReport
+from loralib.save4bit import save_4bit
 
 
 @dataclass(frozen=True)
@@ -57,25 +54,3 @@ def quantize(settings: Quantize) -> QuantReport:
     print(report)
     print(f"written to {settings.out}")
     return report
-
-
-def save_4bit(model, folder: Path) -> None:
-    """Weights and config, in the format that `BitsAndBytesConfig(load_in_4bit=True)` models are saved in."""
-    layers = {path: m for path, m in model.named_modules() if isinstance(m, Linear4bit)}
-    first = next(iter(layers.values()))
-    linear = {path for path, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-    facts = transformers.BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=first.quant_type,
-        bnb_4bit_use_double_quant=first.nested_absmax is not None,
-        bnb_4bit_compute_dtype=first.compute_dtype,
-        llm_int8_skip_modules=sorted(linear) or None,
-    ).to_dict()
-    tied = set(getattr(model, "_tied_weights_keys", None) or {}) if getattr(model.config, "tie_word_embeddings", False) else set()
-    tensors = {name: t.detach().contiguous().clone() for name, t in model.state_dict().items() if name not in tied}
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
-    if model.can_generate():
-        model.generation_config.save_pretrained(folder)
-    config = model.config.to_dict() | {"quantization_config": facts, "architectures": [type(model).__name__]}
-    write_atomic(folder / "config.json", (json.dumps(config, indent=2, default=str) + "\n").encode())

@@ -1,0 +1,51 @@
+"""`python -m distill compare`: many students of one teacher in one table. Stopped, the same command goes on."""
+
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.markdown import Markdown
+
+from distill.compare import Way, compare, costs
+from distill.compare_page import draw, page
+from distill.settings import DistillSettings
+from training.run_folder import write_json
+from training.settings import at_least
+
+WAYS = ("hard transfer=0", "kd:T=2,a=0.9 transfer=0", "kd:T=2,a=0.9")
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """Students of one teacher, each made in another way, over paired seeds. The options of a single run hold for all of them."""
+
+    run: Annotated[DistillSettings, tyro.conf.arg(name="")] = field(default_factory=DistillSettings)
+    ways: tuple[str, ...] = WAYS
+    """losses, and what else differs: student=, transfer=, steps=, rate=; the first is what the others are judged against"""
+    seeds: int = 5
+
+    def __post_init__(self):
+        at_least({"seeds": 1}, self)
+        if len(set(self.ways)) < len(self.ways) or not self.ways:
+            raise ValueError(f"ways={self.ways}: expected different ways, at least one")
+        if self.run.losses != DistillSettings.losses:
+            raise ValueError("losses: a comparison has --ways")
+
+
+def run(settings: CompareSettings) -> list[Way]:
+    console = Console(soft_wrap=True, highlight=False)
+    out = Path(settings.run.out or "runs/distill-compare")
+    ways = compare(settings.ways, settings.run, settings.seeds, out, console.print)
+    console.print("answering times, in turn ...")
+    found = costs(ways, settings.run.teacher.split(",")[0])
+    chart = draw(ways, found, out / "compare.png")
+    text = page(ways, found, chart.name, shlex.join(["python", "-m", "distill", *sys.argv[1:]]))
+    (out / "report.md").write_text(text)
+    write_json(out / "results.json", {"ways": {way.text: way.results for way in ways}, "costs": found})
+    Console().print(Markdown(text))
+    print(f"report: {out / 'report.md'}   chart: {chart}   numbers: {out / 'results.json'}")
+    return ways

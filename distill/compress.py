@@ -1,0 +1,123 @@
+"""Make the student smaller while it learns: cut heads and feed-forward units, zero small weights, train in int8, store in NF4.
+
+What is cut is what the distillation loss misses least, so no label is needed. The order of a run:
+
+    steps 1 ... cut_until     cuts, in equal rounds        (`structured.py`)
+    from cut_until on         int8 in the forward pass     (`fake_quant.py`): the export then changes nothing
+    the middle of the run     zeros, by the cubic schedule (`magnitude.py`)
+    after the last step       export: int8, or NF4, which is not trained for
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from distill.fake_quant import fake_paths, fake_quantize
+from distill.int8 import quantize_int8
+from distill.magnitude import CubicSchedule, MagnitudePruner
+from distill.sites import find_sites
+from distill.structured import StructuredPruner
+from loralib.qlora import quantize_model
+from training.batching import Batch
+
+ROUNDS = 4
+Bits = Literal["float32", "int8", "nf4"]
+
+
+@dataclass(frozen=True)
+class CompressConfig:
+    """How small. Shares are of what the student has at the start."""
+
+    heads: float = 1.0
+    units: float = 1.0
+    zeros: float = 0.0
+    bits: Bits = "float32"
+
+    def __post_init__(self):
+        for name, value in (("heads", self.heads), ("units", self.units)):
+            if not 0 < value <= 1:
+                raise ValueError(f"{name}={value}: expected a share that stays, more than 0 and at most 1")
+        if not 0 <= self.zeros < 1:
+            raise ValueError(f"zeros={self.zeros}: expected a share, 0 or more and less than 1")
+        if self.zeros and self.cuts:
+            raise ValueError("zeros and cuts: a cut throws the masks away; take one of them")
+        if self.bits == "nf4" and self.cuts:
+            raise ValueError(
+                "bits nf4 and cuts: the format of 4-bit files has no place for layers of different widths; take int8"
+            )
+
+    @property
+    def cuts(self) -> bool:
+        return self.heads < 1 or self.units < 1
+
+    def __bool__(self) -> bool:
+        return self != CompressConfig()
+
+
+class Compressor:
+    """What the trainer calls after each step, and a part of its checkpoint, which has to be loaded before weights and optimizer.
+
+    batches and loss_sum tell what matters (`structured.importance`). ValueError for a share that leaves nothing to cut.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: CompressConfig,
+        steps: int,
+        batches: Sequence[Batch],
+        loss_sum: Callable[[nn.Module, Any], torch.Tensor],
+    ):
+        self.model, self.config, self.batches, self.loss_sum = model, config, list(batches), loss_sum
+        self.cut_until = steps // 2 if config.cuts else 0
+        if config.cuts and self.cut_until < ROUNDS:
+            raise ValueError(f"steps={steps}: cuts come in {ROUNDS} rounds in the first half, so expected {2 * ROUNDS} or more")
+        self.cuts = [_pruner(model, kind, share) for kind, share in (("heads", config.heads), ("ffn", config.units)) if share < 1]
+        schedule = CubicSchedule(config.zeros, steps // 10, max(6 * steps // 10, steps // 10 + 1))
+        self.zeros = MagnitudePruner(model, schedule) if config.zeros else None
+        self._fake_if_due(0)
+
+    def after(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """What is due after this step."""
+        if self.config.cuts and step <= self.cut_until and step in self._cut_steps():
+            for cut in self.cuts:
+                cut.step(self.batches, self.loss_sum, optimizer)
+        if self.zeros is not None:
+            self.zeros.step(step)
+        self._fake_if_due(step)
+
+    def export(self) -> None:
+        """The end: what the student is in memory is now what will be on disk."""
+        if self.zeros is not None:
+            self.zeros.remove()
+        if self.config.bits == "int8":
+            quantize_int8(self.model)
+        if self.config.bits == "nf4":
+            quantize_model(self.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"cuts": [cut.state_dict() for cut in self.cuts], "faked": bool(fake_paths(self.model))}
+        return found | ({"zeros": self.zeros.state_dict()} if self.zeros is not None else {})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for cut, saved in zip(self.cuts, state["cuts"], strict=True):
+            cut.load_state_dict(saved)
+        if self.zeros is not None:
+            self.zeros.load_state_dict(state["zeros"])
+        if state["faked"] and not fake_paths(self.model):
+            fake_quantize(self.model)
+
+    def _cut_steps(self) -> list[int]:
+        return [self.cut_until * (i + 1) // ROUNDS for i in range(ROUNDS)]
+
+    def _fake_if_due(self, step: int) -> None:
+        if self.config.bits == "int8" and step >= self.cut_until and not fake_paths(self.model):
+            fake_quantize(self.model)
+
+
+def _pruner(model: nn.Module, kind: str, share: float) -> StructuredPruner:
+    units = sum(site.units for site in find_sites(model, kind))
+    return StructuredPruner(model, kind, round(share * units), ROUNDS)

@@ -1,0 +1,71 @@
+"""Teacher and student of one run: loaded, made, and checked to belong together."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from distill.settings import DistillSettings
+from distill.student import PREFIX, copy_student, read_copy
+from distill.teacher import Teacher
+from training.base_models import Base, Source, load_base
+from training.methods import apply_method
+from training.tasks import TaskSpec, find_task
+from training.trained import Trained, load_trained
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Teacher and student, ready."""
+
+    spec: TaskSpec
+    trained: Trained
+    teacher: Teacher
+    student: Base
+    causal: bool
+
+
+def build_pair(settings: DistillSettings) -> Pair:
+    """Load the teachers, and make or load the student. ValueError for models that do not go together."""
+    if not settings.teacher.strip(",") or not settings.student:
+        raise ValueError("a distillation needs --teacher FOLDER, and --student copy:LAYERS, a folder or a name")
+    found = [load_trained(where) for where in settings.teacher.split(",") if where]
+    first = found[0]
+    spec = find_task(settings.task or first.spec.name)
+    for trained in found:
+        if (trained.spec.kind, trained.spec.labels) != (spec.kind, spec.labels):
+            raise ValueError(
+                f"a teacher for {trained.spec.name} ({trained.spec.kind}, {len(trained.spec.labels)} labels) cannot teach "
+                f"{spec.name} ({spec.kind}, {len(spec.labels)} labels)"
+            )
+        if trained.base.tokenizer.get_vocab() != first.base.tokenizer.get_vocab():
+            raise ValueError("the teachers have different tokenizers: they cannot answer about the same tokens")
+    if spec.kind != "generation" and (settings.targets == "teacher" or settings.on_policy):
+        raise ValueError(f"targets and on_policy are for tasks that write texts, and {spec.name} is a task of {spec.kind}")
+    student = build_student(settings, spec, first)
+    teacher = Teacher([trained.base.model for trained in found], spec.kind, settings.teacher_dropout)
+    return Pair(spec, first, teacher, student, any(_is_causal(base.model) for base in (first.base, student)))
+
+
+def _is_causal(model: Any) -> bool:
+    """Whether tokens see those before them alone: also of a decoder that classifies."""
+    return any(getattr(module, "is_causal", False) for module in model.modules())
+
+
+def build_student(settings: DistillSettings, spec: TaskSpec, first: Trained) -> Base:
+    """A copy of parts of the first teacher, or a model from a folder or the Hub with the task's head."""
+    if settings.student.startswith(PREFIX):
+        if first.method not in ("full", "untouched"):
+            raise ValueError(
+                f"student {settings.student!r}: the teacher is a base with {first.method}; copy needs a model whose weights are "
+                "its own (method full, or an adapter merged with `python -m loralib merge`)"
+            )
+        model: Any = copy_student(first.base.model, read_copy(settings.student))
+        if settings.random_weights:
+            with torch.random.fork_rng([]):
+                torch.manual_seed(settings.seed)
+                model = type(model)(model.config)
+        return Base(model.requires_grad_(True), first.base.tokenizer, (), replace(first.base.source, four_bit=False))
+    base = load_base(spec, Source(settings.student, settings.seed, settings.random_weights))
+    apply_method(settings.method, base, spec, None, settings.seed)
+    return base

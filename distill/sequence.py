@@ -1,0 +1,131 @@
+"""Distilling writers: texts that the teacher wrote as targets, and texts that the student wrote as questions to the teacher.
+
+targets   sequence-level distillation (Kim & Rush 2016, section 3.2): for each prompt the teacher's most likely text, by beam
+          search, takes the place of what people wrote. The student needs no logits, so its tokenizer may be another.
+on-policy GKD (Agarwal et al. 2024, section 3): in a share of the steps the student continues the prompts itself, by sampling, and
+          the teacher's distributions at *these* tokens are the targets. Nothing is learnt through the sampling itself.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from distill.terms import LABELLED
+from loralib.checkpoint import write_atomic
+from training.base_models import Base, window
+from training.batching import Batch, Steps, pad
+from training.generation import checked_prompts, references_by_prompt
+from training.metrics import IGNORE
+from training.tasks import TaskSpec
+
+FILE = "targets.jsonl"
+
+
+@torch.no_grad()
+def continue_prompts(
+    base: Base, prompts: list[list[int]], max_new_tokens: int, batch_size: int = 32, **how: Any
+) -> list[list[int]]:
+    """The ids that the model adds to each prompt, its end of text included where it came; `how` as for transformers' generate.
+
+    The model's mode stays; it writes in eval mode.
+    """
+    model: Any = base.model
+    tokenizer, before = base.tokenizer, model.training
+    device, found = next(model.parameters()).device, [[]] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    model.eval()
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        width = len(prompts[part[-1]])
+        ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(prompts[i])) + prompts[i] for i in part], device=device)
+        mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in part], device=device)
+        room = min(max_new_tokens, window(model, tokenizer) - width)
+        ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+        out = model.generate(ids, attention_mask=mask, max_new_tokens=room, **ends, **how)
+        for i, row in zip(part, out[:, width:].tolist(), strict=True):
+            found[i] = row[: row.index(tokenizer.eos_token_id) + 1] if tokenizer.eos_token_id in row else row
+    model.train(before)
+    return found
+
+
+def teacher_rows(
+    train: Dataset, spec: TaskSpec, base: Base, beams: int, max_new_tokens: int, keep: Path, teacher: int
+) -> Dataset:
+    """A row for each distinct prompt, with the text that the teacher wrote; texts without an end are left out.
+
+    They are kept in the folder `keep` and read again when teacher, prompts and beams are the same. ValueError when the teacher
+    finishes no text.
+    """
+    prompts = [prompt for prompt, _ in references_by_prompt(train, spec)]
+    about = {"teacher": teacher, "beams": beams, "max_new_tokens": max_new_tokens, "prompts": len(prompts), "first": prompts[0]}
+    texts = _read(keep / FILE, about)
+    if texts is None:
+        ids = checked_prompts(prompts, spec, base.model, base.tokenizer)
+        written = continue_prompts(base, ids, max_new_tokens, num_beams=beams, do_sample=False)
+        ended = [bool(ids) and ids[-1] == base.tokenizer.eos_token_id for ids in written]
+        decode = lambda ids: base.tokenizer.decode(ids, skip_special_tokens=True).strip()  # noqa: E731
+        texts = [decode(ids) if end else "" for ids, end in zip(written, ended, strict=True)]
+        keep.mkdir(parents=True, exist_ok=True)
+        write_atomic(keep / FILE, "".join(json.dumps(line) + "\n" for line in (about, *texts)).encode())
+    pairs = [(prompt, text) for prompt, text in zip(prompts, texts, strict=True) if text]
+    if not pairs:
+        raise ValueError(
+            f"the teacher finished none of {len(prompts)} texts within {max_new_tokens} tokens: raise max_new_tokens"
+        )
+    columns = zip(*pairs, strict=True)
+    return Dataset.from_dict(dict(zip((spec.inputs[0], spec.target), map(list, columns), strict=True)))
+
+
+class OnPolicy:
+    """Steps of which a share has the student's own continuations of its prompts. What is drawn depends on seed and step alone.
+
+    The state in a checkpoint is that of the steps beneath: the sampling itself uses torch's generator, which a checkpoint holds.
+    """
+
+    def __init__(self, steps: Steps, student: Base, share: float, max_new_tokens: int, seed: int):
+        self.steps, self.student, self.share, self.max_new_tokens, self.seed = steps, student, share, max_new_tokens, seed
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        return self
+
+    def __next__(self) -> list[Batch]:
+        number, window = self.steps.taken, next(self.steps)
+        own = np.random.default_rng([self.seed, 1, number]).random() < self.share
+        return [self._own(batch) for batch in window] if own else window
+
+    def _own(self, batch: Batch) -> Batch:
+        """The batch's prompts with the student's answers. Their labels say where the teacher is asked; they are not learnt."""
+        ids, labels, mask = (batch[name].tolist() for name in ("input_ids", "labels", "attention_mask"))
+        starts = [
+            next((i for i, label in enumerate(row) if label != IGNORE), sum(m)) for row, m in zip(labels, mask, strict=True)
+        ]
+        prompts = [row[:start] for row, start in zip(ids, starts, strict=True)]
+        answers = continue_prompts(self.student, prompts, self.max_new_tokens, len(prompts), do_sample=True, top_k=0)
+        rows = []
+        for prompt, answer in zip(prompts, answers, strict=True):
+            both = [*prompt, *answer]
+            row = {"input_ids": both, "attention_mask": [1] * len(both), "labels": [IGNORE] * len(prompt) + answer}
+            rows.append(row | {LABELLED: 0})
+        return pad(rows, self.student.tokenizer.pad_token_id)
+
+    def state_dict(self) -> dict:
+        return self.steps.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self.steps.load_state_dict(state)
+
+
+def _read(path: Path, about: dict) -> list[str] | None:
+    """The kept texts, if they are of these prompts and this teacher."""
+    if not path.exists():
+        return None
+    try:
+        first, *texts = (json.loads(line) for line in path.read_text().splitlines())
+    except ValueError:
+        return None
+    return texts if first == json.loads(json.dumps(about)) and len(texts) == about["prompts"] else None

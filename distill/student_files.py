@@ -1,0 +1,73 @@
+"""A student on disk, whatever became of it: plain, cut, in int8 or in NF4; one way to write it and one to read it.
+
+A plain student is a folder as `training` writes it. A compressed one has `student.json` beside its weights, to say what it is.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoTokenizer
+
+from distill.compress import CompressConfig
+from distill.compressed_files import load_compressed, save_compressed
+from loralib.checkpoint import write_atomic
+from loralib.qlora import quantize_model
+from loralib.save4bit import save_4bit
+from training.base_models import AUTO, Base, Source
+from training.tasks import TaskSpec, find_task
+from training.trained import Trained, load_trained, save_trained
+
+CARD = "student.json"
+
+
+def save_student(folder: Path, method: str, base: Base, spec: TaskSpec, max_length: int, compress: CompressConfig) -> int:
+    """Write a student; returns the bytes of its weights (and of the card that says their shapes)."""
+    if not (compress.cuts or compress.bits != "float32"):
+        return save_trained(folder, method, base, spec, max_length)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    base.model.config.save_pretrained(partial)
+    nbytes = save_4bit(base.model, partial) if compress.bits == "nf4" else save_compressed(base.model, partial)
+    base.tokenizer.save_pretrained(partial)
+    card = {"task": spec.name, "max_length": max_length, "bits": compress.bits, "base": base.source.__dict__}
+    write_atomic(partial / CARD, (json.dumps(card, indent=2) + "\n").encode())
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return nbytes
+
+
+def load_student(folder: Path) -> Trained:
+    """The student that was saved, with the same answers to the last bit. ValueError for a folder that holds none."""
+    if not (folder / CARD).exists():
+        return load_trained(folder)
+    try:
+        card = json.loads((folder / CARD).read_text())
+    except ValueError as error:
+        raise ValueError(f"{folder / CARD}: not a readable JSON file ({error})") from error
+    spec = find_task(card["task"])
+    if card["bits"] == "nf4":
+        model: Any = _nf4_model(folder, spec)
+    else:
+        model = AUTO[spec.kind].from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
+        load_compressed(model, folder)
+    base = Base(model.eval(), AutoTokenizer.from_pretrained(folder), (), Source(**card["base"]))
+    return Trained(base, spec, "full", f"compressed ({card['bits']})", card["max_length"])
+
+
+def _nf4_model(folder: Path, spec: TaskSpec) -> Any:
+    """A model of the same layers in 4 bits, filled strictly from the file."""
+    config = AutoConfig.from_pretrained(folder)
+    if hasattr(config, "quantization_config"):
+        delattr(config, "quantization_config")  # the layers are ours: transformers need not know of them
+    model = AUTO[spec.kind].from_config(config, dtype=torch.float32)
+    quantize_model(model)
+    missing, strange = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    missing = sorted(set(missing) - set(getattr(model, "_tied_weights_keys", None) or {}))
+    if missing or strange:
+        raise ValueError(f"{folder}: missing {missing[:3]}, not in the model {strange[:3]}")
+    return model

@@ -1,0 +1,77 @@
+"""`python -m distill sweep`: a recorded grid over temperature and share of the teacher. Stopped, the same command goes on."""
+
+import shlex
+import statistics
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from matplotlib import pyplot as plt
+from rich.console import Console
+from rich.markdown import Markdown
+
+from distill.compare import Way, compare
+from distill.settings import DistillSettings
+from training.paired import spread
+from training.records import markdown_table, save_figure, use_style
+from training.run_folder import write_json
+from training.settings import at_least
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """A grid over the temperature and the teacher's share of the loss `kd`."""
+
+    run: Annotated[DistillSettings, tyro.conf.arg(name="")] = field(default_factory=DistillSettings)
+    temperatures: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    shares: tuple[float, ...] = (0.5, 0.9, 1.0)
+    seeds: int = 2
+
+    def __post_init__(self):
+        at_least({"seeds": 1}, self)
+        if not self.temperatures or not self.shares:
+            raise ValueError("temperatures and shares: expected at least one of each")
+
+
+def sweep(settings: SweepSettings) -> list[Way]:
+    console = Console(soft_wrap=True, highlight=False)
+    out = Path(settings.run.out or "runs/distill-sweep")
+    cells = [[f"kd:T={T:g},a={a:g}" for a in settings.shares] for T in settings.temperatures]
+    ways = compare([cell for row in cells for cell in row], settings.run, settings.seeds, out, console.print)
+    table = {way.text: way for way in ways}
+    means = [[statistics.mean(table[cell].values("metric") or []) for cell in row] for row in cells]
+    chart = draw_grid(means, settings, out / "sweep.png")
+    lines = [
+        [f"T = {T:g}", *(spread(table[cell].values("metric") or []) for cell in row)]
+        for T, row in zip(settings.temperatures, cells, strict=True)
+    ]
+    name = ways[0].results[0]["metric_name"]
+    command = shlex.join(["python", "-m", "distill", *sys.argv[1:]])
+    text = (
+        f"# {name} of {ways[0].results[0]['task']} by temperature and share of the teacher\n\n`{command}`\n\n"
+        f"{markdown_table(('', *(f'a = {a:g}' for a in settings.shares)), lines)}\n\nMean ± standard deviation over "
+        f"{settings.seeds} seed{'s' * (settings.seeds > 1)}. The best of {len(ways)} cells is a choice made on these very\nrows: "
+        f"it will do worse on others.\n\n![grid]({chart.name})\n"
+    )
+    (out / "report.md").write_text(text)
+    write_json(out / "results.json", {way.text: way.results for way in ways})
+    Console().print(Markdown(text))
+    print(f"report: {out / 'report.md'}   numbers: {out / 'results.json'}")
+    return ways
+
+
+def draw_grid(means: list[list[float]], settings: SweepSettings, path: Path) -> Path:
+    use_style()
+    figure, panel = plt.subplots(figsize=(1.8 + 1.1 * len(settings.shares), 1.4 + 0.6 * len(settings.temperatures)))
+    panel.imshow(means, cmap="Blues", aspect="auto")
+    middle = (np.min(means) + np.max(means)) / 2
+    for (i, j), value in np.ndenumerate(means):
+        panel.text(j, i, f"{value:.3f}", ha="center", va="center", color="white" if value > middle else "black", fontsize=9)
+    panel.set_xticks(range(len(settings.shares)), [f"a = {a:g}" for a in settings.shares])
+    panel.set_yticks(range(len(settings.temperatures)), [f"T = {T:g}" for T in settings.temperatures])
+    panel.grid(visible=False)
+    panel.set(title="student, mean over seeds", xlabel="share of the teacher")
+    return save_figure(figure, path)
