@@ -97,12 +97,8 @@ def _soft(word: LossWord, kind: str) -> Term:
         assert sight.soft is not None
         student = answer_logits(kind, sight.student.out, sight.batch)
         options = {name: word.number(name, sight.progress) for name in extra}
-        if kind == "regression":
-            return LOSSES["mse"](student, sight.soft).sum()
         temperature = 1.0 if word.name == "mse" else word.number("T", sight.progress)
-        if kind == "multilabel" and word.name == "kd":  # the hard loss of a row is the mean over its questions
-            return binary_soft_targets(student, sight.soft, temperature).sum() / student.shape[-1]
-        return LOSSES[word.name](student, sight.soft, temperature, **options).sum()
+        return soft_sum(kind, word.name, student, sight.soft, temperature, **options)
 
     def count(batch: Batch) -> int:
         return sum(answers_in(kind, batch))
@@ -112,6 +108,13 @@ def _soft(word: LossWord, kind: str) -> Term:
         wanted = " or ".join(fits)
         raise ValueError(f"loss {word.text!r}: a task of {kind} has no distribution over classes; take {wanted}")
     return Term(word.name, lambda progress: word.number("a", progress), count, total)
+
+
+def soft_sum(kind: str, name: str, student: Tensor, teacher: Tensor, temperature: float, **options: float) -> Tensor:
+    """A loss on logits (N, C), summed over the answers. A row of yes-or-no questions has the mean, as its hard loss."""
+    if kind == "multilabel" and name == "kd":
+        return binary_soft_targets(student, teacher, temperature).sum() / student.shape[-1]
+    return LOSSES[name](student, teacher, temperature, **options).sum()
 
 
 def _between_layers(word: LossWord, projections: nn.ModuleDict, causal: bool) -> Term:

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from multitask.files import save_multitask
 from multitask.fused_members import fuse_trained
@@ -76,8 +75,16 @@ def build_model(settings: MultitaskSettings) -> tuple[MultitaskModel, Any, Sourc
     return model, tokenizer, source
 
 
-def run_multitask(settings: MultitaskSettings, say: Callable[[str], None] = lambda text: None) -> dict:
+def run_multitask(
+    settings: MultitaskSettings,
+    say: Callable[[str], None] = lambda text: None,
+    make_trainer: Callable[..., MultitaskTrainer] = MultitaskTrainer,
+    more: dict | None = None,
+) -> dict:
     """Train, or go on, or read what is finished; returns the content of the folder's result.json.
+
+    make_trainer(model, tokenizer, settings, accelerator): a trainer with other losses; more: what its run depends on beside the
+    settings, kept in config.json.
 
     Raises before any work for data that does not fit, an unknown model, or a folder that holds another run.
     """
@@ -92,7 +99,7 @@ def run_multitask(settings: MultitaskSettings, say: Callable[[str], None] = lamb
         if part.truncated or part.lost:
             say(f"{name}: {part.truncated} of {len(part.train) + part.lost} train texts were cut, {part.lost} lost their answer")
     sums = {name: checksum(part.train + part.held_out.encoded.features) for name, part in rows.items()}
-    config = asdict(settings) | {"task": settings.tasks, "method": "multitask", "checksums": sums}
+    config = asdict(settings) | {"task": settings.tasks, "method": "multitask", "checksums": sums} | (more or {})
     folder = RunFolder(settings.folder(), config, str(model.heads), settings.restart, accelerator)
     try:
         if folder.finished:
@@ -101,17 +108,16 @@ def run_multitask(settings: MultitaskSettings, say: Callable[[str], None] = lamb
         open_trackers = Trackers(trackers if folder.main else [], folder.folder, asdict(settings), _last_step(folder))
         folder.listeners.append(open_trackers.keep)
         try:
-            return _train(settings, model, tokenizer, source, rows, folder, accelerator, say)
+            trainer = make_trainer(model, tokenizer, settings, accelerator)
+            return _train(settings, trainer, source, rows, folder, say)
         finally:
             open_trackers.finish()
     finally:
         folder.close()
 
 
-def _train(
-    settings, model, tokenizer, source, rows: dict[str, TaskRows], folder: RunFolder, accelerator: Accelerator, say
-) -> dict:
-    trainer = MultitaskTrainer(model, tokenizer, settings, accelerator)
+def _train(settings, trainer: MultitaskTrainer, source, rows: dict[str, TaskRows], folder: RunFolder, say) -> dict:
+    model, tokenizer, accelerator = trainer.model, trainer.tokenizer, trainer.accelerator
     features = {name: part.train for name, part in rows.items()}
     held_out = {name: part.held_out for name, part in rows.items()}
     manager = trainer.manager(features)

@@ -23,7 +23,10 @@ class MultitaskTrainer:
     """Trains `model` in place; `settings` say how rows are drawn, losses weighed and steps made.
 
     After `train`, `interference` holds what was measured between the tasks (settings.analyze_interference).
+    A trainer with other losses brings its own `learner` and `steps_type`.
     """
+
+    steps_type: type[MultitaskSteps] = MultitaskSteps
 
     def __init__(
         self, model: MultitaskModel, tokenizer: Any, settings: MultitaskSettings, accelerator: Accelerator | None = None
@@ -40,6 +43,10 @@ class MultitaskTrainer:
             "fusion" if self.settings.members else {"none": "full"}.get(self.settings.task_adapters, self.settings.task_adapters)
         )
         return self.settings.learning_rate or default_learning_rate(method, self.model)
+
+    def learner(self) -> Learner:
+        """The model with its losses, as the steps want it."""
+        return Learner(self.model, self.balancing)
 
     def manager(self, features: dict[str, list[dict]]) -> MultitaskDataManager:
         """The stream of batches of a run on these rows."""
@@ -79,12 +86,13 @@ class MultitaskTrainer:
         compute_metrics_fn(task, held_out, guesses) takes the place of the tasks' own scores. Every step makes a row: see
         `loop.train` and `MultitaskSteps`. Raises as the loop does.
         """
-        learner, data = Learner(self.model, self.balancing), self.manager(features)
+        learner, data = self.learner(), self.manager(features)
         if self.settings.analyze_interference:
             self.interference = Interference(learner, features, self.tokenizer, self.settings.seed)
         options = {"checkpoint": checkpoint, "before_save": before_save}
         with seeded(self.settings.seed + 1000 * self.accelerator.process_index):
-            steps = MultitaskSteps(learner, data, OBJECTIVE, self._loop_settings(bool(eval_sets)), self.accelerator, **options)
+            loop_settings = self._loop_settings(bool(eval_sets))
+            steps = self.steps_type(learner, data, OBJECTIVE, loop_settings, self.accelerator, **options)
             return loop.run(steps, lambda: self._evaluate(eval_sets or {}, compute_metrics_fn), on_row)
 
     def _evaluate(self, eval_sets: dict[str, HeldOut], compute_metrics_fn: Scores | None) -> dict[str, float]:

@@ -1,0 +1,96 @@
+"""Several teachers, one student for all their tasks: the multitask trainer with the teachers' answers beside the labels.
+
+    loss_k = λ · CE(labels) + (1 - λ) · T² KL(teacher_k ‖ student)
+
+λ rises from 0 to 1 over the run (teacher annealing, Clark et al. 2019, BAM, section 3): the student ends on the labels and may
+pass its teachers. With a constant λ it is the distillation of MT-DNN (Liu et al. 2019). Sampling, balancing, mixed batches and
+everything else stay those of `multitask`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from distill.states import answer_logits
+from distill.teacher import Teacher
+from distill.terms import soft_sum
+from multitask.files import CARD, load_multitask
+from multitask.mixed_batches import MixedBatch
+from multitask.steps import Learner, MultitaskSteps
+from multitask.trainer import MultitaskTrainer
+from training import metrics
+from training.batching import Batch
+from training.trained import load_trained
+
+
+class DistilledLearner(Learner):
+    """A Learner whose tasks have teachers; a task without one learns from its labels alone."""
+
+    def __init__(self, model: Any, balancing: Any, teachers: dict[str, Teacher], temperature: float, share: tuple[float, float]):
+        super().__init__(model, balancing)
+        strange = sorted(set(teachers) - set(model.names))
+        if strange or not teachers:
+            raise ValueError(f"teachers for {sorted(teachers)}: expected some of the tasks {', '.join(model.names)}")
+        self.teachers, self.temperature, self.share, self.progress = teachers, temperature, share, 0.0
+        """share: of the labels, at the first and the last step"""
+
+    def losses(self, batch: MixedBatch) -> dict[int, tuple[Tensor, float, float]]:
+        found, labels = {}, self.share[0] + (self.share[1] - self.share[0]) * self.progress
+        for task, (answer, rows) in self.model.forward_mixed(batch).items():
+            k, kind = self.model.number(task), self.model.tasks[task].kind
+            count, share = max(int(batch[f"{k}.count"]), 1), float(batch[f"{k}.share"])
+            loss = metrics.loss_sum(kind, answer, rows) / count
+            if task in self.teachers:
+                loss = labels * loss + (1 - labels) * self._soft(task, kind, answer, rows) / count
+            self.seen[k], self.shares[k] = self.seen.get(k, 0.0) + float(loss.detach()), share
+            found[k] = loss, metrics.answer_count(kind, rows) / count, share
+        return found
+
+    def _soft(self, task: str, kind: str, answer: Any, rows: Batch) -> Tensor:
+        teacher = self.teachers[task].answers(rows)
+        student = answer_logits(kind, answer, rows)
+        value = soft_sum(kind, "mse" if kind == "regression" else "kd", student, teacher, self.temperature)
+        return value / 2 if kind == "qa" else value  # first and last token: their mean, as in the hard loss
+
+
+class DistilledSteps(MultitaskSteps):
+    """Steps that tell the learner how far the run is."""
+
+    learner: DistilledLearner
+
+    def backward(self, step: int, window: list[Batch]) -> dict:
+        self.learner.progress = (step - 1) / max(self.settings.steps - 1, 1)
+        return super().backward(step, window)
+
+
+class DistilledTrainer(MultitaskTrainer):
+    """The multitask trainer with teachers; see `DistilledLearner`."""
+
+    steps_type = DistilledSteps
+
+    def __init__(self, *args: Any, teachers: dict[str, Teacher], temperature: float, share: tuple[float, float]):
+        super().__init__(*args)
+        self.teachers, self.temperature, self.share = teachers, temperature, share
+
+    def learner(self) -> Learner:
+        for teacher in self.teachers.values():
+            teacher.to(self.accelerator.device)
+        return DistilledLearner(self.model, self.balancing, self.teachers, self.temperature, self.share)
+
+
+def load_teacher(task: str, folder: Path, tokenizer: Any) -> Teacher:
+    """The teacher of one task, from a run of `training` or of `multitask`. ValueError where it cannot teach this student."""
+    if (folder / CARD).exists():
+        model, its, _ = load_multitask(folder)
+        if task not in model.tasks:
+            raise ValueError(f"{folder}: a model of {', '.join(model.names)}, which does not know {task}")
+        found, spec = model.for_task(task), model.tasks[task]
+    else:
+        trained = load_trained(folder)
+        found, its, spec = trained.base.model, trained.base.tokenizer, trained.spec
+        if spec.name != task:
+            raise ValueError(f"{folder}: trained for {spec.name}, expected a teacher of {task}")
+    if its.get_vocab() != tokenizer.get_vocab():
+        raise ValueError(f"{folder}: the teacher of {task} has another tokenizer than the student")
+    return Teacher([found], spec.kind)
