@@ -9,13 +9,17 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from adapters.attention import implementation
 from training.batching import Batch
 from training.evaluation import model_inputs
 
 
 def operations(model: Any, batch: Batch) -> int:
-    """Multiplications and additions of one forward pass, counted by torch: matrix products and attention."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    """Multiplications and additions of one forward pass, counted by torch: matrix products and attention.
+
+    Attention as plain matrix products, over all pairs of tokens: torch does not count its fused form on a CPU.
+    """
+    with torch.no_grad(), implementation(model, "eager"), FlopCounterMode(display=False) as counter:
         model(**model_inputs(batch))
     return counter.get_total_flops()
 

@@ -32,7 +32,7 @@ class LossWord:
 
     def number(self, option: str, progress: float) -> float:
         """An option's value, `progress` from 0 to 1."""
-        first, last = self.numbers.get(option, (DEFAULTS[option],) * 2)
+        first, last = self.numbers[option] if option in self.numbers else (DEFAULTS[option],) * 2
         return first + (last - first) * progress
 
 
@@ -69,10 +69,16 @@ def _read(text: str) -> LossWord:
         option, equals, value = part.partition("=")
         if not equals or option not in OPTIONS[name]:
             raise ValueError(f"loss {text!r}: {part!r}; {name} takes {', '.join(f'{o}=NUMBER' for o in OPTIONS[name])}")
+        if option in numbers:
+            raise ValueError(f"loss {text!r}: {option} comes twice")
         numbers[option] = _numbers(value, option, text)
     if (name in (*STATES, *ATTENTION)) != bool(pairs):
         wanted = f"layers of student and teacher, such as {name}:2->6" if not pairs else "no layers"
         raise ValueError(f"loss {text!r}: {name} takes {wanted}")
+    if len(set(pairs)) < len(pairs):
+        raise ValueError(f"loss {text!r}: a pair of layers comes twice")
+    if numbers.get("w") == (0, 0):
+        raise ValueError(f"loss {text!r}: w=0 has no effect; leave the loss out")
     return LossWord(text, name, tuple(pairs), numbers)
 
 
@@ -96,6 +102,7 @@ def _numbers(value: str, option: str, text: str) -> tuple[float, float]:
         raise ValueError(f"loss {text!r}: {option}={value!r}, expected one number")
     for number in (first, last):
         fits = {"a": 0 <= number <= 1, "T": 0 < number < 1e6, "w": 0 <= number < 1e9, "heads": number >= 1 and number % 1 == 0}
-        if not fits.get(option, number == number):
+        fits |= {"beta": 0 < number < 1, "alpha": 0 <= number < 1}
+        if not fits[option]:
             raise ValueError(f"loss {text!r}: {option}={number:g} is outside what makes sense")
     return first, last

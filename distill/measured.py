@@ -11,6 +11,7 @@ from distill.pair import Pair
 from distill.rows import Rows
 from distill.settings import DistillSettings
 from distill.student_files import load_student
+from distill.teacher import Teacher
 from kernels.measure import peak_bytes
 from training.evaluation import HeldOut
 from training.result import metric_key
@@ -64,7 +65,8 @@ def measure_fidelity(pair: Pair, rows: Rows, known: bool, accelerator: Accelerat
     """What `fidelity.py` tells about the student on the held-out rows, as far as the task has it."""
     kind, device = pair.spec.kind, accelerator.device
     mine = fidelity.answers_of(pair.student.model, rows.held_out.encoded.features, pair.student.tokenizer, kind, device)
-    its = fidelity.teachers_answers(pair.teacher, rows.teachers, pair.trained.base.tokenizer, device)
+    quiet = Teacher(pair.teacher.models, kind)  # measured without dropout, whatever it taught with
+    its = fidelity.teachers_answers(quiet, rows.teachers, pair.trained.base.tokenizer, device)
     found = fidelity.fidelity(kind, mine, its)
     if kind == "classification":
         labels = torch.tensor([f["labels"] for f in rows.held_out.encoded.features])

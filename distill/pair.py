@@ -27,7 +27,7 @@ class Pair:
 
 def build_pair(settings: DistillSettings) -> Pair:
     """Load the teachers, and make or load the student. ValueError for models that do not go together."""
-    if not settings.teacher or not settings.student:
+    if not settings.teacher.strip(",") or not settings.student:
         raise ValueError("a distillation needs --teacher FOLDER, and --student copy:LAYERS, a folder or a name")
     found = [load_trained(where) for where in settings.teacher.split(",") if where]
     first = found[0]
@@ -44,7 +44,12 @@ def build_pair(settings: DistillSettings) -> Pair:
         raise ValueError(f"targets and on_policy are for tasks that write texts, and {spec.name} is a task of {spec.kind}")
     student = build_student(settings, spec, first)
     teacher = Teacher([trained.base.model for trained in found], spec.kind, settings.teacher_dropout)
-    return Pair(spec, first, teacher, student, spec.is_language_modelling)
+    return Pair(spec, first, teacher, student, any(_is_causal(base.model) for base in (first.base, student)))
+
+
+def _is_causal(model: Any) -> bool:
+    """Whether tokens see those before them alone: also of a decoder that classifies."""
+    return any(getattr(module, "is_causal", False) for module in model.modules())
 
 
 def build_student(settings: DistillSettings, spec: TaskSpec, first: Trained) -> Base:

@@ -48,12 +48,16 @@ def load_rows(
 
     ValueError for data that does not fit the task, and where the two tokenizers differ and the task has an answer for each token.
     """
-    train, rows = _splits(spec, data_dir, seed, sizes, eval_rows)
+    if sizes[1] and spec.kind == "text":
+        raise ValueError("transfer_rows: plain text has no labels to leave out; give all of it as train_rows")
+    train, rows, labelled = _splits(spec, data_dir, seed, sizes, eval_rows)
     train = rewrite(train)
-    features, encoded, truncated = _features(train, rows, spec, *student)
-    features = [f | {LABELLED: int(i < sizes[0] if sizes[0] else True)} for i, f in enumerate(features)]
+    same = same_tokens(student[0], teacher[0])
+    limit = min(student[1], teacher[1]) if same else student[1]  # one batch for both must fit into both
+    features, encoded, truncated = _features(train, rows, spec, student[0], limit)
+    features = [f | {LABELLED: int(i < labelled)} for i, f in enumerate(features)] if sizes[1] else _all_labelled(features)
     teachers = encoded.features
-    if not same_tokens(student[0], teacher[0]):
+    if not same:
         if spec.kind not in BY_ROW:
             raise ValueError(
                 f"teacher and student have different tokenizers, and {spec.name} has an answer for every token: expected one "
@@ -65,7 +69,7 @@ def load_rows(
         teachers = encoded_theirs.features
     features = [f for f in features if f[LABELLED] == 0 or _answerable(f)]
     if not features:
-        raise ValueError(f"task {spec.name!r}: no row has an answer within {student[1]} tokens: raise max_length")
+        raise ValueError(f"task {spec.name!r}: no row has an answer within {limit} tokens: raise max_length")
     known = sum(f[LABELLED] for f in features)
     return Rows(with_keys(features), HeldOut(spec, rows, encoded), teachers, known, len(features) - known, truncated)
 
@@ -78,7 +82,8 @@ def same_tokens(a: Any, b: Any) -> bool:
     return a is b or (a.get_vocab() == b.get_vocab() and a(PROBE)["input_ids"] == b(PROBE)["input_ids"])
 
 
-def _splits(spec: TaskSpec, data_dir: str | None, seed: int, sizes, eval_rows: int | None) -> tuple[Dataset, Dataset]:
+def _splits(spec: TaskSpec, data_dir: str | None, seed: int, sizes, eval_rows: int | None) -> tuple[Dataset, Dataset, int]:
+    """Training rows, those with labels first; held-out rows; how many have labels."""
     labelled, more = sizes
     if labelled is None and more:
         if not is_world(spec.name) or data_dir is not None:
@@ -89,12 +94,17 @@ def _splits(spec: TaskSpec, data_dir: str | None, seed: int, sizes, eval_rows: i
     train = data["train"]
     if labelled is not None and more and len(train) <= labelled:
         raise ValueError(f"train_rows={labelled}, transfer_rows={more}: the task has {len(train)} training rows, so none is left")
-    return concatenate_datasets([train]), rows.select(range(min(eval_rows or len(rows), len(rows))))
+    held_out = rows.select(range(min(eval_rows or len(rows), len(rows))))
+    return concatenate_datasets([train]), held_out, len(train) if labelled is None else labelled
 
 
 def _features(train: Dataset, rows: Dataset, spec: TaskSpec, tokenizer: Any, limit: int):
     found, held_out = encode(train[:], spec, tokenizer, limit), encode(rows[:], spec, tokenizer, limit)
     return found.features, held_out, found.truncated
+
+
+def _all_labelled(features: list[dict]) -> list[dict]:
+    return [f | {LABELLED: 1} for f in features]
 
 
 def _answerable(feature: dict) -> bool:

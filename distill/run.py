@@ -98,8 +98,8 @@ def _distiller(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: A
     distiller = Distiller(student, projections, terms, pair.teacher.to(accelerator.device), answers, **shown).to(
         accelerator.device
     )
+    names = unreached(distiller, _first_batch(settings, pair, rows, accelerator))  # raises where states do not fit each other
     if answers is None and not any(word.name == HARD for word in words):
-        names = unreached(distiller, _first_batch(settings, pair, rows, accelerator))
         for name in names:
             distiller.get_parameter(name).requires_grad_(False)
         if names:
@@ -139,7 +139,8 @@ def _steps(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: Accel
 
 
 def _first_batch(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: Accelerator) -> dict:
-    return {name: value.to(accelerator.device) for name, value in next(_steps(settings, pair, rows, accelerator))[0].items()}
+    few = rows.train[: settings.batch_size]
+    return {name: value.to(accelerator.device) for name, value in next(batches(few, pair.student.tokenizer, len(few))).items()}
 
 
 def _short(names: list[str]) -> str:

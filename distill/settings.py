@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from distill.compress import CompressConfig
-from distill.loss_words import LossWord, needs_teacher, read_losses
+from distill.loss_words import HARD, LossWord, needs_teacher, read_losses
 from distill.student import PREFIX, read_copy
 from training.settings import at_least
 
@@ -122,8 +122,10 @@ class DistillSettings:
             raise ValueError(
                 "on_policy asks the teacher about texts that are new in every step: it needs a loss on logits, no cache"
             )
-        if self.transfer_rows and all(word.name == "hard" for word in words):
-            raise ValueError("transfer_rows have no labels, and the loss `hard` learns from nothing else: leave them out")
+        if self.cache_top is not None and any(word.name == "mse" for word in words):
+            raise ValueError("cache_top keeps probabilities, and mse compares logits: leave cache_top out, or take kd")
+        if self.transfer_rows and all(word.name == HARD or word.numbers.get("a") == (0, 0) for word in words):
+            raise ValueError("transfer_rows have no labels, and these losses learn from nothing else: leave them out")
 
     def words(self) -> list[LossWord]:
         return read_losses(self.losses)

@@ -16,6 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from adapters.attention import NAME as PREFIX_ATTENTION
 from adapters.attention import implementation
 from distill.losses import MASKED
 from training.batching import Batch
@@ -76,6 +77,11 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 def look(model: Any, batch: Batch, hidden: bool = False, attention: bool = False) -> Seen:
     """Run `model` on a batch. ValueError where its attentions cannot be heard."""
     inputs = model_inputs(batch)
+    if attention and model.config._attn_implementation == PREFIX_ATTENTION:  # a second function would take the prefix away
+        raise ValueError(
+            f"{type(model).__name__} reads its prefix in its attention, so a loss on attention or relations would see none; "
+            "losses on logits and hidden states can be computed"
+        )
     with _listening(model) if attention else nullcontext([]) as heard:
         out = model(**inputs, **({"output_hidden_states": True} if hidden else {}))
     if attention and not heard:
@@ -96,7 +102,9 @@ def answer_logits(kind: str, out: Any, batch: Batch) -> Tensor:
     """
     if kind == "qa":
         padding = batch["attention_mask"] == 0
-        both = torch.stack([out.start_logits, out.end_logits], 1).masked_fill(padding[:, None], MASKED)  # (B, 2, T)
+        both = torch.stack([out.start_logits, out.end_logits], 1)  # (B, 2, T)
+        both = both.to(torch.promote_types(both.dtype, torch.float32))  # float16 has no number as low as MASKED
+        both = both.masked_fill(padding[:, None], MASKED)
         return both.flatten(0, 1)
     logits = out.logits
     if kind in ("generation", "text"):  # position t predicts token t + 1

@@ -19,7 +19,12 @@ from torch import nn
 from adapters.places import transformer_blocks
 
 PREFIX = "copy:"
-WIDTHS = {"hidden": "hidden_size", "heads": "num_attention_heads", "intermediate": "intermediate_size"}
+WIDTHS = {
+    "hidden": ("hidden_size",),
+    "heads": ("num_attention_heads",),
+    "intermediate": ("intermediate_size", "n_inner", "hidden_dim"),
+}
+"""what the configs of transformers call it: the first name that a config has"""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,10 @@ def copy_student(teacher: nn.Module, spec: CopySpec) -> nn.Module:
     ValueError for layers that the teacher lacks, and for widths that it cannot give.
     """
     config: Any = copy.deepcopy(teacher.config)
+    if config.is_encoder_decoder:
+        raise ValueError(
+            f"{type(teacher).__name__} is an encoder with a decoder: copy needs one list of layers (BERT, GPT-2, Llama)"
+        )
     count = config.num_hidden_layers
     wrong = [layer for layer in spec.layers if not 1 <= layer <= count]
     if wrong:
@@ -65,16 +74,22 @@ def copy_student(teacher: nn.Module, spec: CopySpec) -> nn.Module:
     with torch.no_grad():
         theirs = dict(teacher.named_parameters()) | dict(teacher.named_buffers())
         for name, mine in (*student.named_parameters(), *student.named_buffers()):
-            _copy_part(mine, theirs[_name_in_teacher(name, block, spec.layers)], name)
-    return student.to(next(teacher.parameters()).dtype)
+            its = theirs[_name_in_teacher(name, block, spec.layers)]
+            mine.data = mine.data.to(its)  # each its own type: a model in bfloat16 keeps Llama's frequencies in float32
+            _copy_part(mine, its, name)
+    return student
 
 
 def _narrow(config: Any, widths: dict[str, int]) -> None:
     """Set the new widths; the width of a head stays, so that whole heads are copied."""
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads, groups = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
+    head = getattr(config, "head_dim", None) or config.hidden_size // heads
+    four_times = 4 * config.hidden_size  # what GPT-2 means by an n_inner of None
     for name, value in widths.items():
-        attribute = WIDTHS[name]
-        now = getattr(config, attribute, None) or 4 * config.hidden_size  # GPT-2 says None for four times
+        attribute = next((a for a in WIDTHS[name] if hasattr(config, a)), None)
+        if attribute is None:
+            raise ValueError(f"{name}={value}: {type(config).__name__} has no number of that meaning: leave it out")
+        now = getattr(config, attribute, None) or four_times
         if not 1 <= value <= now:
             raise ValueError(f"{name}={value}: the teacher has {now}, expected 1 to {now}")
         setattr(config, attribute, value)
@@ -83,9 +98,13 @@ def _narrow(config: Any, widths: dict[str, int]) -> None:
             f"hidden={config.hidden_size}, heads={config.num_attention_heads}: a head of the teacher is {head} wide, so expected "
             f"hidden = heads x {head}: give both"
         )
-    groups = getattr(config, "num_key_value_heads", None)
-    if groups and "heads" in widths and groups != config.num_attention_heads:
-        raise ValueError(f"the teacher's queries share {groups} key heads: a student with fewer heads would share them otherwise")
+    if groups and widths.get("heads", heads) != heads:
+        if groups != heads:
+            raise ValueError(
+                f"the teacher's {heads} queries share {groups} key heads: a student with fewer heads would share them otherwise. "
+                "Leave heads as they are; layers and intermediate can be fewer"
+            )
+        config.num_key_value_heads = config.num_attention_heads
 
 
 def _block_prefix(model: nn.Module) -> str:

@@ -15,19 +15,20 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn import functional as F
 
 from distill.losses import MASKED
 from distill.states import answers_in
-from distill.teacher import Teacher
+from distill.teacher import PREFIX, Teacher
 from loralib.checkpoint import write_atomic
 from training.batching import Batch, batches
 
 FILE, CARD = "answers.safetensors", "cache.json"
 KEY = "example"
-FORMAT = 1
+FORMAT = 2
+WITHOUT_TOP = ("qa", "multilabel", "regression")
 
 
 class CacheError(ValueError):
@@ -43,7 +44,8 @@ def row_key(feature: dict) -> int:
     """63 bits of a hash of what the teacher reads, and of where it has to answer."""
     labels = feature.get("labels")
     places = [label != -100 for label in labels] if isinstance(labels, list) else None
-    read = [feature.get(f"teacher.{name}", feature.get(name)) for name in ("input_ids", "token_type_ids")]
+    whose = PREFIX if f"{PREFIX}input_ids" in feature else ""
+    read = [feature.get(whose + name) for name in ("input_ids", "token_type_ids")]
     content = json.dumps([read, places]).encode()
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") >> 1
 
@@ -76,7 +78,8 @@ class TeacherCache:
     def _logits(self, index: Tensor, width: int) -> Tensor:
         stored = self.tensors["logits"][index].float()
         if "indices" not in self.tensors:
-            return _widened(stored, width, None)[:, :width]
+            stored = _widened(stored, width, None)[:, :width]
+            return stored.masked_fill(stored == -torch.inf, MASKED)
         others = torch.tensor(float(width - stored.shape[1]))
         found = (self.tensors["rest"][index].float() - others.log())[:, None].repeat(1, width)
         return found.scatter(1, self.tensors["indices"][index].long(), stored)
@@ -90,17 +93,20 @@ def build_cache(
     parts, counts, width = [], [], 0
     for batch in batches(features, tokenizer, batch_size):
         logits = teacher.answers(batch).float().cpu()
-        if top is not None and (teacher.kind == "qa" or not 0 < top < logits.shape[1]):
+        if top is not None and (teacher.kind in WITHOUT_TOP or not 0 < top < logits.shape[1]):
             raise ValueError(
-                f"top={top} of {logits.shape[1]} classes: expected fewer, and a task with the same ones for every row"
+                f"top={top} of {logits.shape[1]} classes ({teacher.kind}): expected fewer, and a task with one choice among the "
+                "same classes for every row"
             )
         parts.append(_stored(logits, top))
         counts, width = counts + answers_in(teacher.kind, batch), max(width, logits.shape[1])
     keys = torch.tensor([row[KEY] for row in features])
     tensors = {name: torch.cat([_widened(part[name], width, top) for part in parts]) for name in parts[0]}
     tensors |= {"keys": keys, "starts": torch.tensor([0, *counts]).cumsum(0)}
+    content = save(tensors)
     card = {
         "format": FORMAT,
+        "content": _digest(content),
         "kind": teacher.kind,
         "teacher": teacher.checksum(),
         "rows": len(features),
@@ -109,7 +115,7 @@ def build_cache(
         "top": top,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / FILE, save(tensors))
+    write_atomic(folder / FILE, content)
     write_atomic(folder / CARD, (json.dumps(card, indent=2) + "\n").encode())
     return TeacherCache(folder, card, tensors)
 
@@ -117,7 +123,10 @@ def build_cache(
 def open_cache(folder: Path, teacher: Teacher, features: list[dict], top: int | None = None) -> TeacherCache:
     """A cache that was made before. CacheError where it is damaged, or was made by another teacher, for other rows or tasks."""
     try:
-        card, tensors = json.loads((folder / CARD).read_text()), load_file(folder / FILE)
+        card, content = json.loads((folder / CARD).read_text()), (folder / FILE).read_bytes()
+        tensors = load(content)
+        if not isinstance(card, dict):
+            raise ValueError(f"{CARD} holds no settings")
     except (OSError, ValueError, SafetensorError) as error:
         raise CacheError(f"{folder}: no readable {CARD} and {FILE} ({error})") from error
     now = {
@@ -132,14 +141,20 @@ def open_cache(folder: Path, teacher: Teacher, features: list[dict], top: int | 
         raise CacheError(
             f"{folder}: this cache belongs to something else ({', '.join(wrong)}): take another folder, or delete it"
         )
-    if checksum_of(tensors["keys"].tolist()) != card["row_keys"]:
-        raise CacheError(f"{folder}: {FILE} and {CARD} do not belong together")
+    if _digest(content) != card.get("content"):
+        raise CacheError(
+            f"{folder}: {FILE} and {CARD} do not belong together, or {FILE} was changed: delete both, or take another"
+        )
     return TeacherCache(folder, card, tensors)
 
 
 def checksum_of(keys: Iterable[int]) -> str:
     """Of a set of rows, whatever their order."""
     return hashlib.blake2b(json.dumps(sorted(keys)).encode(), digest_size=8).hexdigest()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _stored(logits: Tensor, top: int | None) -> dict[str, Tensor]:
@@ -152,6 +167,6 @@ def _stored(logits: Tensor, top: int | None) -> dict[str, Tensor]:
 
 
 def _widened(values: Tensor, width: int, top: int | None) -> Tensor:
-    """Questions have as many classes as the batch has tokens: those that a row lacks are masked."""
+    """Questions have as many classes as the batch has tokens: those that a row lacks are masked (as half precision can)."""
     missing = width - values.shape[-1]
-    return values if top is not None or missing <= 0 else F.pad(values, (0, missing), value=MASKED)
+    return values if top is not None or missing <= 0 else F.pad(values, (0, missing), value=-torch.inf)

@@ -138,7 +138,8 @@ def _one_pair(word: LossWord, pair: tuple[int, int], sight: Sight, projections: 
         key = projection_key(word.name, pair)
         mine = projections[key](mine) if key in projections else mine
         if word.name == "patient":
-            return features.patient(mine, its, mask).sum()
+            last = mask.cumsum(1).argmax(1) if causal else None  # of a decoder the first token has seen nothing of the text
+            return features.patient(mine, its, mask, last).sum()
         values = {"hidden": features.hidden_mse, "cosine": features.cosine}[word.name](mine, its)
         return values.masked_fill(mask == 0, 0).sum()
     mine, its = sight.student.heard[pair[0] - 1], teacher.heard[pair[1] - 1]

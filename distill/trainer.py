@@ -93,12 +93,12 @@ class DistillSteps(Trainer):
         terms, progress = self.distiller.terms, (step - 1) / max(self.settings.steps - 1, 1)
         counts = processes.total([sum(map(term.count, window)) for term in terms], self.accelerator)
         weights = [term.weight(progress) for term in terms]
-        if not any(w and n for w, n in zip(weights, counts, strict=True)):
-            raise ValueError(f"nothing to learn from in the batch of step {step}: no term with a weight has a row in it")
+        if not any(counts):
+            raise ValueError(f"nothing to learn from in the batch of step {step}: no term has an answer in it")
         scales = {term.name: w / n if n else 0.0 for term, w, n in zip(terms, weights, counts, strict=True)}
         sums = dict.fromkeys(scales, 0.0)
         for batch in window:
-            for name, value in self._batch(batch, progress, scales).items():
+            for name, value in self._batch(batch, progress, scales, whole=step == 1).items():
                 sums[name] += value
         totals = processes.total(sums.values(), self.accelerator)
         losses = {term.name: s / n for term, s, n in zip(terms, totals, counts, strict=True) if n}
@@ -116,14 +116,18 @@ class DistillSteps(Trainer):
         row |= {f"loss/{name}": value for name, value in losses.items()}
         return row | {f"weight/{term.name}": w for term, w in zip(terms, weights, strict=True)}
 
-    def _batch(self, batch: Batch, progress: float, scales: dict[str, float]) -> dict[str, float]:
-        """Gradients of one micro-batch; the summed values of its terms."""
+    def _batch(self, batch: Batch, progress: float, scales: dict[str, float], whole: bool) -> dict[str, float]:
+        """Gradients of one micro-batch; the summed values of its terms.
+
+        whole: the terms without a weight take part too, with zeros. So the first step finds what none of them will ever reach,
+        and a step whose rows have nothing to give (a weight at the end of its way, labels in no row) changes nothing.
+        """
         batch = {name: value.to(self.accelerator.device) for name, value in batch.items()}
         with self.accelerator.autocast():
             found = self.distiller.sums(batch, progress)
-            parts = [scales[name] * value for name, value in found.items() if scales[name]]
-        if parts:
-            self.accelerator.backward(sum(parts[1:], parts[0]))
+            whole = whole or not any(scales.values())
+            parts = [scales[name] * value for name, value in found.items() if whole or scales[name]]
+        self.accelerator.backward(sum(parts[1:], parts[0]))
         return {name: float(value.detach()) for name, value in found.items()}
 
 
