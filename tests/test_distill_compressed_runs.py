@@ -1,0 +1,99 @@
+"""Students made smaller while they learn: what is cut, when, what the export changes, and that a stopped run goes on."""
+
+import pytest
+import torch
+from distilling import hurry, make_teacher, quick, stopped_after, trace
+from safetensors.torch import load_file
+
+from distill.compress import CompressConfig
+from distill.compressed_files import CompressedFileError
+from distill.run import run_distillation
+from distill.sites import find_sites
+from distill.student_files import load_student
+from loralib import Linear4bit
+from training.run_folder import TRAINED
+
+BOTH = {"student": "copy:1,2", "steps": 16, "eval_every": 8}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> str:
+    return make_teacher(tmp_path_factory.mktemp("teacher"), seed=3)
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch):
+    hurry(monkeypatch)
+
+
+def test_half_of_the_heads_and_units_are_gone_in_the_file_too(teacher, tmp_path):
+    whole = run_distillation(quick(tmp_path / "whole", teacher, **BOTH))
+    half = run_distillation(quick(tmp_path / "half", teacher, **BOTH, keep_heads=0.5, keep_units=0.5))
+    full, cut = (load_student(tmp_path / name / TRAINED).base.model for name in ("whole", "half"))
+    for kind in ("heads", "ffn"):
+        before, after = (sum(site.units for site in find_sites(model, kind)) for model in (full, cut))
+        assert after * 2 == before, (kind, before, after)
+    assert half["parameters"] < whole["parameters"] and half["file_bytes"] < whole["file_bytes"]
+    assert half["parameters"] == sum(p.numel() for p in cut.parameters())
+
+
+def test_int8_is_trained_for_and_the_export_changes_no_score(teacher, tmp_path):
+    result = run_distillation(quick(tmp_path / "run", teacher, **BOTH, bits="int8"))
+    rows = trace_rows(tmp_path / "run")
+    assert result["loss"] == rows[-1]["eval_loss"]  # of the training model: the exported one scores the same, to the bit
+    kinds = {tensor.dtype for tensor in load_file(tmp_path / "run" / TRAINED / "model.safetensors").values()}
+    assert kinds == {torch.int8, torch.float32}
+
+
+def test_nf4_is_not_trained_for_and_its_own_score_is_told(teacher, tmp_path):
+    result = run_distillation(quick(tmp_path / "run", teacher, **BOTH, bits="nf4"))
+    student = load_student(tmp_path / "run" / TRAINED).base.model
+    assert sum(isinstance(m, Linear4bit) for m in student.modules()) > 8
+    assert result["loss"] != trace_rows(tmp_path / "run")[-1]["eval_loss"]
+
+
+def test_zeros_are_counted_and_a_dense_file_does_not_shrink(teacher, tmp_path):
+    result = run_distillation(quick(tmp_path / "run", teacher, **BOTH, zeros=0.75))
+    dense = run_distillation(quick(tmp_path / "dense", teacher, **BOTH))
+    weights = load_file(tmp_path / "run" / TRAINED / "model.safetensors")
+    inner = [w for name, w in weights.items() if "layer" in name and name.endswith("dense.weight")]
+    assert all(abs(float((w == 0).float().mean()) - 0.75) < 0.01 for w in inner)
+    assert result["file_bytes"] == dense["file_bytes"] and result["bitmap_bytes"] < 0.8 * dense["file_bytes"]
+
+
+@pytest.mark.parametrize("changes", [{"keep_units": 0.5, "bits": "int8"}, {"zeros": 0.5}, {"bits": "int8"}])
+@pytest.mark.parametrize("step", [5, 9])
+def test_a_stopped_run_goes_on_to_the_same_bits(changes, step, teacher, tmp_path):
+    run_distillation(quick(tmp_path / "whole", teacher, **BOTH, **changes))
+    stopped_after(step, quick(tmp_path / "run", teacher, **BOTH, **changes))
+    assert not (tmp_path / "run" / "result.json").exists()
+    run_distillation(quick(tmp_path / "run", teacher, **BOTH, **changes))
+    assert trace(tmp_path / "run") == trace(tmp_path / "whole")
+
+
+def test_a_damaged_student_is_told(teacher, tmp_path):
+    run_distillation(quick(tmp_path / "run", teacher, **BOTH, keep_units=0.5))
+    path = tmp_path / "run" / TRAINED / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CompressedFileError, match="not a compressed model"):
+        load_student(tmp_path / "run" / TRAINED)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"keep_heads": 0.0}, "more than 0"),
+        ({"zeros": 0.5, "keep_units": 0.5}, "a cut throws the masks away"),
+        ({"bits": "nf4", "keep_units": 0.5}, "take int8"),
+        ({"bits": "int8", "keep": "best"}, "keep the last"),
+        ({"bits": "int8", "method": "lora", "student": "encoder"}, "train whole"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes, words, teacher, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        quick(tmp_path, teacher, **changes)
+    assert not CompressConfig() and CompressConfig(bits="int8")
+
+
+def trace_rows(out):
+    return trace(out)[1]

@@ -1,0 +1,113 @@
+"""Texts as targets, and texts of the student's own: what is written, what is learnt, and that a stopped run goes on."""
+
+import pytest
+import torch
+from distilling import hurry, make_teacher, quick, stopped_after, trace
+
+from distill.pair import build_pair
+from distill.rows import load_rows
+from distill.run import run_distillation
+from distill.sequence import FILE, OnPolicy, continue_prompts, teacher_rows
+from training.batching import Steps
+from training.data import load_task
+from training.metrics import IGNORE
+from training.run_folder import TRAINED
+from training.tasks import find_task
+
+SPEC = find_task("data2text")
+QUICK = {"losses": ("kd:T=1,a=1",), "train_rows": 20, "max_new_tokens": 24, "steps": 6, "eval_every": 3, "save_every": 2}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> str:
+    """The pretrained decoder, trained a little, so that its texts end."""
+    from training import train_model
+
+    out = tmp_path_factory.mktemp("writer")
+    options = {"trackers": "", "samples": 0, "score_texts": 0, "eval_rows": 20, "steps": 60, "threads": 1}
+    train_model("data2text", method="full", out=str(out), **options)
+    return str(out / TRAINED)
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch):
+    hurry(monkeypatch)
+
+
+def test_continuations_do_not_depend_on_the_prompts_beside_them_and_end_where_the_text_ends(teacher, tmp_path):
+    base = build_pair(quick(tmp_path, teacher, **QUICK)).trained.base
+    rows = load_task(SPEC, None, 0, 12)["train"]
+    prompts = [base.tokenizer(text + SPEC.prompt_end)["input_ids"] for text in rows["meaning_representation"]]
+    together = continue_prompts(base, prompts, 24, 4, do_sample=False)
+    alone = [continue_prompts(base, [prompt], 24, do_sample=False)[0] for prompt in prompts]
+    assert together == alone
+    assert all(base.tokenizer.eos_token_id not in ids[:-1] and 0 < len(ids) <= 24 for ids in together)
+
+
+def test_targets_are_the_teachers_texts_written_once(teacher, tmp_path, monkeypatch):
+    settings = quick(tmp_path / "run", teacher, **QUICK | {"losses": ("hard",)}, targets="teacher", beams=2)
+    pair = build_pair(settings)
+    train = load_task(SPEC, None, 0, 20)["train"]
+    about = pair.trained.base, 2, 24, tmp_path / "texts", 7
+    rows = teacher_rows(train, SPEC, *about)
+    assert set(rows["meaning_representation"]) <= set(train["meaning_representation"])
+    assert len(rows) == len(set(rows["meaning_representation"])) > 5
+    prompt = pair.trained.base.tokenizer(rows[0]["meaning_representation"] + SPEC.prompt_end)["input_ids"]
+    [best] = continue_prompts(pair.trained.base, [prompt], 24, num_beams=2, do_sample=False)
+    assert pair.trained.base.tokenizer.decode(best, skip_special_tokens=True).strip() == rows[0]["human_reference"]
+    monkeypatch.setattr("distill.sequence.continue_prompts", lambda *_, **__: pytest.fail("written again"))
+    assert teacher_rows(train, SPEC, *about)[:] == rows[:]
+    with pytest.raises(pytest.fail.Exception, match="written again"):
+        teacher_rows(train, SPEC, *about[:-1], 8)  # another teacher
+    assert (tmp_path / "texts" / FILE).exists()
+
+
+def test_a_teacher_that_finishes_nothing_is_told(tmp_path):
+    untrained = make_teacher(tmp_path / "untrained", "data2text")
+    settings = quick(tmp_path / "run", untrained, **QUICK | {"losses": ("hard",), "max_new_tokens": 1}, targets="teacher")
+    with pytest.raises(ValueError, match="finished none"):
+        run_distillation(settings)
+
+
+def test_own_texts_follow_the_prompts_are_not_learnt_as_labels_and_come_in_their_share(teacher, tmp_path):
+    pair = build_pair(quick(tmp_path, teacher, **QUICK))
+    reader = pair.student.tokenizer, 128
+    rows = load_rows(SPEC, None, 0, (20, 0), 4, reader, reader)
+    plain = Steps(rows.train, pair.student.tokenizer, 5, 0)
+    torch.manual_seed(0)
+    own = OnPolicy(Steps(rows.train, pair.student.tokenizer, 5, 0), pair.student, 0.5, 8, 0)
+    changed = 0
+    for _ in range(40):
+        [before], [after] = next(plain), next(own)
+        if "example" in after:
+            assert torch.equal(before["input_ids"], after["input_ids"])
+            continue
+        changed += 1
+        for i in range(5):
+            start = int((before["labels"][i] != IGNORE).int().argmax())
+            assert torch.equal(before["input_ids"][i, :start], after["input_ids"][i, :start])
+            assert (after["labels"][i, :start] == IGNORE).all() and after["labelled"][i] == 0
+            real = after["attention_mask"][i].bool()
+            assert torch.equal(after["labels"][i, start:][real[start:]], after["input_ids"][i, start:][real[start:]])
+    assert 10 <= changed <= 30  # 40 draws at one half: four standard deviations
+
+
+@pytest.mark.parametrize("changes", [{"on_policy": 0.5}, {"targets": "teacher", "beams": 2}])
+def test_a_stopped_run_goes_on_to_the_same_bits(changes, teacher, tmp_path):
+    run_distillation(quick(tmp_path / "whole", teacher, **QUICK, **changes))
+    stopped_after(5, quick(tmp_path / "run", teacher, **QUICK, **changes))
+    run_distillation(quick(tmp_path / "run", teacher, **QUICK, **changes))
+    assert trace(tmp_path / "run") == trace(tmp_path / "whole")
+
+
+def test_what_makes_no_sense_is_refused(teacher, tmp_path):
+    for changes, words in (
+        ({"on_policy": 1.5}, "0 to 1"),
+        ({"on_policy": 0.5, "cache": "c"}, "no cache"),
+        ({"on_policy": 0.5, "losses": ("hard",)}, "a loss on logits"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            quick(tmp_path, teacher, **QUICK | changes)
+    labels = make_teacher(tmp_path / "labels")
+    with pytest.raises(ValueError, match="tasks that write"):
+        run_distillation(quick(tmp_path / "x", labels, on_policy=0.5))
