@@ -314,21 +314,26 @@ show(figure, "distill_ways")
 # - **On the same 50 texts** the teacher's answers cut the distance to the truth and the calibration error by about half.
 #   Accuracy is higher too on average, but the seeds do not agree on how much: by our rule, no clear difference.
 # - **Probabilities against the teacher's choice, and against true labels:** nearer to the truth on every seed. In accuracy it is
-#   about a point, which three seeds do not show clearly.
+#   a point or so, which three seeds do not show clearly.
 # - **The temperature:** for accuracy, no clear difference between 2 and 8. The distance to the truth moves by a few thousandths,
 #   and that may even "count": a rule says whether a difference is more than chance, not whether it is worth anything.
 #
 # The teacher stands above "best possible", because that is an *expected* accuracy: 1,000 drawn labels wobble by a point. No model
 # is above it in KL, which compares with $p^*$ itself.
 #
+# Three seeds are few, so we ran this section again with six new ones (set `SEEDS` to 4, ..., 9). The distance to the truth had
+# the same verdicts. In accuracy, the teacher's answers on the 50 texts gain 0.050 ± 0.021 (± is one standard error) on their
+# labels, and probabilities gain 0.027 ± 0.008 on true labels; both count. On the teacher's choice they gain 0.004 ± 0.003: no
+# clear difference. So what looked like a point in our run is not there in accuracy; it is there in how near the answers are.
+#
 # Not shown: that students beat teachers (ours does not), or that this holds on other tasks. Here is one where it does not.
 #
 # ## 4. A task where the label already says it all
 #
 # *Sentiment* has five clauses, each with the story's mood in 92 % of the cases. Nearly all texts have a clear majority, so $p^*$
-# is near 0 or 1. The same recipe: 1,000 unlabelled texts, the teacher's choice against its probabilities with T = 1 and T = 2.
+# is near 0 or 1. The same recipe with 1,000 unlabelled texts: the teacher's choice against its probabilities, T = 2.
 #
-# **Predict:** by how much do the probabilities beat the choice, in accuracy and in distance to the truth? Which T is better?
+# **Predict:** by how much do the probabilities beat the choice, in accuracy and in distance to the truth?
 
 # %%
 certain = teacher_for("sentiment", steps=150)
@@ -338,30 +343,27 @@ mood_truth = posteriors("sentiment", mood_test.rows)
 mood_v = torch.cat(teachers_answers(mood, mood_test.encoded.features, tokenizer, cpu))
 sure = {task: float((p.max(1).values > 0.99).double().mean()) for task, p in (("topic", truth), ("sentiment", mood_truth))}
 print({task: f"p* above 0.99 in {part:.0%} of the texts" for task, part in sure.items()})
-moods = {way: [] for way in ("choice", "T = 1", "T = 2")}
+moods = {"choice": [], "teacher": []}
 for seed in SEEDS:
     transfer = [row | {LABELLED: 1} for row in rows_for(certain.spec, seed, 1, 1000).train[1:]]
     kept = build_cache(folder / f"moods{seed}", mood, transfer, tokenizer)
     for way, results in moods.items():
-        features, loss = (chosen(transfer, kept), "hard") if way == "choice" else (transfer, f"kd:T={way[-1]},a=1")
+        features, loss = (chosen(transfer, kept), "hard") if way == "choice" else (transfer, "kd:T=2,a=1")
         student = taught(certain.base.model, features, loss, None if way == "choice" else kept, seed, steps=100)
         results.append(measured(student, mood_test, mood_truth, mood_v))
 for way, results in moods.items():
     print(f"{way:7}" + "".join(f"   {name} {spread([r[name] for r in results])}" for name in NAMES))
 
 # %%
-for one, other in (("T = 1", "choice"), ("T = 2", "choice"), ("T = 2", "T = 1")):
-    for name in NAMES[:2]:
-        mine, its = ([r[name] for r in moods[way]] for way in (one, other))
-        gap, error = paired_gap(mine, its, higher_is_better=name == "accuracy")
-        print(f"{one} against {other:6} {name:12} {gap:+.3f} ± {error:.3f}  {told(gap, error)}")
-        assert name != "accuracy" or abs(gap) < 0.02, "no way is better by more than a point or two"
+for name in NAMES[:2]:
+    mine, its = ([r[name] for r in moods[way]] for way in ("teacher", "choice"))
+    gap, error = paired_gap(mine, its, higher_is_better=name == "accuracy")
+    print(f"teacher against choice {name:12} {gap:+.3f} ± {error:.3f}  {told(gap, error)}")
+    assert gap < 0.02, "nothing to gain: less than 0.02 in either (on topic it was more in KL)"
 assert sure["sentiment"] > 2 * sure["topic"], "here nearly every text leaves no doubt"
 
 # %% [markdown]
-# Nothing gained: where the truth is nearly certain, the choice says all that the probabilities say. A higher T moved the student
-# a little away from the truth here. With a less trained teacher and shorter runs that difference vanished, so we would not build
-# on it. What stays is that no way of the three is clearly better than the plain choice.
+# Nothing gained: where the truth is nearly certain, the choice says all that the probabilities say.
 #
 # So before you distil, look at your teacher's probabilities. If it is sure everywhere, expect little beyond its choices.
 #
