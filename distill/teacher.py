@@ -64,7 +64,7 @@ class Teacher:
 
     def _own(self, batch: Batch) -> Batch:
         """The batch as the teachers read it, padded with their own token: a classifier on a decoder looks for the last other."""
-        batch, pad = own_batch(batch), self.models[0].config.pad_token_id
+        batch, pad = own_batch(batch), getattr(getattr(self.models[0], "config", None), "pad_token_id", None)
         if pad is None or "attention_mask" not in batch:
             return batch
         return batch | {"input_ids": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, pad)}

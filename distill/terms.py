@@ -97,7 +97,7 @@ def _soft(word: LossWord, kind: str) -> Term:
         assert sight.soft is not None
         student = answer_logits(kind, sight.student.out, sight.batch)
         options = {name: word.number(name, sight.progress) for name in extra}
-        temperature = 1.0 if word.name == "mse" else word.number("T", sight.progress)
+        temperature = word.number("T", sight.progress)
         return soft_sum(kind, word.name, student, sight.soft, temperature, **options)
 
     def count(batch: Batch) -> int:
@@ -111,10 +111,13 @@ def _soft(word: LossWord, kind: str) -> Term:
 
 
 def soft_sum(kind: str, name: str, student: Tensor, teacher: Tensor, temperature: float, **options: float) -> Tensor:
-    """A loss on logits (N, C), summed over the answers. A row of yes-or-no questions has the mean, as its hard loss."""
+    """A loss on logits (N, C), summed over the answers. A row of yes-or-no questions has the mean, as its hard loss.
+
+    mse has no temperature: the run's own is for its other losses.
+    """
     if kind == "multilabel" and name == "kd":
         return binary_soft_targets(student, teacher, temperature).sum() / student.shape[-1]
-    return LOSSES[name](student, teacher, temperature, **options).sum()
+    return LOSSES[name](student, teacher, 1.0 if name == "mse" else temperature, **options).sum()
 
 
 def _between_layers(word: LossWord, projections: nn.ModuleDict, causal: bool) -> Term:

@@ -10,7 +10,7 @@ from distill.loss_words import DEFAULTS, OPTIONS, needs_teacher, read_losses
 from distill.losses import LOSSES, binary_soft_targets
 from distill.states import answer_logits, answers_in, look
 from distill.teacher import Teacher
-from distill.terms import LABELLED, labelled_only, make_projections, make_terms
+from distill.terms import LABELLED, labelled_only, make_projections, make_terms, soft_sum
 from training import metrics
 
 CASES = [(name, kind) for kind in pairs.KINDS for name in (*pairs.SOFT, "hard") if pairs.fits(name, kind)]
@@ -271,6 +271,11 @@ def test_a_step_whose_rows_have_nothing_to_give_is_no_error():
     with pytest.raises(ValueError, match="nothing to learn from in the batch of step 3"):
         alone = pairs.distiller("hard", "classification", student, teacher)
         pairs.backward(alone, pairs.features("classification", 6, labelled=0), 3, step=3)
+
+
+def test_regression_has_no_temperature():
+    z, v = (torch.tensor([[1.0], [2.0]]) for _ in range(2))
+    assert float(soft_sum("regression", "mse", z, v + 3, 4.0)) == 18.0
 
 
 # ---------------------------------------------------------------- widths
