@@ -36,6 +36,7 @@ PARTS = (
     (0, ("bert.encoder.layer.0", "trainable params")),
     (1, ("bert.encoder.layer.0", "2 places", "prefix: 10 keys and values")),
     (2, ("'nli': 0.33", "'topic': {'eval_loss'")),
+    (3, ("'kl_to_teacher': 0.", "'file_bytes': ")),
 )
 
 
