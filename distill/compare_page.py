@@ -13,6 +13,8 @@ from training.records import COLOURS, file_size, markdown_table, save_figure, us
 SIGNS = {"better": " ▲", "worse": " ▼", "": ""}
 COLUMNS = {
     "metric": "",
+    "bleu": "BLEU",
+    "chrf": "chrF",
     "kl_to_truth": "KL to truth",
     "kl_to_teacher": "KL to teacher",
     "agreement": "agreement",

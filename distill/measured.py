@@ -14,8 +14,10 @@ from distill.student_files import load_student
 from distill.teacher import Teacher
 from kernels.measure import peak_bytes
 from training.evaluation import HeldOut
+from training.generation import generate_samples, references_by_prompt
 from training.result import metric_key
 from training.tasks import is_world
+from training.text_metrics import text_scores
 from training.world_tasks import ceiling
 
 SAME_ROWS = 256
@@ -49,6 +51,7 @@ def result_of(
         "teacher_metric": final["teacher"][key],
         "teacher_loss": final["teacher"]["eval_loss"],
         **measure_fidelity(pair, rows, known, accelerator),
+        **measure_texts(settings, pair, rows),
         "teacher_parameters": sum(p.numel() for p in pair.trained.base.model.parameters()),
         **numbers,
         "steps": settings.steps,
@@ -59,6 +62,17 @@ def result_of(
         "teacher_seconds": sum(row["teacher_seconds"] for row in steps),
         "peak_bytes": peak_bytes(accelerator.device),
     }
+
+
+def measure_texts(settings: DistillSettings, pair: Pair, rows: Rows) -> dict[str, float]:
+    """{bleu, chrf, rouge_l, nist} of the student's continuations of test prompts, and of the teacher's with `teacher_` before."""
+    if not settings.score_texts:
+        return {}
+    prompts, found = references_by_prompt(rows.held_out.rows, pair.spec)[: settings.score_texts], {}
+    for name, base in (("", pair.student), ("teacher_", pair.trained.base)):
+        samples = generate_samples(base.model, base.tokenizer, prompts, pair.spec, max_new_tokens=settings.max_new_tokens)
+        found |= {name + score: value for score, value in text_scores(samples).items()}
+    return found
 
 
 def measure_fidelity(pair: Pair, rows: Rows, known: bool, accelerator: Accelerator) -> dict[str, float]:

@@ -40,8 +40,10 @@ def build_pair(settings: DistillSettings) -> Pair:
             )
         if trained.base.tokenizer.get_vocab() != first.base.tokenizer.get_vocab():
             raise ValueError("the teachers have different tokenizers: they cannot answer about the same tokens")
-    if spec.kind != "generation" and (settings.targets == "teacher" or settings.on_policy):
-        raise ValueError(f"targets and on_policy are for tasks that write texts, and {spec.name} is a task of {spec.kind}")
+    if spec.kind != "generation" and (settings.targets == "teacher" or settings.on_policy or settings.score_texts):
+        raise ValueError(
+            f"targets, on_policy and score_texts are for tasks that write texts, and {spec.name} is a task of {spec.kind}"
+        )
     student = build_student(settings, spec, first)
     teacher = Teacher([trained.base.model for trained in found], spec.kind, settings.teacher_dropout)
     return Pair(spec, first, teacher, student, any(_is_causal(base.model) for base in (first.base, student)))

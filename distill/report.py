@@ -10,6 +10,8 @@ from training.records import draw_curves, file_size, markdown_table, save_figure
 SMOOTH = 20
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 NAMES = {
+    "bleu": "BLEU of continued test prompts",
+    "chrf": "chrF",
     "agreement": "answers on which both agree",
     "kl_to_teacher": "KL(teacher, student), nats",
     "rmse_to_teacher": "root mean square distance to the teacher",

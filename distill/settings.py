@@ -34,6 +34,8 @@ class DistillSettings:
     transfer_rows: int = 0
     """further training rows without their labels, for the teacher to answer"""
     eval_rows: int | None = None
+    score_texts: int = 0
+    """tasks that write: in the end student and teacher continue so many test prompts, scored with BLEU and others"""
     cache: str | None = None
     """folder for the teacher's answers: made in the first run, used by later ones; None asks the teacher in every step"""
     cache_top: int | None = None
@@ -79,7 +81,9 @@ class DistillSettings:
 
     def __post_init__(self):
         least = {"steps": 1, "batch_size": 1, "accumulation": 1, "max_length": 2, "eval_every": 1, "save_every": 1, "seed": 0}
-        at_least(least | {"train_rows": 1, "transfer_rows": 0, "eval_rows": 1, "cache_top": 1, "threads": 1}, self)
+        at_least(
+            least | {"train_rows": 1, "transfer_rows": 0, "score_texts": 0, "eval_rows": 1, "cache_top": 1, "threads": 1}, self
+        )
         at_least({"beams": 1, "max_new_tokens": 1}, self)
         at_least({"weight_decay": 0}, self)
         for name, kind in get_type_hints(type(self)).items():

@@ -40,6 +40,8 @@ class Term:
     weight: Callable[[float], float]
     count: Callable[[Batch], int]
     total: Callable[[Sight], Tensor]
+    asks: bool = False
+    """whether it needs the teacher's answers"""
 
 
 def make_terms(words: Sequence[LossWord], kind: str, projections: nn.ModuleDict, causal: bool) -> list[Term]:
@@ -107,7 +109,7 @@ def _soft(word: LossWord, kind: str) -> Term:
     if fits and word.name not in fits:
         wanted = " or ".join(fits)
         raise ValueError(f"loss {word.text!r}: a task of {kind} has no distribution over classes; take {wanted}")
-    return Term(word.name, lambda progress: word.number("a", progress), count, total)
+    return Term(word.name, lambda progress: word.number("a", progress), count, total, asks=True)
 
 
 def soft_sum(kind: str, name: str, student: Tensor, teacher: Tensor, temperature: float, **options: float) -> Tensor:

@@ -45,11 +45,14 @@ class Distiller(nn.Module):
         super().__init__()
         self.student, self.projections, self.terms = student, projections, list(terms)
         self.teacher, self.answers = teacher, answers  # neither is a Module, so nothing of them is trained or saved
+        self.asks = any(term.asks for term in self.terms)
         self.teacher_seconds = 0.0
         """spent on the teacher since the start; on a GPU only what it takes to ask"""
         self.shows = {"hidden": hidden, "attention": attention}
         if (hidden or attention) and teacher is None:
             raise ValueError("losses on states need the teacher itself: its cache holds answers only")
+        if self.asks and answers is None:
+            raise ValueError("a loss on logits needs a teacher, or a cache of its answers")
 
     def sums(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The summed values of every term on one micro-batch."""
@@ -57,7 +60,7 @@ class Distiller(nn.Module):
         started = time.perf_counter()
         if any(self.shows.values()) and self.teacher is not None:
             its = self.teacher.see(batch, **self.shows)
-        if self.answers is not None:
+        if self.answers is not None and self.asks:
             soft = self.answers.answers(batch, its)
         self.teacher_seconds += time.perf_counter() - started
         sight = Sight(batch, mine, its, soft, progress)
