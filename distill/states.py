@@ -50,7 +50,10 @@ class Heard:
 
 @dataclass(frozen=True)
 class Seen:
-    """What one pass showed: `hidden[k]` is the output of layer k, `hidden[0]` of the embeddings; `heard[k - 1]` is of layer k."""
+    """What one pass showed: `hidden[k]` is the output of layer k, `hidden[0]` of the embeddings; `heard[k - 1]` is of layer k.
+
+    Of GPT-2 and Llama the last one is after the final norm, as transformers tells it: compare it with another last one only.
+    """
 
     out: Any
     mask: Tensor

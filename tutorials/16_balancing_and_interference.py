@@ -594,7 +594,7 @@ assert 7 < broken[1] < 13 and broken[0] < 1.3, "1 / (2 p L): the rarer a task, t
 # 2. A conflict may be missing information (tell the model the task) or just a finished training; it is not yet a harm.
 # 3. Over paired seeds PCGrad gained a point on equal weights, and 20 more plain steps gained as much. Start with equal weights.
 #
-# **Next:** a small model learns from a large one: [lesson list](README.md).
+# **Next:** [lesson 17](17_distill_logits.py), a small model learns from a large one.
 #
 # ## On the real thing
 #
