@@ -68,4 +68,4 @@ def calibration_error(logits: Float[Tensor, "N C"], labels: Int[Tensor, "N"], bi
 def distance_to_truth(logits: Float[Tensor, "N C"], truth: Float[Tensor, "N C"]) -> float:
     """Mean KL(p* ‖ q) in nats; `truth` holds probabilities."""
     log_p = truth.double().clamp(min=1e-300).log()
-    return float(masked_mean(kl(log_p, log_probabilities(logits.double())), torch.ones(len(truth))))
+    return float(masked_mean(kl(log_p, log_probabilities(logits.double())), torch.ones(len(truth), dtype=torch.bool)))
