@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from adapters.attention import implementation
+from distill.int8_product import int_mm_is_exact
 from training.batching import Batch
 from training.evaluation import model_inputs
 
@@ -20,6 +21,7 @@ def operations(model: Any, batch: Batch) -> int:
     Attention as plain matrix products, over all pairs of tokens: torch does not count its fused form on a CPU. Products of int8
     numbers count as those of floats, by whatever route they go: it is their time that differs.
     """
+    int_mm_is_exact()  # tried once in a process, and not a part of the model
     int8 = {torch.ops.aten._int_mm: _product}  # pyright: ignore[reportPrivateImportUsage]
     with torch.no_grad(), implementation(model, "eager"), FlopCounterMode(display=False, custom_mapping=int8) as counter:
         model(**model_inputs(batch))

@@ -7,6 +7,7 @@ pass its teachers. With a constant λ it is the distillation of MT-DNN (Liu et a
 everything else stay those of `multitask`.
 """
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from distill.teacher import Teacher
 from distill.terms import soft_sum
 from multitask.files import CARD, load_multitask
 from multitask.mixed_batches import MixedBatch
+from multitask.multitask_model import OneTask
 from multitask.steps import Learner, MultitaskSteps
 from multitask.trainer import MultitaskTrainer
 from training import metrics
@@ -42,10 +44,17 @@ class DistilledLearner(Learner):
             count, share = max(int(batch[f"{k}.count"]), 1), float(batch[f"{k}.share"])
             loss = metrics.loss_sum(kind, answer, rows) / count
             if task in self.teachers:
-                loss = labels * loss + (1 - labels) * self._soft(task, kind, answer, rows) / count
+                loss = labels * loss + (1 - labels) * self._soft(task, kind, answer, rows | self._types(k, batch)) / count
             self.seen[k], self.shares[k] = self.seen.get(k, 0.0) + float(loss.detach()), share
             found[k] = loss, metrics.answer_count(kind, rows) / count, share
         return found
+
+    def _types(self, k: int, batch: MixedBatch) -> Batch:
+        """What tells a row's first text from its second, where the teacher of task number `k` was taught to read it."""
+        [model, *_] = self.teachers[self.model.names[k]].models
+        known = isinstance(model, OneTask) or "token_type_ids" in inspect.signature(model.forward).parameters
+        name = "token_type_ids"
+        return {name: batch[name][batch["task_ids"] == k]} if name in batch and known else {}
 
     def _soft(self, task: str, kind: str, answer: Any, rows: Batch) -> Tensor:
         teacher = self.teachers[task].answers(rows)
