@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from distill.rows import same_tokens
 from distill.states import answer_logits
 from distill.teacher import Teacher
 from distill.terms import soft_sum
@@ -22,6 +23,7 @@ from multitask.multitask_model import OneTask
 from multitask.steps import Learner, MultitaskSteps
 from multitask.trainer import MultitaskTrainer
 from training import metrics
+from training.base_models import window
 from training.batching import Batch
 from training.trained import load_trained
 
@@ -88,18 +90,24 @@ class DistilledTrainer(MultitaskTrainer):
         return DistilledLearner(self.model, self.balancing, self.teachers, self.temperature, self.share)
 
 
-def load_teacher(task: str, folder: Path, tokenizer: Any) -> Teacher:
-    """The teacher of one task, from a run of `training` or of `multitask`. ValueError where it cannot teach this student."""
+def load_teacher(task: str, folder: Path, tokenizer: Any, limit: int | None = None) -> Teacher:
+    """The teacher of one task, from a run of `training` or of `multitask`. ValueError where it cannot teach this student.
+
+    limit: the most tokens that it will be asked about.
+    """
     if (folder / CARD).exists():
         model, its, _ = load_multitask(folder)
         if task not in model.tasks:
             raise ValueError(f"{folder}: a model of {', '.join(model.names)}, which does not know {task}")
-        found, spec = model.for_task(task), model.tasks[task]
+        found, spec, most = model.for_task(task), model.tasks[task], window(model.backbone, its)
     else:
         trained = load_trained(folder)
         found, its, spec = trained.base.model, trained.base.tokenizer, trained.spec
+        most = window(found, its)
         if spec.name != task:
             raise ValueError(f"{folder}: trained for {spec.name}, expected a teacher of {task}")
-    if its.get_vocab() != tokenizer.get_vocab():
+    if not same_tokens(its, tokenizer):
         raise ValueError(f"{folder}: the teacher of {task} has another tokenizer than the student")
+    if limit is not None and most < limit:
+        raise ValueError(f"{folder}: the teacher of {task} reads {most} tokens, fewer than max_length={limit}: lower max_length")
     return Teacher([found], spec.kind)
