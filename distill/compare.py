@@ -19,7 +19,7 @@ import torch
 
 from distill.cost import answering_seconds, operations
 from distill.pair import build_pair
-from distill.run import check_layers, run_distillation
+from distill.run import check_pair, run_distillation
 from distill.settings import DistillSettings
 from distill.student_files import load_student
 from training.base_models import window
@@ -83,7 +83,7 @@ def compare(ways: Sequence[str], base: DistillSettings, seeds: int, out: Path, s
     """Run every way with every seed; finished runs are read from disk unless base.restart. Wrong ways are told first."""
     for way in ways:
         settings = settings_of(way, base)
-        check_layers(settings.words(), build_pair(settings))
+        check_pair(settings, build_pair(settings))
     found = [Way(way, [], []) for way in ways]
     for seed in range(base.seed, base.seed + seeds):
         for way in found:

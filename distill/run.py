@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from distill.compress import Compressor
+from distill.compress import Compressor, check_compress
 from distill.loss_words import HARD, LossWord, needs_teacher
 from distill.measured import as_teacher, assert_same_again, result_of
 from distill.pair import Pair, build_pair
@@ -89,7 +89,7 @@ def _rows(settings: DistillSettings, pair: Pair) -> Rows:
 def _distiller(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: Accelerator, say) -> Distiller:
     words, shown = settings.words(), needs(settings.words())
     student, teacher = pair.student.model, pair.trained.base.model
-    check_layers(words, pair)
+    check_pair(settings, pair)
     if any(shown.values()) and any(name.startswith("teacher.") for name in rows.train[0]):
         raise ValueError("teacher and student have different tokenizers, so their tokens' states cannot be compared; logits can")
     projections = make_projections(words, student.config.hidden_size, teacher.config.hidden_size, settings.seed)
@@ -121,8 +121,13 @@ def _answers(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: Acc
     return open_cache(where, pair.teacher, rows.train, settings.cache_top)
 
 
-def check_layers(words: Sequence[LossWord], pair: Pair) -> None:
-    """ValueError for a loss between layers that student or teacher does not have."""
+def check_pair(settings: DistillSettings, pair: Pair) -> None:
+    """ValueError for losses between layers that are not there, and for a student that cannot be made smaller as wished."""
+    _check_layers(settings.words(), pair)
+    check_compress(pair.student.model, settings.compress(), settings.steps)
+
+
+def _check_layers(words: Sequence[LossWord], pair: Pair) -> None:
     student, teacher = (m.config.num_hidden_layers for m in (pair.student.model, pair.trained.base.model))
     for word in words:
         lowest = 0 if word.name in ("hidden", "cosine", "patient", "transfer") else 1
