@@ -53,7 +53,7 @@ def test_every_word_of_a_way_changes_its_setting():
     cut = settings_of("kd heads=0.5 units=0.25 bits=int8", base)
     assert (cut.keep_heads, cut.keep_units, cut.bits, cut.transfer_rows) == (0.5, 0.25, "int8", 5)
     assert settings_of("kd zeros=0.75", base).zeros == 0.75
-    assert settings_of("kd targets=teacher", base).targets == "teacher"
+    assert settings_of("kd targets=teacher transfer=0", base).targets == "teacher"
 
 
 @pytest.mark.parametrize(
