@@ -18,15 +18,18 @@ from typing import Any
 import torch
 
 from distill.cost import answering_seconds, operations
-from distill.run import run_distillation
+from distill.pair import build_pair
+from distill.run import check_pair, run_distillation
 from distill.settings import DistillSettings
 from distill.student_files import load_student
+from training.base_models import window
 from training.batching import Batch
 from training.paired import clearly_better
 from training.run_folder import TRAINED
 from training.tasks import find_task
 from training.trained import load_trained
 
+ROWS, LENGTH = 64, 64
 LOWER_IS_BETTER = ("loss", "kl_to_truth", "kl_to_teacher", "ece", "rmse_to_teacher")
 OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "student": ("student", str),
@@ -77,14 +80,15 @@ def settings_of(way: str, base: DistillSettings) -> DistillSettings:
 
 
 def compare(ways: Sequence[str], base: DistillSettings, seeds: int, out: Path, say: Callable[[str], None]) -> list[Way]:
-    """Run every way with every seed; finished runs are read from disk. Wrong ways are told before the first run."""
+    """Run every way with every seed; finished runs are read from disk unless base.restart. Wrong ways are told first."""
     for way in ways:
-        settings_of(way, base)
+        settings = settings_of(way, base)
+        check_pair(settings, build_pair(settings))
     found = [Way(way, [], []) for way in ways]
     for seed in range(base.seed, base.seed + seeds):
         for way in found:
             where = out / f"seed-{seed}" / folder_name(way.text)
-            settings = replace(settings_of(way.text, base), seed=seed, out=str(where), restart=False)
+            settings = replace(settings_of(way.text, base), seed=seed, out=str(where))
             way.results.append(run_distillation(settings))
             way.folders.append(where)
             result = way.results[-1]
@@ -106,13 +110,21 @@ def verdict(way: Way, first: Way, name: str) -> str:
     return "better" if clearly_better(mine, its, up) else "worse" if clearly_better(its, mine, up) else ""
 
 
-def costs(ways: Sequence[Way], teacher: str, batch_size: int = 64, length: int = 64) -> dict[str, dict]:
-    """{label: {operations, seconds of every round}} of the teacher and of each way's first student, in turn on one batch."""
-    models = {"teacher": load_trained(teacher).base.model.eval()}
-    models |= {way.text: load_student(way.folders[0] / TRAINED).base.model.eval() for way in ways}
+def costs(ways: Sequence[Way], teacher: str, batch_size: int = ROWS, length: int = LENGTH) -> dict[str, dict]:
+    """{label: {operations, seconds of every round}} of the teacher and of each way's first student, in turn on one batch.
+
+    teacher: as in the settings; of several the first. The batch's texts are shorter where a model reads fewer tokens.
+    """
+    bases = {"teacher": load_trained(next(where for where in teacher.split(",") if where)).base}
+    bases |= {way.text: load_student(way.folders[0] / TRAINED).base for way in ways}
+    models = {name: base.model.eval() for name, base in bases.items()}
+    length = min(length, *(window(base.model, base.tokenizer) for base in bases.values()))
     batch = batch_of(batch_size, length, min(model.config.vocab_size for model in models.values()))
     times = answering_seconds(models, batch)
-    return {name: {"operations": operations(model, batch), "seconds": times[name]} for name, model in models.items()}
+    return {
+        name: {"operations": operations(model, batch), "seconds": times[name], "tokens": [batch_size, length]}
+        for name, model in models.items()
+    }
 
 
 def batch_of(rows: int, length: int, words: int) -> Batch:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from accelerate import PartialState
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -25,7 +26,8 @@ class CompareSettings:
 
     run: Annotated[DistillSettings, tyro.conf.arg(name="")] = field(default_factory=DistillSettings)
     ways: tuple[str, ...] = WAYS
-    """losses, and what else differs: student=, transfer=, steps=, rate=; the first is what the others are judged against"""
+    """losses, and what else differs, such as student=copy:1 transfer=0 steps=900 heads=0.5 bits=int8 rate=1e-3;
+    the first is what the others are judged against"""
     seeds: int = 5
 
     def __post_init__(self):
@@ -39,9 +41,12 @@ class CompareSettings:
 def run(settings: CompareSettings) -> list[Way]:
     console = Console(soft_wrap=True, highlight=False)
     out = Path(settings.run.out or "runs/distill-compare")
-    ways = compare(settings.ways, settings.run, settings.seeds, out, console.print)
+    main = PartialState().is_main_process
+    ways = compare(settings.ways, settings.run, settings.seeds, out, console.print if main else lambda text: None)
+    if not main:
+        return ways
     console.print("answering times, in turn ...")
-    found = costs(ways, settings.run.teacher.split(",")[0])
+    found = costs(ways, settings.run.teacher)
     chart = draw(ways, found, out / "compare.png")
     text = page(ways, found, chart.name, shlex.join(["python", "-m", "distill", *sys.argv[1:]]))
     (out / "report.md").write_text(text)

@@ -26,12 +26,13 @@ COLUMNS = {
 def page(ways: list[Way], costs: dict[str, dict], chart: str, command: str) -> str:
     """Everything that was measured, worse results as well."""
     first, seeds = ways[0].results[0], len(ways[0].results)
+    rows, length = costs["teacher"]["tokens"]
     return (
         f"# Students for {first['task']}\n\n`{command}`\n\n{quality_table(ways)}\n\nMean ± standard deviation over {seeds} "
         f"seed{'s' * (seeds > 1)}. ▲ better and ▼ worse than the first row: the mean of the paired differences is\nmore than two "
         f"of its standard errors from zero. {first['labelled_rows']:,} rows with labels.\n\n![chart]({chart})\n\n"
-        f"## What they cost\n\n{costs_table(ways, costs)}\n\nTime: teacher / student on one batch of 64 × 64 tokens, in turn, "
-        "median (20–80 %).\n"
+        f"## What they cost\n\n{costs_table(ways, costs)}\n\nTime: teacher / student on one batch of {rows} × {length} tokens, "
+        "in turn, median (20–80 %).\n"
     )
 
 

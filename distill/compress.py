@@ -8,6 +8,7 @@ What is cut is what the distillation loss misses least, so no label is needed. T
     after the last step       export: int8, or NF4, which is not trained for
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from distill.fake_quant import fake_paths, fake_quantize
+from distill.fake_quant import fake_paths, fake_quantize, int8_paths
 from distill.int8 import quantize_int8
 from distill.magnitude import CubicSchedule, MagnitudePruner
 from distill.sites import find_sites
@@ -73,9 +74,7 @@ class Compressor:
     ):
         self.model, self.config, self.batches, self.loss_sum = model, config, list(batches), loss_sum
         self.cut_until = steps // 2 if config.cuts else 0
-        if config.cuts and self.cut_until < ROUNDS:
-            raise ValueError(f"steps={steps}: cuts come in {ROUNDS} rounds in the first half, so expected {2 * ROUNDS} or more")
-        self.cuts = [_pruner(model, kind, share) for kind, share in (("heads", config.heads), ("ffn", config.units)) if share < 1]
+        self.cuts = _pruners(model, config, steps)
         schedule = CubicSchedule(config.zeros, steps // 10, max(6 * steps // 10, steps // 10 + 1))
         self.zeros = MagnitudePruner(model, schedule) if config.zeros else None
         self._fake_if_due(0)
@@ -118,6 +117,29 @@ class Compressor:
             fake_quantize(self.model)
 
 
+def check_compress(model: nn.Module, config: CompressConfig, steps: int) -> None:
+    """ValueError where cuts or fewer bits do not fit this model, before anything is trained. The model stays as it is."""
+    _pruners(model, config, steps)
+    if config.bits == "int8":
+        int8_paths(model, None, None)
+    if config.bits == "nf4":
+        quantize_model(copy.deepcopy(model))  # it comes after the last step, when all would be lost
+
+
+def _pruners(model: nn.Module, config: CompressConfig, steps: int) -> list[StructuredPruner]:
+    if config.cuts and steps < 2 * ROUNDS:
+        raise ValueError(f"steps={steps}: cuts come in {ROUNDS} rounds in the first half, so expected {2 * ROUNDS} or more")
+    return [_pruner(model, kind, share) for kind, share in (("heads", config.heads), ("ffn", config.units)) if share < 1]
+
+
 def _pruner(model: nn.Module, kind: str, share: float) -> StructuredPruner:
-    units = sum(site.units for site in find_sites(model, kind))
-    return StructuredPruner(model, kind, round(share * units), ROUNDS)
+    sites = find_sites(model, kind)
+    units = sum(site.units for site in sites)
+    keep = round(share * units)
+    if not len(sites) <= keep < units:
+        name = "keep_heads" if kind == "heads" else "keep_units"
+        raise ValueError(
+            f"{name}={share}: {keep} of {units} {kind} in {len(sites)} layers would stay; expected fewer than there are, and one "
+            "in each layer (where queries share a key, a key with its queries is one head)"
+        )
+    return StructuredPruner(model, kind, keep, ROUNDS)

@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from adapters.attention import implementation
+from distill.int8_product import int_mm_is_exact
 from training.batching import Batch
 from training.evaluation import model_inputs
 
@@ -17,9 +18,12 @@ from training.evaluation import model_inputs
 def operations(model: Any, batch: Batch) -> int:
     """Multiplications and additions of one forward pass, counted by torch: matrix products and attention.
 
-    Attention as plain matrix products, over all pairs of tokens: torch does not count its fused form on a CPU.
+    Attention as plain matrix products, over all pairs of tokens: torch does not count its fused form on a CPU. Products of int8
+    numbers count as those of floats, by whatever route they go: it is their time that differs.
     """
-    with torch.no_grad(), implementation(model, "eager"), FlopCounterMode(display=False) as counter:
+    int_mm_is_exact()  # tried once in a process, and not a part of the model
+    int8 = {torch.ops.aten._int_mm: _product}  # pyright: ignore[reportPrivateImportUsage]
+    with torch.no_grad(), implementation(model, "eager"), FlopCounterMode(display=False, custom_mapping=int8) as counter:
         model(**model_inputs(batch))
     return counter.get_total_flops()
 
@@ -47,6 +51,11 @@ def speed_up(times: dict[str, list[float]], name: str, to: str) -> tuple[float, 
     ratios = [slow / fast for slow, fast in zip(times[to], times[name], strict=True)]
     low, *_, high = statistics.quantiles(ratios, n=5)
     return low, statistics.median(ratios), high
+
+
+def _product(a: tuple[int, ...], b: tuple[int, ...], **options: Any) -> int:
+    """Of (M, K) times (K, N), as torch counts them."""
+    return 2 * a[0] * a[1] * b[1]
 
 
 def _seconds(work: Callable[[], object]) -> float:

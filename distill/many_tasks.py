@@ -7,19 +7,23 @@ pass its teachers. With a constant λ it is the distillation of MT-DNN (Liu et a
 everything else stay those of `multitask`.
 """
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from distill.rows import same_tokens
 from distill.states import answer_logits
 from distill.teacher import Teacher
 from distill.terms import soft_sum
 from multitask.files import CARD, load_multitask
 from multitask.mixed_batches import MixedBatch
+from multitask.multitask_model import OneTask
 from multitask.steps import Learner, MultitaskSteps
 from multitask.trainer import MultitaskTrainer
 from training import metrics
+from training.base_models import window
 from training.batching import Batch
 from training.trained import load_trained
 
@@ -42,10 +46,17 @@ class DistilledLearner(Learner):
             count, share = max(int(batch[f"{k}.count"]), 1), float(batch[f"{k}.share"])
             loss = metrics.loss_sum(kind, answer, rows) / count
             if task in self.teachers:
-                loss = labels * loss + (1 - labels) * self._soft(task, kind, answer, rows) / count
+                loss = labels * loss + (1 - labels) * self._soft(task, kind, answer, rows | self._types(k, batch)) / count
             self.seen[k], self.shares[k] = self.seen.get(k, 0.0) + float(loss.detach()), share
             found[k] = loss, metrics.answer_count(kind, rows) / count, share
         return found
+
+    def _types(self, k: int, batch: MixedBatch) -> Batch:
+        """What tells a row's first text from its second, where the teacher of task number `k` was taught to read it."""
+        [model, *_] = self.teachers[self.model.names[k]].models
+        known = isinstance(model, OneTask) or "token_type_ids" in inspect.signature(model.forward).parameters
+        name = "token_type_ids"
+        return {name: batch[name][batch["task_ids"] == k]} if name in batch and known else {}
 
     def _soft(self, task: str, kind: str, answer: Any, rows: Batch) -> Tensor:
         teacher = self.teachers[task].answers(rows)
@@ -79,18 +90,24 @@ class DistilledTrainer(MultitaskTrainer):
         return DistilledLearner(self.model, self.balancing, self.teachers, self.temperature, self.share)
 
 
-def load_teacher(task: str, folder: Path, tokenizer: Any) -> Teacher:
-    """The teacher of one task, from a run of `training` or of `multitask`. ValueError where it cannot teach this student."""
+def load_teacher(task: str, folder: Path, tokenizer: Any, limit: int | None = None) -> Teacher:
+    """The teacher of one task, from a run of `training` or of `multitask`. ValueError where it cannot teach this student.
+
+    limit: the most tokens that it will be asked about.
+    """
     if (folder / CARD).exists():
         model, its, _ = load_multitask(folder)
         if task not in model.tasks:
             raise ValueError(f"{folder}: a model of {', '.join(model.names)}, which does not know {task}")
-        found, spec = model.for_task(task), model.tasks[task]
+        found, spec, most = model.for_task(task), model.tasks[task], window(model.backbone, its)
     else:
         trained = load_trained(folder)
         found, its, spec = trained.base.model, trained.base.tokenizer, trained.spec
+        most = window(found, its)
         if spec.name != task:
             raise ValueError(f"{folder}: trained for {spec.name}, expected a teacher of {task}")
-    if its.get_vocab() != tokenizer.get_vocab():
+    if not same_tokens(its, tokenizer):
         raise ValueError(f"{folder}: the teacher of {task} has another tokenizer than the student")
+    if limit is not None and most < limit:
+        raise ValueError(f"{folder}: the teacher of {task} reads {most} tokens, fewer than max_length={limit}: lower max_length")
     return Teacher([found], spec.kind)

@@ -1,12 +1,14 @@
 """Teacher and student of one run: loaded, made, and checked to belong together."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from distill.settings import DistillSettings
 from distill.student import PREFIX, copy_student, read_copy
+from distill.student_files import CARD
 from distill.teacher import Teacher
 from training.base_models import Base, Source, load_base
 from training.methods import apply_method
@@ -29,7 +31,7 @@ def build_pair(settings: DistillSettings) -> Pair:
     """Load the teachers, and make or load the student. ValueError for models that do not go together."""
     if not settings.teacher.strip(",") or not settings.student:
         raise ValueError("a distillation needs --teacher FOLDER, and --student copy:LAYERS, a folder or a name")
-    found = [load_trained(where) for where in settings.teacher.split(",") if where]
+    found = [_load_teacher(where) for where in settings.teacher.split(",") if where]
     first = found[0]
     spec = find_task(settings.task or first.spec.name)
     for trained in found:
@@ -47,6 +49,12 @@ def build_pair(settings: DistillSettings) -> Pair:
     student = build_student(settings, spec, first)
     teacher = Teacher([trained.base.model for trained in found], spec.kind, settings.teacher_dropout)
     return Pair(spec, first, teacher, student, any(_is_causal(base.model) for base in (first.base, student)))
+
+
+def _load_teacher(where: str) -> Trained:
+    if (Path(where) / CARD).exists():
+        raise ValueError(f"teacher {where!r} is a compressed student ({CARD}): teach with the run before it was compressed")
+    return load_trained(where)
 
 
 def _is_causal(model: Any) -> bool:
@@ -68,6 +76,8 @@ def build_student(settings: DistillSettings, spec: TaskSpec, first: Trained) -> 
                 torch.manual_seed(settings.seed)
                 model = type(model)(model.config)
         return Base(model.requires_grad_(True), first.base.tokenizer, (), replace(first.base.source, four_bit=False))
+    if (Path(settings.student) / CARD).exists():  # transformers would read int8 numbers as they are, without their scales
+        raise ValueError(f"student {settings.student!r} is compressed ({CARD}), so it cannot be trained: take the run before it")
     base = load_base(spec, Source(settings.student, settings.seed, settings.random_weights))
     apply_method(settings.method, base, spec, None, settings.seed)
     return base

@@ -1,14 +1,14 @@
 """One distillation from settings to a folder: `run_distillation(DistillSettings(teacher=..., student="copy:1"))`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
-from distill.compress import Compressor
-from distill.loss_words import HARD, needs_teacher
+from distill.compress import Compressor, check_compress
+from distill.loss_words import HARD, LossWord, needs_teacher
 from distill.measured import as_teacher, assert_same_again, result_of
 from distill.pair import Pair, build_pair
 from distill.report import write_report
@@ -89,7 +89,7 @@ def _rows(settings: DistillSettings, pair: Pair) -> Rows:
 def _distiller(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: Accelerator, say) -> Distiller:
     words, shown = settings.words(), needs(settings.words())
     student, teacher = pair.student.model, pair.trained.base.model
-    _check_layers(words, student.config.num_hidden_layers, teacher.config.num_hidden_layers)
+    check_pair(settings, pair)
     if any(shown.values()) and any(name.startswith("teacher.") for name in rows.train[0]):
         raise ValueError("teacher and student have different tokenizers, so their tokens' states cannot be compared; logits can")
     projections = make_projections(words, student.config.hidden_size, teacher.config.hidden_size, settings.seed)
@@ -121,11 +121,18 @@ def _answers(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: Acc
     return open_cache(where, pair.teacher, rows.train, settings.cache_top)
 
 
-def _check_layers(words, student: int, teacher: int) -> None:
+def check_pair(settings: DistillSettings, pair: Pair) -> None:
+    """ValueError for losses between layers that are not there, and for a student that cannot be made smaller as wished."""
+    _check_layers(settings.words(), pair)
+    check_compress(pair.student.model, settings.compress(), settings.steps)
+
+
+def _check_layers(words: Sequence[LossWord], pair: Pair) -> None:
+    student, teacher = (m.config.num_hidden_layers for m in (pair.student.model, pair.trained.base.model))
     for word in words:
         lowest = 0 if word.name in ("hidden", "cosine", "patient", "transfer") else 1
-        for pair in word.pairs:
-            for layer, count, whose in zip(pair, (student, teacher), ("student", "teacher"), strict=True):
+        for layers in word.pairs:
+            for layer, count, whose in zip(layers, (student, teacher), ("student", "teacher"), strict=True):
                 if not lowest <= layer <= count:
                     raise ValueError(f"loss {word.text!r}: layer {layer}; the {whose} has {lowest} to {count}")
 

@@ -7,6 +7,7 @@ on-policy GKD (Agarwal et al. 2024, section 3): in a share of the steps the stud
 """
 
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,8 @@ def teacher_rows(
     finishes no text.
     """
     prompts = [prompt for prompt, _ in references_by_prompt(train, spec)]
-    about = {"teacher": teacher, "beams": beams, "max_new_tokens": max_new_tokens, "prompts": len(prompts), "first": prompts[0]}
+    about = {"teacher": teacher, "beams": beams, "max_new_tokens": max_new_tokens, "prompts": len(prompts)}
+    about["checksum"] = zlib.crc32(json.dumps(prompts).encode())
     texts = _read(keep / FILE, about)
     if texts is None:
         ids = checked_prompts(prompts, spec, base.model, base.tokenizer)
@@ -105,7 +107,8 @@ class OnPolicy:
             next((i for i, label in enumerate(row) if label != IGNORE), sum(m)) for row, m in zip(labels, mask, strict=True)
         ]
         prompts = [row[:start] for row, start in zip(ids, starts, strict=True)]
-        answers = continue_prompts(self.student, prompts, self.max_new_tokens, len(prompts), do_sample=True, top_k=0)
+        plain = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}  # whatever the model's folder recommends
+        answers = continue_prompts(self.student, prompts, self.max_new_tokens, len(prompts), **plain)
         rows = []
         for prompt, answer in zip(prompts, answers, strict=True):
             both = [*prompt, *answer]

@@ -128,7 +128,15 @@ class DistillSettings:
             )
         if self.cache_top is not None and any(word.name == "mse" for word in words):
             raise ValueError("cache_top keeps probabilities, and mse compares logits: leave cache_top out, or take kd")
-        if self.transfer_rows and all(word.name == HARD or word.numbers.get("a") == (0, 0) for word in words):
+        if self.transfer_rows:
+            self._check_transfer(words)
+
+    def _check_transfer(self, words: list[LossWord]) -> None:
+        if self.targets == "teacher":
+            raise ValueError(
+                "targets teacher: the teacher writes every row's text, so none lacks a label; give all as train_rows"
+            )
+        if all(word.name == HARD or word.numbers.get("a") == (0, 0) for word in words):
             raise ValueError("transfer_rows have no labels, and these losses learn from nothing else: leave them out")
 
     def words(self) -> list[LossWord]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
@@ -47,16 +48,17 @@ def load_student(folder: Path) -> Trained:
         return load_trained(folder)
     try:
         card = json.loads((folder / CARD).read_text())
-    except ValueError as error:
-        raise ValueError(f"{folder / CARD}: not a readable JSON file ({error})") from error
-    spec = find_task(card["task"])
-    if card["bits"] == "nf4":
+        task, bits, max_length, source = card["task"], card["bits"], card["max_length"], Source(**card["base"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / CARD}: not the card of a student ({type(error).__name__}: {error})") from error
+    spec = find_task(task)
+    if bits == "nf4":
         model: Any = _nf4_model(folder, spec)
     else:
         model = AUTO[spec.kind].from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
         load_compressed(model, folder)
-    base = Base(model.eval(), AutoTokenizer.from_pretrained(folder), (), Source(**card["base"]))
-    return Trained(base, spec, "full", f"compressed ({card['bits']})", card["max_length"])
+    base = Base(model.eval(), AutoTokenizer.from_pretrained(folder), (), source)
+    return Trained(base, spec, "full", f"compressed ({bits})", max_length)
 
 
 def _nf4_model(folder: Path, spec: TaskSpec) -> Any:
@@ -66,8 +68,12 @@ def _nf4_model(folder: Path, spec: TaskSpec) -> Any:
         delattr(config, "quantization_config")  # the layers are ours: transformers need not know of them
     model = AUTO[spec.kind].from_config(config, dtype=torch.float32)
     quantize_model(model)
-    missing, strange = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
-    missing = sorted(set(missing) - set(getattr(model, "_tied_weights_keys", None) or {}))
+    try:
+        missing, strange = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    except (OSError, SafetensorError, RuntimeError) as error:  # absent, damaged, of another shape
+        raise ValueError(f"{folder / 'model.safetensors'}: {error}") from error
+    tied = set(getattr(model, "_tied_weights_keys", None) or {}) if getattr(config, "tie_word_embeddings", False) else set()
+    missing = sorted(set(missing) - tied)
     if missing or strange:
         raise ValueError(f"{folder}: missing {missing[:3]}, not in the model {strange[:3]}")
     return model

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import numpy as np
 import tyro
+from accelerate import PartialState
 from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.markdown import Markdown
@@ -34,13 +35,23 @@ class SweepSettings:
         at_least({"seeds": 1}, self)
         if not self.temperatures or not self.shares:
             raise ValueError("temperatures and shares: expected at least one of each")
+        if self.run.losses != DistillSettings.losses:
+            raise ValueError("losses: a sweep has --temperatures and --shares of the loss kd")
+        for name in ("temperatures", "shares"):
+            values = getattr(self, name)
+            if len({f"{value:g}" for value in values}) < len(values):
+                raise ValueError(f"{name}={values}: expected different numbers")
 
 
 def sweep(settings: SweepSettings) -> list[Way]:
     console = Console(soft_wrap=True, highlight=False)
     out = Path(settings.run.out or "runs/distill-sweep")
     cells = [[f"kd:T={T:g},a={a:g}" for a in settings.shares] for T in settings.temperatures]
-    ways = compare([cell for row in cells for cell in row], settings.run, settings.seeds, out, console.print)
+    main = PartialState().is_main_process
+    words = [cell for row in cells for cell in row]
+    ways = compare(words, settings.run, settings.seeds, out, console.print if main else lambda text: None)
+    if not main:
+        return ways
     table = {way.text: way for way in ways}
     means = [[statistics.mean(table[cell].values("metric") or []) for cell in row] for row in cells]
     chart = draw_grid(means, settings, out / "sweep.png")

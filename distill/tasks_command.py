@@ -14,6 +14,7 @@ from distill.many_tasks import DistilledTrainer, load_teacher
 from multitask.report import page
 from multitask.run import build_model, run_multitask
 from multitask.settings import MultitaskSettings, pairs
+from training.base_models import window
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class TasksSettings:
         for name in ("labels_from", "labels_to"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a share, 0 to 1")
+        if self.labels_from == self.labels_to == 1:
+            raise ValueError(
+                "labels_from=1, labels_to=1: nothing is left to the teachers; take python -m multitask, or a share below 1"
+            )
         if not 0 < self.kd_temperature < 1e6:
             raise ValueError(f"kd_temperature={self.kd_temperature}: expected more than 0")
 
@@ -43,8 +48,9 @@ def tasks(settings: TasksSettings) -> dict:
     strange = sorted(set(folders) - set(settings.run.specs()))
     if strange or not folders:
         raise ValueError(f"teachers={settings.teachers!r}: expected TASK=FOLDER for some of {', '.join(settings.run.specs())}")
-    tokenizer = build_model(settings.run)[1]
-    teachers = {task: load_teacher(task, Path(folder), tokenizer) for task, folder in folders.items()}
+    model, tokenizer, _ = build_model(settings.run)
+    limit = min(settings.run.max_length, window(model.backbone, tokenizer))
+    teachers = {task: load_teacher(task, Path(folder), tokenizer, limit) for task, folder in folders.items()}
     share = settings.labels_from, settings.labels_to
     options = {"teachers": teachers, "temperature": settings.kd_temperature, "share": share}
     more = {"teachers": {task: teacher.checksum() for task, teacher in teachers.items()}}

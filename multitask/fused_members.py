@@ -69,7 +69,12 @@ def _fuse(backbone: Any, folders: dict[str, Path], kind: str, seed: int) -> Fuse
     for name, folder in folders.items():
         with TemporaryDirectory() as short:
             _shorten(folder, Path(short), kind, f"{backbone.base_model_prefix}.")
-            load(backbone, short, name, trainable=False, with_heads=False)
+            try:
+                load(backbone, short, name, trainable=False, with_heads=False)
+            except ValueError as error:  # it names the copy, which is gone by then
+                raise ValueError(
+                    f"member {folder} does not fit this backbone: {str(error).replace(short, str(folder))}"
+                ) from error
     fuse = Fuse(*folders)
     add_fusion(backbone, fuse, AdapterFusionConfig(), seed)
     return fuse

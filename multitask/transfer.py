@@ -4,6 +4,7 @@ A cell is (score after the source - score alone) / score alone. The diagonal is 
 more steps on the same rows give. A source helps if its cell is above that.
 """
 
+import shutil
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -58,7 +59,7 @@ def measure_transfer(settings: MultitaskSettings, seeds: int, out: Path, say: Ca
                 raise ValueError(
                     f"task {task!r} alone scores 0 after {base.steps} steps: no relative gain is defined. Raise steps"
                 )
-            _keep_backbone(folder / task)
+            _keep_backbone(folder / task, base.restart)
         for source, target in found.after:
             start = replace(base, model=str(folder / source / BACKBONE), layers=None, random_weights=False)
             found.after[source, target].append(_score(alone(start, target, base.steps, folder / f"{source}-{target}"), say))
@@ -71,9 +72,13 @@ def _score(settings: MultitaskSettings, say: Callable[[str], None]) -> float:
     return result["metric"]
 
 
-def _keep_backbone(run: Path) -> None:
-    """The backbone of a finished run as a folder of transformers, without heads."""
-    if not (run / BACKBONE / "config.json").exists():
+def _keep_backbone(run: Path, anew: bool) -> None:
+    """The backbone of a finished run as a folder of transformers, without heads; whole, or not at all."""
+    if anew or not (run / BACKBONE).exists():
+        partial = run / f".{BACKBONE}.partial"
+        for folder in (partial, run / BACKBONE):
+            shutil.rmtree(folder, ignore_errors=True)
         model, tokenizer, _ = load_multitask(run / TRAINED)
-        tokenizer.save_pretrained(run / BACKBONE)
-        model.backbone.save_pretrained(run / BACKBONE)
+        tokenizer.save_pretrained(partial)
+        model.backbone.save_pretrained(partial)
+        partial.rename(run / BACKBONE)

@@ -1,6 +1,7 @@
 """Students made smaller while they learn: what is cut, when, what the export changes, and that a stopped run goes on."""
 
 import pytest
+import tiny_folder
 import torch
 from distilling import hurry, make_teacher, quick, stopped_after, trace
 from safetensors.torch import load_file
@@ -97,3 +98,47 @@ def test_what_does_not_go_together_is_refused(changes, words, teacher, tmp_path)
 
 def trace_rows(out):
     return trace(out)[1]
+
+
+@pytest.mark.parametrize("changes", [{"keep_heads": 0.5, "keep_units": 0.5, "bits": "int8"}, {"bits": "nf4"}])
+def test_a_writer_with_tied_words_is_made_smaller_too(changes, tmp_path):
+    """The run itself compares what comes back from the disk with what was trained, bit for bit."""
+    writer = make_teacher(tmp_path / "writer", "data2text", seed=3)
+    whole = run_distillation(quick(tmp_path / "whole", writer, steps=8))
+    result = run_distillation(quick(tmp_path / "run", writer, steps=8, **changes))
+    assert result["file_bytes"] < 0.6 * whole["file_bytes"]
+    model = load_student(tmp_path / "run" / TRAINED).base.model
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+
+
+def test_what_does_not_fit_the_student_is_told_before_its_folder_is_claimed(teacher, tmp_path):
+    llama = make_teacher(tmp_path / "llama", "data2text", tiny_folder.decoder(tmp_path / "base"))
+    for folder, changes, words in (
+        (teacher, {"keep_units": 0.5, "steps": 7}, "expected 8 or more"),
+        (teacher, {"keep_heads": 0.1}, "keep_heads=0.1: 0 of 4 heads in 1 layers"),
+        (llama, {"keep_heads": 0.5}, "a key with its queries is one head"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run_distillation(quick(tmp_path / "run", folder, **changes))
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("bits", ["int8", "nf4"])
+def test_a_compressed_student_is_no_teacher_no_student_and_its_damage_is_told(bits, teacher, tmp_path):
+    run_distillation(quick(tmp_path / "run", teacher, bits=bits))
+    folder = tmp_path / "run" / TRAINED
+    for settings, words in (
+        (quick(tmp_path / "a", str(folder)), "is a compressed student"),
+        (quick(tmp_path / "b", teacher, student=str(folder)), "so it cannot be trained"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run_distillation(settings)
+    weights, card = folder / "model.safetensors", folder / "student.json"
+    content = weights.read_bytes()
+    for path, damage in ((weights, content[:-100]), (weights, b""), (card, b"{}"), (card, b"[")):
+        before = path.read_bytes()
+        path.write_bytes(damage)
+        with pytest.raises(ValueError, match=r"compressed model|safetensors|not the card of a student"):
+            load_student(folder)
+        path.write_bytes(before)
+    load_student(folder)

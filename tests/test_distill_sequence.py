@@ -59,6 +59,8 @@ def test_targets_are_the_teachers_texts_written_once(teacher, tmp_path, monkeypa
     assert teacher_rows(train, SPEC, *about)[:] == rows[:]
     with pytest.raises(pytest.fail.Exception, match="written again"):
         teacher_rows(train, SPEC, *about[:-1], 8)  # another teacher
+    with pytest.raises(pytest.fail.Exception, match="written again"):
+        teacher_rows(train.select([0, *range(len(train) - 1, 0, -1)]), SPEC, *about)  # as many prompts, the first the same
     assert (tmp_path / "texts" / FILE).exists()
 
 
@@ -92,6 +94,20 @@ def test_own_texts_follow_the_prompts_are_not_learnt_as_labels_and_come_in_their
     assert 10 <= changed <= 30  # 40 draws at one half: four standard deviations
 
 
+def test_own_texts_are_drawn_from_the_students_distribution_whatever_its_folder_recommends(teacher, tmp_path):
+    pair = build_pair(quick(tmp_path, teacher, **QUICK))
+    reader = pair.student.tokenizer, 128
+    rows = load_rows(SPEC, None, 0, (20, 0), 4, reader, reader)
+
+    def drawn() -> torch.Tensor:
+        torch.manual_seed(0)
+        return next(OnPolicy(Steps(rows.train, pair.student.tokenizer, 5, 0), pair.student, 1.0, 8, 0))[0]["input_ids"]
+
+    plain, config = drawn(), pair.student.model.generation_config
+    config.temperature, config.top_p, config.top_k = 0.01, 0.05, 1
+    assert torch.equal(drawn(), plain)
+
+
 @pytest.mark.parametrize("changes", [{"on_policy": 0.5}, {"targets": "teacher", "beams": 2}])
 def test_a_stopped_run_goes_on_to_the_same_bits(changes, teacher, tmp_path):
     run_distillation(quick(tmp_path / "whole", teacher, **QUICK, **changes))
@@ -105,6 +121,7 @@ def test_what_makes_no_sense_is_refused(teacher, tmp_path):
         ({"on_policy": 1.5}, "0 to 1"),
         ({"on_policy": 0.5, "cache": "c"}, "no cache"),
         ({"on_policy": 0.5, "losses": ("hard",)}, "a loss on logits"),
+        ({"targets": "teacher", "transfer_rows": 5}, "give all as train_rows"),
     ):
         with pytest.raises(ValueError, match=words):
             quick(tmp_path, teacher, **QUICK | changes)

@@ -111,3 +111,6 @@ def test_folders_that_are_no_members_are_refused(members, tmp_path):
         build_model(MultitaskSettings(**QUICK, members=f"{first},{tmp_path}"))
     with pytest.raises(ValueError, match="one adapter for each task"):
         build_model(MultitaskSettings(**QUICK, members=f"{first},{first}"))
+    with pytest.raises(ValueError, match="sentiment/adapter does not fit this backbone") as told:
+        build_model(MultitaskSettings(**QUICK, members=members, model="decoder"))
+    assert str(told.value).count("sentiment/adapter") >= 2  # no path of a copy that is gone

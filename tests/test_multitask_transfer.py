@@ -3,6 +3,7 @@
 import pytest
 import torch
 from command import run_module
+from safetensors.torch import load_file
 
 from multitask.files import load_multitask
 from multitask.run import TRAINED, build_model
@@ -44,6 +45,20 @@ def test_the_target_starts_from_the_sources_backbone_with_a_new_head_and_a_stopp
     before = (tmp_path / "seed-0" / "topic-nli" / "rows.jsonl").stat().st_mtime_ns
     assert measure_transfer(MultitaskSettings(**QUICK), 1, tmp_path, told.append) == first
     assert (tmp_path / "seed-0" / "topic-nli" / "rows.jsonl").stat().st_mtime_ns == before
+
+
+def test_restart_starts_targets_from_the_new_backbone(tmp_path):
+    def backbone():
+        return load_file(tmp_path / "seed-0" / "topic" / BACKBONE / "model.safetensors")
+
+    settings = MultitaskSettings(**QUICK | {"steps": 2})
+    measure_transfer(settings, 1, tmp_path, lambda text: None)
+    before = backbone()
+    faster = MultitaskSettings(**QUICK | {"steps": 2}, learning_rate=0.01, restart=True)
+    measure_transfer(faster, 1, tmp_path, lambda text: None)
+    after, source = backbone(), load_multitask(tmp_path / "seed-0" / "topic" / TRAINED)[0].backbone.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert all(torch.equal(after[name], source[name]) for name in after)
 
 
 def test_the_command_writes_a_page_and_refuses_what_cannot_be(tmp_path):

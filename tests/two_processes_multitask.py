@@ -1,6 +1,6 @@
 """Run under torchrun: multitask steps on rows of unequal lengths with all processes; writes rows and weights (rank 0).
 
-`python -m torch.distributed.run --nproc-per-node 2 tests/two_processes_multitask.py METHOD GLOBAL_BATCH STEPS OUT.json`
+`python -m torch.distributed.run --nproc-per-node 2 tests/two_processes_multitask.py METHOD BATCH STEPS OUT.json [teachers]`
 """
 
 # ruff: noqa: E402 (the path comes first)
@@ -12,24 +12,31 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import multi
+import pairs
 import torch
 
+from distill.many_tasks import DistilledLearner, DistilledSteps
+from distill.teacher import Teacher
 from multitask.balancing import make_balancing
 from multitask.steps import OBJECTIVE, Learner, MultitaskSteps
 from training import loop
 from training.processes import gather, make_accelerator
 
 
-def main(method: str, batch: int, steps: int, out: Path) -> None:
+def main(method: str, batch: int, steps: int, out: Path, teachers: bool) -> None:
     torch.set_num_threads(1)
     accelerator = make_accelerator()
     rank, count = accelerator.process_index, accelerator.num_processes
     model = multi.model(dtype=torch.float64)
-    learner = Learner(model, make_balancing(method, [spec.kind for spec in multi.TASKS.values()]).double())
+    balancing = make_balancing(method, [spec.kind for spec in multi.TASKS.values()]).double()
+    learner, kind_of_steps = Learner(model, balancing), MultitaskSteps
+    if teachers:
+        asked = {name: Teacher([pairs.model(spec.kind, 9)], spec.kind) for name, spec in multi.TASKS.items()}
+        learner, kind_of_steps = DistilledLearner(model, balancing, asked, 2.0, (0.0, 1.0)), DistilledSteps
     data = multi.manager(batch_size=batch // count, rank=rank, processes=count)
     rows: list[dict] = []
     settings = loop.LoopSettings(steps=steps, learning_rate=3e-3, weight_decay=0.1, eval_every=10**6)
-    loop.run(MultitaskSteps(learner, data, OBJECTIVE, settings, accelerator), on_row=rows.append)
+    loop.run(kind_of_steps(learner, data, OBJECTIVE, settings, accelerator), on_row=rows.append)
     weights = torch.cat([p.detach().flatten() for p in learner.parameters()])
     everyone = gather([weights], accelerator)
     if accelerator.is_main_process:
@@ -38,4 +45,4 @@ def main(method: str, batch: int, steps: int, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), sys.argv[5:] == ["teachers"])
