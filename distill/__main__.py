@@ -6,11 +6,6 @@ python -m distill sweep --teacher ... --student copy:1 --temperatures 1 2 4 --sh
 python -m distill tasks --tasks sentiment,nli --teachers sentiment=runs/...,nli=runs/...      one student, a teacher for each task
 """
 
-import sys
-
-import datasets
-import transformers
-import tyro
 from accelerate import PartialState
 from rich.console import Console
 from rich.markdown import Markdown
@@ -19,7 +14,7 @@ from distill import compare_command, sweep_command, tasks_command
 from distill.report import page
 from distill.run import run_distillation
 from distill.settings import DistillSettings
-from training.interrupt import plain_errors
+from training.command_line import run_command
 
 
 def distil(settings: DistillSettings) -> None:
@@ -37,22 +32,4 @@ COMMANDS = {
 }
 
 
-def main() -> None:
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
-    with plain_errors():
-        if name in COMMANDS:
-            settings, command = COMMANDS[name]
-            command(tyro.cli(settings, prog=f"python -m distill {name}", args=sys.argv[2:]))
-            return
-        if name and not name.startswith("-"):
-            sys.exit(
-                f"error: no command {name!r}; there are {', '.join(COMMANDS)}, and without a command: one student (--teacher ...)"
-            )
-        description = f"{__doc__}\n\n{DistillSettings.__doc__}"
-        distil(tyro.cli(DistillSettings, prog="python -m distill", description=description))
-
-
-main()
+run_command("distill", __doc__ or "", (DistillSettings, distil), "one student (--teacher ...)", COMMANDS)

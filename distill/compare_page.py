@@ -70,19 +70,21 @@ def draw(ways: list[Way], costs: dict[str, dict], path: Path) -> Path:
     first = ways[0].results[0]
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.6 + 0.22 * len(ways)), sharey=True)
     times = {name: cost["seconds"] for name, cost in costs.items()}
+    names = {1e6: "millions", 1e3: "thousands"}
+    unit = 1e6 if first["teacher_parameters"] > 3e6 else 1e3
     for i, way in enumerate(ways):
         values = way.values("metric") or []
         error = statistics.stdev(values) if len(values) > 1 else 0.0
         options = {"marker": "o", "linestyle": "none", "capsize": 3, "color": f"C{i}", "label": way.text}
-        panels[0].errorbar([way.results[0]["parameters"] / 1000], [statistics.mean(values)], [error], **options)
+        panels[0].errorbar([way.results[0]["parameters"] / unit], [statistics.mean(values)], [error], **options)
         panels[1].errorbar([speed_up(times, way.text, "teacher")[1]], [statistics.mean(values)], [error], **options)
     for panel in panels:
         panel.axhline(first["teacher_metric"], color=COLOURS["full"], linestyle="--", linewidth=1)
         if first["ceiling"] is not None:
             panel.axhline(first["ceiling"], color=COLOURS["ceiling"], linestyle=":", linewidth=1)
-    panels[0].set(xlabel="thousands of parameters", ylabel=first["metric_name"], title="against size (dashed: teacher)")
+    panels[0].set(xlabel=f"{names[unit]} of parameters", ylabel=first["metric_name"], title="against size (dashed: teacher)")
     panels[1].set(xlabel="times as fast as the teacher", title="against speed")
-    panels[0].set_xlim(left=0)
-    panels[1].set_xlim(left=0)
+    for panel in panels:
+        panel.set_xlim(0, 1.06 * max(bar.lines[0].get_xdata()[0] for bar in panel.containers))
     panels[0].legend(loc="upper left", bbox_to_anchor=(-0.1, -0.2), fontsize=8)
     return save_figure(figure, path)

@@ -7,11 +7,6 @@ python -m multitask transfer --tasks sentiment,topic,nli      each task after ea
 python -m multitask speed --tasks sentiment,topic,nli         a mixed batch against the same rows task by task
 """
 
-import sys
-
-import datasets
-import transformers
-import tyro
 from accelerate import PartialState
 from rich.console import Console
 from rich.markdown import Markdown
@@ -20,7 +15,7 @@ from multitask import compare_command, speed_command, transfer_command
 from multitask.report import page
 from multitask.run import run_multitask
 from multitask.settings import MultitaskSettings
-from training.interrupt import plain_errors
+from training.command_line import run_command
 
 
 def train(settings: MultitaskSettings) -> None:
@@ -38,20 +33,4 @@ COMMANDS = {
 }
 
 
-def main() -> None:
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
-    with plain_errors():
-        if name in COMMANDS:
-            settings, command = COMMANDS[name]
-            command(tyro.cli(settings, prog=f"python -m multitask {name}", args=sys.argv[2:]))
-        elif name and not name.startswith("-"):
-            sys.exit(f"error: no command {name!r}; there are {', '.join(COMMANDS)}, and without a command: train (--tasks ...)")
-        else:
-            description = f"{__doc__}\n\n{MultitaskSettings.__doc__}"
-            train(tyro.cli(MultitaskSettings, prog="python -m multitask", description=description))
-
-
-main()
+run_command("multitask", __doc__ or "", (MultitaskSettings, train), "train (--tasks ...)", COMMANDS)

@@ -301,7 +301,7 @@ def test_scores_or_probabilities():
 # ---- other libraries ----
 
 
-def agrees(name: str, kind: str, loss, offset: float = 0.0) -> None:
+def assert_agrees(name: str, kind: str, loss, offset: float = 0.0) -> None:
     """loss(student, teacher) is the golden value less an offset, and has its gradient. The file has 12 digits after the point."""
     student, teacher = (torch.tensor(x, dtype=torch.float64) for x in GOLDEN["inputs"][kind])
     value, slope = GOLDEN["out"][name]
@@ -313,17 +313,19 @@ def agrees(name: str, kind: str, loss, offset: float = 0.0) -> None:
 
 def test_textbrewer_agrees_on_states():
     mask = torch.tensor(GOLDEN["inputs"]["mask"])
-    agrees("tb.hid_mse", "states", lambda s, t: masked_mean(hidden_mse(s, t), mask))
-    agrees("tb.cos", "states", lambda s, t: masked_mean(cosine(s, t), mask))
-    agrees("tb.pkd", "states", lambda s, t: patient(s, t, mask).mean())
+    assert_agrees("tb.hid_mse", "states", lambda s, t: masked_mean(hidden_mse(s, t), mask))
+    assert_agrees("tb.cos", "states", lambda s, t: masked_mean(cosine(s, t), mask))
+    assert_agrees("tb.pkd", "states", lambda s, t: patient(s, t, mask).mean())
 
 
 def test_textbrewer_agrees_on_attention_without_padding():
     all_real = torch.ones(2, 3, dtype=torch.long)
-    agrees("tb.att_mse.all_real", "scores", lambda s, t: masked_mean(attention_scores_mse(s, t, all_real), all_real))
+    assert_agrees("tb.att_mse.all_real", "scores", lambda s, t: masked_mean(attention_scores_mse(s, t, all_real), all_real))
     p = torch.tensor(GOLDEN["inputs"]["scores"][1], dtype=torch.float64).softmax(-1)
     entropy = float(-(p * p.log()).sum(-1).mean())  # its loss is a cross-entropy
-    agrees("tb.att_ce.all_real", "scores", lambda s, t: masked_mean(attention_kl(s, t, all_real), all_real), offset=entropy)
+    assert_agrees(
+        "tb.att_ce.all_real", "scores", lambda s, t: masked_mean(attention_kl(s, t, all_real), all_real), offset=entropy
+    )
 
 
 def test_what_textbrewer_does_with_padding():

@@ -354,7 +354,7 @@ def golden(name: str, kind: str = "logits") -> tuple[torch.Tensor, torch.Tensor,
     return student, teacher, torch.tensor(GOLDEN["inputs"]["mask"]), value, slope
 
 
-def agrees(name: str, loss, factor: float = 1.0, offset: float = 0.0) -> None:
+def assert_agrees(name: str, loss, factor: float = 1.0, offset: float = 0.0) -> None:
     """`loss(student)`, a mean, is factor times the golden value less an offset, and its gradient factor times theirs."""
     student, _, _, value, slope = golden(name)
     near = {"rtol": 1e-9, "atol": 1e-11 * max(factor, 1)}  # the file has 12 digits after the point
@@ -365,14 +365,14 @@ def agrees(name: str, loss, factor: float = 1.0, offset: float = 0.0) -> None:
 @pytest.mark.parametrize("beta", [0.1, 0.5, 0.9])
 def test_trl_agrees_inside(beta):
     _, v, mask, *_ = golden(f"trl.jsd.beta{beta}")
-    agrees(f"trl.jsd.beta{beta}", lambda z: masked_mean(generalized_jsd(z, v, beta=beta), mask))
+    assert_agrees(f"trl.jsd.beta{beta}", lambda z: masked_mean(generalized_jsd(z, v, beta=beta), mask))
 
 
 def test_trl_jumps_at_the_ends():
     """At beta = 0 and 1 TRL returns the full KL, and 1e-6 beside it almost nothing."""
     z, v, mask, *_ = golden("trl.jsd.beta0")
-    agrees("trl.jsd.beta0", lambda z: masked_mean(soft_targets(z, v), mask))
-    agrees("trl.jsd.beta1", lambda z: masked_mean(reverse_kl(z, v), mask))
+    assert_agrees("trl.jsd.beta0", lambda z: masked_mean(soft_targets(z, v), mask))
+    assert_agrees("trl.jsd.beta1", lambda z: masked_mean(reverse_kl(z, v), mask))
     assert GOLDEN["out"]["trl.jsd.beta0"][0] > 2 and masked_mean(generalized_jsd(z, v, beta=1e-6), mask) < 1e-5
     for beta in (0.0, 1.0):
         with pytest.raises(ValueError, match="`soft_targets`"):
@@ -382,18 +382,18 @@ def test_trl_jumps_at_the_ends():
 @pytest.mark.parametrize("T", [2.0, 8.0])
 def test_trl_and_textbrewer_leave_T_squared_out(T):
     _, v, mask, *_ = golden(f"trl.jsd.T{T:g}")
-    agrees(f"trl.jsd.T{T:g}", lambda z: masked_mean(generalized_jsd(z, v, T), mask), factor=T**2)
+    assert_agrees(f"trl.jsd.T{T:g}", lambda z: masked_mean(generalized_jsd(z, v, T), mask), factor=T**2)
     p = F.softmax(v / T, -1)
     entropy = float(-(p * p.log()).sum(-1).mean())  # TextBrewer's is a cross-entropy
-    agrees(f"tb.kd_ce.T{T:g}", lambda z: soft_targets(z, v, T).mean(), factor=T**2, offset=T**2 * entropy)
-    agrees(f"tb.kd_mse.T{T:g}", lambda z: logit_mse(z, v).mean(), factor=5 * T**2)  # and a mean over the 5 classes
+    assert_agrees(f"tb.kd_ce.T{T:g}", lambda z: soft_targets(z, v, T).mean(), factor=T**2, offset=T**2 * entropy)
+    assert_agrees(f"tb.kd_mse.T{T:g}", lambda z: logit_mse(z, v).mean(), factor=5 * T**2)  # and a mean over the 5 classes
 
 
 def test_textbrewer_agrees_without_temperature():
     _, v, *_ = golden("tb.kd_ce.T1")
     p = F.softmax(v, -1)
-    agrees("tb.kd_ce.T1", lambda z: soft_targets(z, v).mean(), offset=float(-(p * p.log()).sum(-1).mean()))
-    agrees("tb.kd_mse.T1", lambda z: logit_mse(z, v).mean(), factor=5)
+    assert_agrees("tb.kd_ce.T1", lambda z: soft_targets(z, v).mean(), offset=float(-(p * p.log()).sum(-1).mean()))
+    assert_agrees("tb.kd_mse.T1", lambda z: logit_mse(z, v).mean(), factor=5)
 
 
 # ---- bad input ----

@@ -10,15 +10,11 @@ python -m training benchmark --tasks all --model roberta-base          the eight
 python -m training demo | conditions | pretrain                        what the README shows
 """
 
-import sys
-
-import datasets
-import transformers
-import tyro
 from accelerate import PartialState
 from rich.console import Console
 
 from training.benchmark_command import BenchmarkSettings, benchmark
+from training.command_line import run_command
 from training.compare_command import CompareSettings, compare
 from training.conditions_command import ConditionsSettings
 from training.conditions_command import run as conditions
@@ -27,7 +23,6 @@ from training.demo_command import DemoSettings, demo
 from training.evaluate_command import EvaluateSettings, evaluate_trained
 from training.gap_command import GapSettings, gap
 from training.generate_command import GenerateSettings, generate
-from training.interrupt import plain_errors
 from training.pretrain_command import PretrainSettings, run
 from training.records import markdown_table
 from training.report_command import ReportSettings, report
@@ -55,20 +50,4 @@ COMMANDS = {
 }
 
 
-def main() -> None:
-    transformers.utils.logging.set_verbosity_error()  # its notices about new heads are told by our own tables
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
-    with plain_errors():
-        if name in COMMANDS:
-            settings, command = COMMANDS[name]
-            command(tyro.cli(settings, prog=f"python -m training {name}", args=sys.argv[2:]))
-        elif name and not name.startswith("-"):
-            sys.exit(f"error: no command {name!r}; there are {', '.join(COMMANDS)}, and without a command: train (--task ...)")
-        else:
-            description = f"{__doc__}\n\n{TrainSettings.__doc__}"
-            train(tyro.cli(TrainSettings, prog="python -m training", description=description))
-
-
-main()
+run_command("training", __doc__ or "", (TrainSettings, train), "train (--task ...)", COMMANDS)
