@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 
 from distill.teacher import PREFIX
 from distill.teacher_cache import with_keys
@@ -13,9 +13,11 @@ from distill.terms import LABELLED
 from training.data import evaluation_split, load_task
 from training.encoding import encode
 from training.evaluation import HeldOut
+from training.metrics import IGNORE
 from training.tasks import TaskSpec, is_world
 from training.world_tasks import WORLD_TASKS
 
+PROBE = "The café's 3 dogs didn't bark -- Why not?"
 BY_ROW = ("classification", "regression", "multilabel")
 
 
@@ -55,7 +57,7 @@ def load_rows(
     same = same_tokens(student[0], teacher[0])
     limit = min(student[1], teacher[1]) if same else student[1]  # one batch for both must fit into both
     features, encoded, truncated = _features(train, rows, spec, student[0], limit)
-    features = [f | {LABELLED: int(i < labelled)} for i, f in enumerate(features)] if sizes[1] else _all_labelled(features)
+    features = [f | {LABELLED: int(i < labelled or not sizes[1])} for i, f in enumerate(features)]
     teachers = encoded.features
     if not same:
         if spec.kind not in BY_ROW:
@@ -72,9 +74,6 @@ def load_rows(
         raise ValueError(f"task {spec.name!r}: no row has an answer within {limit} tokens: raise max_length")
     known = sum(f[LABELLED] for f in features)
     return Rows(with_keys(features), HeldOut(spec, rows, encoded), teachers, known, len(features) - known, truncated)
-
-
-PROBE = "The café's 3 dogs didn't bark -- Why not?"
 
 
 def same_tokens(a: Any, b: Any) -> bool:
@@ -95,7 +94,7 @@ def _splits(spec: TaskSpec, data_dir: str | None, seed: int, sizes, eval_rows: i
     if labelled is not None and more and len(train) <= labelled:
         raise ValueError(f"train_rows={labelled}, transfer_rows={more}: the task has {len(train)} training rows, so none is left")
     held_out = rows.select(range(min(eval_rows or len(rows), len(rows))))
-    return concatenate_datasets([train]), held_out, len(train) if labelled is None else labelled
+    return train, held_out, len(train) if labelled is None else labelled
 
 
 def _features(train: Dataset, rows: Dataset, spec: TaskSpec, tokenizer: Any, limit: int):
@@ -103,11 +102,7 @@ def _features(train: Dataset, rows: Dataset, spec: TaskSpec, tokenizer: Any, lim
     return found.features, held_out, found.truncated
 
 
-def _all_labelled(features: list[dict]) -> list[dict]:
-    return [f | {LABELLED: 1} for f in features]
-
-
 def _answerable(feature: dict) -> bool:
     if "start_positions" in feature:
-        return feature["start_positions"] != -100
-    return not isinstance(feature["labels"], list) or any(label != -100 for label in feature["labels"])
+        return feature["start_positions"] != IGNORE
+    return not isinstance(feature["labels"], list) or any(label != IGNORE for label in feature["labels"])

@@ -156,8 +156,7 @@ def _short(names: list[str]) -> str:
 
 def _train(settings: DistillSettings, pair: Pair, rows: Rows, distiller: Distiller, folder: RunFolder, accelerator) -> dict:
     student, tokenizer = pair.student.model, pair.student.tokenizer
-    method = {"full": "full", "lora": "lora"}[settings.method]
-    rate = settings.learning_rate or default_learning_rate(method, student)
+    rate = settings.learning_rate or default_learning_rate(settings.method, student)
     names = ("steps", "schedule", "warmup_share", "weight_decay", "max_grad_norm", "eval_every", "save_every", "keep")
     loop_settings = loop.LoopSettings(
         learning_rate=rate,
@@ -178,7 +177,7 @@ def _train(settings: DistillSettings, pair: Pair, rows: Rows, distiller: Distill
 
     def write() -> dict:
         where = folder.folder / TRAINED
-        size = save_student(where, method, pair.student, pair.spec, settings.max_length, settings.compress())
+        size = save_student(where, settings.method, pair.student, pair.spec, settings.max_length, settings.compress())
         counted = numbers | {"file_bytes": size, "learning_rate": rate}
         result = result_of(settings, pair, rows, folder.rows, final, counted, accelerator)
         assert_same_again(where, pair, rows, accelerator)

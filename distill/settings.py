@@ -80,12 +80,19 @@ class DistillSettings:
     restart: bool = False
 
     def __post_init__(self):
-        least = {"steps": 1, "batch_size": 1, "accumulation": 1, "max_length": 2, "eval_every": 1, "save_every": 1, "seed": 0}
-        at_least(
-            least | {"train_rows": 1, "transfer_rows": 0, "score_texts": 0, "eval_rows": 1, "cache_top": 1, "threads": 1}, self
+        ones = (
+            "steps",
+            "batch_size",
+            "accumulation",
+            "eval_every",
+            "save_every",
+            "train_rows",
+            "eval_rows",
+            "cache_top",
+            "threads",
         )
-        at_least({"beams": 1, "max_new_tokens": 1}, self)
-        at_least({"weight_decay": 0}, self)
+        zeros = ("seed", "transfer_rows", "score_texts", "weight_decay")
+        at_least(dict.fromkeys((*ones, "beams", "max_new_tokens"), 1) | dict.fromkeys(zeros, 0) | {"max_length": 2}, self)
         for name, kind in get_type_hints(type(self)).items():
             if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown; there are {', '.join(get_args(kind))}")

@@ -39,10 +39,9 @@ class MultitaskTrainer:
 
     @property
     def learning_rate(self) -> float:
-        method = (
-            "fusion" if self.settings.members else {"none": "full"}.get(self.settings.task_adapters, self.settings.task_adapters)
-        )
-        return self.settings.learning_rate or default_learning_rate(method, self.model)
+        s = self.settings
+        method = "fusion" if s.members else "full" if s.task_adapters == "none" else s.task_adapters
+        return s.learning_rate or default_learning_rate(method, self.model)
 
     def learner(self) -> Learner:
         """The model with its losses, as the steps want it."""
