@@ -14,7 +14,8 @@ from multitask.fusion_page import draw_quality, draw_weights, page
 from multitask.fusion_study import Study, run_study
 from training.base_models import load_base
 from training.data import load_task
-from training.settings import TrainSettings, at_least
+from training.setting_checks import at_least
+from training.settings import TrainSettings
 from training.tasks import TASKS, find_task
 
 

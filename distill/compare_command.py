@@ -15,7 +15,7 @@ from distill.compare import Way, compare, costs
 from distill.compare_page import draw, page
 from distill.settings import DistillSettings
 from training.run_folder import write_json
-from training.settings import at_least
+from training.setting_checks import at_least
 
 WAYS = ("hard transfer=0", "kd:T=2,a=0.9 transfer=0", "kd:T=2,a=0.9")
 

@@ -18,22 +18,20 @@ from distill.losses import kl, log_probabilities, masked_mean
 from distill.states import answer_logits
 from distill.teacher import Teacher
 from training.batching import batches
-from training.evaluation import model_inputs
+from training.evaluation import answering, model_inputs
 from training.metrics import IGNORE
 
 BINS = 15
 WITH_CLASSES = ("classification", "tagging", "qa", "generation", "text")
 
 
-@torch.no_grad()
 def answers_of(model: Any, features: list[dict], tokenizer: Any, kind: str, device: torch.device) -> list[Tensor]:
     """The logits of all answers, batch by batch, (N, C) each. The model's mode stays."""
-    before, found = model.training, []
-    model.eval()
-    for batch in batches(features, tokenizer, 64):
-        batch = {name: value.to(device) for name, value in batch.items()}
-        found.append(answer_logits(kind, model(**model_inputs(batch)), batch).float().cpu())
-    model.train(before)
+    found = []
+    with answering(model):
+        for batch in batches(features, tokenizer, 64):
+            batch = {name: value.to(device) for name, value in batch.items()}
+            found.append(answer_logits(kind, model(**model_inputs(batch)), batch).float().cpu())
     return found
 
 

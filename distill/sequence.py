@@ -10,48 +10,19 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 
 from distill.terms import LABELLED
 from loralib.checkpoint import write_atomic
-from training.base_models import Base, window
+from training.base_models import Base
 from training.batching import Batch, Steps, pad
-from training.generation import checked_prompts, references_by_prompt
+from training.generation import checked_prompts, continue_prompts, ends_of_text, references_by_prompt
 from training.metrics import IGNORE
 from training.tasks import TaskSpec
 
 FILE = "targets.jsonl"
-
-
-@torch.no_grad()
-def continue_prompts(
-    base: Base, prompts: list[list[int]], max_new_tokens: int, batch_size: int = 32, **how: Any
-) -> list[list[int]]:
-    """The ids that the model adds to each prompt, its end of text included where it came; `how` as for transformers' generate.
-
-    The model's mode stays; it writes in eval mode.
-    """
-    model: Any = base.model
-    tokenizer, before = base.tokenizer, model.training
-    device, found = next(model.parameters()).device, [[]] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    model.eval()
-    for start in range(0, len(order), batch_size):
-        part = order[start : start + batch_size]
-        width = len(prompts[part[-1]])
-        ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(prompts[i])) + prompts[i] for i in part], device=device)
-        mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in part], device=device)
-        room = min(max_new_tokens, window(model, tokenizer) - width)
-        ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-        out = model.generate(ids, attention_mask=mask, max_new_tokens=room, **ends, **how)
-        for i, row in zip(part, out[:, width:].tolist(), strict=True):
-            found[i] = row[: row.index(tokenizer.eos_token_id) + 1] if tokenizer.eos_token_id in row else row
-    model.train(before)
-    return found
 
 
 def teacher_rows(
@@ -68,8 +39,9 @@ def teacher_rows(
     texts = _read(keep / FILE, about)
     if texts is None:
         ids = checked_prompts(prompts, spec, base.model, base.tokenizer)
-        written = continue_prompts(base, ids, max_new_tokens, num_beams=beams, do_sample=False)
-        ended = [bool(ids) and ids[-1] == base.tokenizer.eos_token_id for ids in written]
+        written = continue_prompts(base.model, base.tokenizer, ids, max_new_tokens, num_beams=beams, do_sample=False)
+        ends = ends_of_text(base.model, base.tokenizer)
+        ended = [bool(ids) and ids[-1] in ends for ids in written]
         decode = lambda ids: base.tokenizer.decode(ids, skip_special_tokens=True).strip()  # noqa: E731
         texts = [decode(ids) if end else "" for ids, end in zip(written, ended, strict=True)]
         keep.mkdir(parents=True, exist_ok=True)
@@ -108,13 +80,14 @@ class OnPolicy:
         ]
         prompts = [row[:start] for row, start in zip(ids, starts, strict=True)]
         plain = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}  # whatever the model's folder recommends
-        answers = continue_prompts(self.student, prompts, self.max_new_tokens, len(prompts), **plain)
+        model, tokenizer = self.student.model, self.student.tokenizer
+        answers = continue_prompts(model, tokenizer, prompts, self.max_new_tokens, len(prompts), **plain)
         rows = []
         for prompt, answer in zip(prompts, answers, strict=True):
             both = [*prompt, *answer]
             row = {"input_ids": both, "attention_mask": [1] * len(both), "labels": [IGNORE] * len(prompt) + answer}
             rows.append(row | {LABELLED: 0})
-        return pad(rows, self.student.tokenizer.pad_token_id)
+        return pad(rows, tokenizer.pad_token_id)
 
     def state_dict(self) -> dict:
         return self.steps.state_dict()

@@ -1,14 +1,13 @@
 """The settings of a distillation: its command's options, with their help."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
 from distill.compress import CompressConfig
 from distill.loss_words import HARD, LossWord, needs_teacher, read_losses
 from distill.student import PREFIX, read_copy
-from training.settings import at_least
+from training.setting_checks import at_least, below_one, known_choices, positive
 
 
 @dataclass(frozen=True)
@@ -93,15 +92,9 @@ class DistillSettings:
         )
         zeros = ("seed", "transfer_rows", "score_texts", "weight_decay")
         at_least(dict.fromkeys((*ones, "beams", "max_new_tokens"), 1) | dict.fromkeys(zeros, 0) | {"max_length": 2}, self)
-        for name, kind in get_type_hints(type(self)).items():
-            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
-                raise ValueError(f"{name} {getattr(self, name)!r} is unknown; there are {', '.join(get_args(kind))}")
-        if not 0 <= self.warmup_share < 1:
-            raise ValueError(f"warmup_share={self.warmup_share}: expected 0 or more and less than 1")
-        for name in ("learning_rate", "max_grad_norm"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name}={value}: expected more than 0, and finite")
+        known_choices(self)
+        below_one(("warmup_share",), self)
+        positive(("learning_rate", "max_grad_norm"), self)
         if self.compress() and self.method != "full":
             raise ValueError("method lora: cuts, zeros and fewer bits are for students that train whole")
         if self.compress() and self.keep == "best":

@@ -19,7 +19,7 @@ from distill.settings import DistillSettings
 from training.paired import spread
 from training.records import markdown_table, save_figure, use_style
 from training.run_folder import write_json
-from training.settings import at_least
+from training.setting_checks import at_least
 
 
 @dataclass(frozen=True)

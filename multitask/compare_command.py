@@ -14,7 +14,7 @@ from multitask.compare import Way, compare, inference_times
 from multitask.compare_page import draw, page
 from multitask.settings import MultitaskSettings
 from training.run_folder import write_json
-from training.settings import at_least
+from training.setting_checks import at_least
 
 
 @dataclass(frozen=True)

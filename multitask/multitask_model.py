@@ -20,7 +20,7 @@ from multitask.task_adapters import TaskAdapterConfig, TaskAdapters
 from multitask.task_embeddings import TaskEmbeddings
 from multitask.task_heads import Answer, TaskHeads
 from training import metrics
-from training.evaluation import HeldOut, evaluate
+from training.evaluation import HeldOut, answering, evaluate
 from training.processes import make_accelerator
 from training.tasks import TaskSpec
 
@@ -144,11 +144,7 @@ class MultitaskModel(nn.Module):
     ) -> dict[str, float]:
         """{eval_loss, and the task's own scores}: each row, or labelled token, counts once. The mode of training stays."""
         scores = None if compute_metrics_fn is None else lambda rows, guesses: compute_metrics_fn(task_name, rows, guesses)
-        before = self.training
-        try:
-            return evaluate(self.for_task(task_name), held_out, tokenizer, accelerator or make_accelerator(), scores=scores)
-        finally:
-            self.train(before)
+        return evaluate(self.for_task(task_name), held_out, tokenizer, accelerator or make_accelerator(), scores=scores)
 
     def evaluate_all_tasks(self, held_out: dict[str, HeldOut], tokenizer: Any, **options: Any) -> dict[str, dict[str, float]]:
         """`evaluate_task` for each. No mean over tasks: their scores are of different kinds (`comparison.delta_m` compares)."""
@@ -167,13 +163,11 @@ class MultitaskModel(nn.Module):
         return metrics.loss_sum(kind, answer, batch) / max(metrics.answer_count(kind, batch), 1)
 
 
-@torch.no_grad()
 def sees_the_future(backbone: Any) -> bool:
     """Whether the first token's state depends on the last token: an encoder's does, a decoder's does not."""
-    device, before = next(backbone.parameters()).device, backbone.training
-    backbone.eval()
-    one, other = (backbone(input_ids=torch.tensor([[1, 2, last]], device=device)).last_hidden_state[0, 0] for last in (3, 4))
-    backbone.train(before)
+    device = next(backbone.parameters()).device
+    with answering(backbone):
+        one, other = (backbone(input_ids=torch.tensor([[1, 2, last]], device=device)).last_hidden_state[0, 0] for last in (3, 4))
     return not torch.equal(one, other)
 
 

@@ -3,13 +3,13 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
 from adapters.bottleneck import BottleneckConfig
 from loralib import LoraConfig
 from multitask.balancing import DWA_PERIOD, LOSS_METHODS, METHODS
 from multitask.task_adapters import TaskAdapterConfig
-from training.settings import at_least
+from training.setting_checks import at_least, below_one, known_choices, positive
 from training.tasks import TaskSpec, find_task
 
 KINDS = ("classification", "multilabel", "regression", "tagging", "qa")
@@ -90,16 +90,9 @@ class MultitaskSettings:
     def __post_init__(self):
         least = {"steps": 1, "batch_size": 1, "accumulation": 1, "max_length": 2, "eval_every": 1, "save_every": 1}
         at_least(least | {"eval_rows": 1, "threads": 1, "weight_decay": 0, "seed": 0, "layers": 1, "max_examples": 1}, self)
-        for name, kind in get_type_hints(type(self)).items():
-            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
-                raise ValueError(f"{name} {getattr(self, name)!r} is unknown; there are {', '.join(get_args(kind))}")
-        for name in ("warmup_share", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more and less than 1")
-        for name in ("learning_rate", "max_grad_norm"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name}={value}: expected more than 0, and finite")
+        known_choices(self)
+        below_one(("warmup_share", "dropout"), self)
+        positive(("learning_rate", "max_grad_norm"), self)
         self._check_tasks()
         if self.task_embedding != "input" and not self.use_task_embeddings:
             raise ValueError("task_embedding says how, use_task_embeddings whether: give both")

@@ -12,7 +12,7 @@ from rich.markdown import Markdown
 from multitask.settings import MultitaskSettings
 from multitask.step_time import WAYS, batch_times
 from training.records import markdown_table
-from training.settings import at_least
+from training.setting_checks import at_least
 
 
 @dataclass(frozen=True)

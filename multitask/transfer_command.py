@@ -16,7 +16,7 @@ from multitask.transfer import Transfer, measure_transfer
 from training.paired import spread
 from training.records import markdown_table
 from training.run_folder import write_json
-from training.settings import at_least
+from training.setting_checks import at_least
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from multitask.multitask_model import MultitaskModel
 from training.batching import batches
 from training.encoding import refuse_unknown_words
+from training.evaluation import answering
 
 ENTAILMENT = "entailment"
 
@@ -34,17 +35,14 @@ def zero_shot(
     labels = model.tasks[nli_task].labels
     if ENTAILMENT not in labels:
         raise ValueError(f"task {nli_task!r} has the labels {labels}: zero-shot needs one named {ENTAILMENT}")
-    place, before = labels.index(ENTAILMENT), model.training
+    place = labels.index(ENTAILMENT)
     premises = [text for text in texts for _ in hypotheses]
     encoded = tokenizer(premises, list(hypotheses) * len(texts), truncation="only_first", max_length=max_length)
     refuse_unknown_words(encoded["input_ids"], tokenizer)
     rows = [{name: encoded[name][i] for name in encoded} for i in range(len(texts) * len(hypotheses))]
     device, found = next(model.parameters()).device, []
-    model.eval()
-    try:
+    with answering(model):
         for batch in batches(rows, tokenizer, batch_size):
             logits = model(**{k: v.to(device) for k, v in batch.items()}, task_name=nli_task)["logits"]
             found.append(logits.float().log_softmax(-1)[:, place].cpu())
-    finally:
-        model.train(before)
     return torch.cat(found).view(len(texts), len(hypotheses))

@@ -12,7 +12,9 @@ from distill.run import run_distillation
 from distill.sites import find_sites
 from distill.student_files import load_student
 from loralib import Linear4bit
+from training.base_models import load_base
 from training.run_folder import TRAINED
+from training.tasks import find_task
 
 BOTH = {"student": "copy:1,2", "steps": 16, "eval_every": 8}
 
@@ -133,6 +135,8 @@ def test_a_compressed_student_is_no_teacher_no_student_and_its_damage_is_told(bi
     ):
         with pytest.raises(ValueError, match=words):
             run_distillation(settings)
+    with pytest.raises(ValueError, match="layers that are no plain ones"):  # its weights without their scales are no model
+        load_base(find_task("sentiment"), str(folder))
     weights, card = folder / "model.safetensors", folder / "student.json"
     content = weights.read_bytes()
     for path, damage in ((weights, content[:-100]), (weights, b""), (card, b"{}"), (card, b"[")):

@@ -7,9 +7,10 @@ from distilling import hurry, make_teacher, quick, stopped_after, trace
 from distill.pair import build_pair
 from distill.rows import load_rows
 from distill.run import run_distillation
-from distill.sequence import FILE, OnPolicy, continue_prompts, teacher_rows
+from distill.sequence import FILE, OnPolicy, teacher_rows
 from training.batching import Steps
 from training.data import load_task
+from training.generation import continue_prompts
 from training.metrics import IGNORE
 from training.run_folder import TRAINED
 from training.tasks import find_task
@@ -38,8 +39,8 @@ def test_continuations_do_not_depend_on_the_prompts_beside_them_and_end_where_th
     base = build_pair(quick(tmp_path, teacher, **QUICK)).trained.base
     rows = load_task(SPEC, None, 0, 12)["train"]
     prompts = [base.tokenizer(text + SPEC.prompt_end)["input_ids"] for text in rows["meaning_representation"]]
-    together = continue_prompts(base, prompts, 24, 4, do_sample=False)
-    alone = [continue_prompts(base, [prompt], 24, do_sample=False)[0] for prompt in prompts]
+    together = continue_prompts(base.model, base.tokenizer, prompts, 24, 4, do_sample=False)
+    alone = [continue_prompts(base.model, base.tokenizer, [prompt], 24, do_sample=False)[0] for prompt in prompts]
     assert together == alone
     assert all(base.tokenizer.eos_token_id not in ids[:-1] and 0 < len(ids) <= 24 for ids in together)
 
@@ -53,8 +54,9 @@ def test_targets_are_the_teachers_texts_written_once(teacher, tmp_path, monkeypa
     assert set(rows["meaning_representation"]) <= set(train["meaning_representation"])
     assert len(rows) == len(set(rows["meaning_representation"])) > 5
     prompt = pair.trained.base.tokenizer(rows[0]["meaning_representation"] + SPEC.prompt_end)["input_ids"]
-    [best] = continue_prompts(pair.trained.base, [prompt], 24, num_beams=2, do_sample=False)
-    assert pair.trained.base.tokenizer.decode(best, skip_special_tokens=True).strip() == rows[0]["human_reference"]
+    writer = pair.trained.base
+    [best] = continue_prompts(writer.model, writer.tokenizer, [prompt], 24, num_beams=2, do_sample=False)
+    assert writer.tokenizer.decode(best, skip_special_tokens=True).strip() == rows[0]["human_reference"]
     monkeypatch.setattr("distill.sequence.continue_prompts", lambda *_, **__: pytest.fail("written again"))
     assert teacher_rows(train, SPEC, *about)[:] == rows[:]
     with pytest.raises(pytest.fail.Exception, match="written again"):

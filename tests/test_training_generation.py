@@ -47,6 +47,17 @@ def test_greedy_is_the_likeliest_next_token_each_time(base, prompts):
     assert text == base.tokenizer.decode(by_hand)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_writing_leaves_every_modules_mode_as_it_was(training, base, prompts):
+    model = base.model.train(training)
+    first = next(iter(model.children())).train(not training)
+    before = [module.training for module in model.modules()]
+    generate_texts(model, base.tokenizer, [[5, 6]], max_new_tokens=2)
+    assert [module.training for module in model.modules()] == before
+    assert first.training != model.training
+    model.eval()
+
+
 def test_the_window_is_never_left(base):
     long = [5] * (base.tokenizer.model_max_length - 3)
     [text] = generate_texts(base.model, base.tokenizer, [long], max_new_tokens=50)

@@ -1,12 +1,14 @@
 """Load a base with the head that a task needs: the two committed small bases, a local folder, or a Hub name."""
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -17,6 +19,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
 )
+from transformers.pytorch_utils import Conv1D
 
 from adapters.virtual_tokens import positions_taken
 from loralib.load4bit import load_4bit
@@ -165,6 +168,7 @@ def _model(spec: TaskSpec, source: Source, config) -> tuple[PreTrainedModel, lis
         raise ValueError(f"model {source.name!r} cannot be loaded for {spec.kind}: {_first_line(error)}") from error
     for p in (*model.parameters(), *model.buffers()):
         p.data = p.data.clone()  # a file puts weights at odd addresses, and the last bit of a product depends on them
+    _refuse_other_layers(model, info["unexpected_keys"], source.name)
     missing = [*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])]  # such as a head for other labels
     _refuse_holes(model, missing, source.name)
     return model, missing
@@ -192,6 +196,17 @@ def _refuse_holes(model: PreTrainedModel, missing: list[str], name: str) -> None
         raise ValueError(
             f"model {name!r} does not fit {type(model).__name__}: {len(holes)} of its weights are absent or of another shape, "
             f"e.g. {holes[:2]}. They would stay random"
+        )
+
+
+def _refuse_other_layers(model: PreTrainedModel, unexpected: Iterable[str], name: str) -> None:
+    """A layer with more tensors than ours has (scales, codes) is stored in another way; its weight alone means something else."""
+    plain = {path for path, module in model.named_modules() if isinstance(module, nn.Linear | nn.Embedding | Conv1D)}
+    strange = [key for key in unexpected if key.rpartition(".")[0] in plain]
+    if strange:
+        raise ValueError(
+            f"model {name!r} holds layers that are no plain ones: {len(strange)} tensors such as {strange[0]!r} are beside their "
+            "weights. Is it quantised? A student in int8 or NF4 answers through `distill.student_files.load_student`"
         )
 
 

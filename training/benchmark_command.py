@@ -11,7 +11,8 @@ from rich.console import Console
 
 from training.benchmark import Entry, benchmark_page, plan_tasks, run_benchmark
 from training.own_process import WORD
-from training.settings import TrainSettings, at_least
+from training.setting_checks import at_least
+from training.settings import TrainSettings
 
 
 @dataclass(frozen=True)

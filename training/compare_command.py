@@ -16,7 +16,8 @@ from training.compare import Compared, check_plan, make_plan, run_plan, tune
 from training.compare_page import Times, draw, page
 from training.own_process import WORD
 from training.run_folder import write_json
-from training.settings import TrainSettings, at_least
+from training.setting_checks import at_least
+from training.settings import TrainSettings
 from training.step_time import step_times
 
 

@@ -14,7 +14,7 @@ from training.evaluation import HeldOut, evaluate
 from training.generation import generate_samples, references_by_prompt
 from training.processes import make_accelerator
 from training.records import markdown_table
-from training.settings import at_least
+from training.setting_checks import at_least
 from training.text_metrics import text_scores
 from training.trained import load_trained
 

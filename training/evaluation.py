@@ -1,6 +1,7 @@
 """A model's loss and scores on a whole split, shared out over the processes: every row counts once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,19 @@ def model_inputs(batch: Batch) -> Batch:
     return {k: v for k, v in batch.items() if k in MODEL_INPUTS}
 
 
-@torch.no_grad()
+@contextmanager
+def answering(model: nn.Module) -> Iterator[None]:
+    """In eval mode and without gradients; each module's own mode comes back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 def evaluate(
     model,
     held_out: HeldOut,
@@ -54,20 +67,20 @@ def evaluate(
     """{eval_loss, and the scores of the task, its metric among them}. Language modelling has the loss alone.
 
     scores: a function of your own in the place of `score`, from the guesses of all rows to numbers.
-    ValueError when no row has an answer left.
+    The model answers in eval mode; its own mode comes back. ValueError when no row has an answer left.
     """
-    model.eval()
     kind, features = held_out.spec.kind, held_out.encoded.features
     summed = count = 0.0
     guesses: list[Any] = []
     places = processes.share(held_out.encoded.places, accelerator)
-    for batch in batches(processes.share(features, accelerator), tokenizer, batch_size):
-        here = {k: v.to(accelerator.device) for k, v in batch.items()}
-        with accelerator.autocast():
-            out = model(**model_inputs(here))
-        summed += float(metrics.loss_sum(kind, out, here))
-        count += metrics.answer_count(kind, batch)
-        guesses += _guesses(kind, out, batch, places[len(guesses) :])
+    with answering(model):
+        for batch in batches(processes.share(features, accelerator), tokenizer, batch_size):
+            here = {k: v.to(accelerator.device) for k, v in batch.items()}
+            with accelerator.autocast():
+                out = model(**model_inputs(here))
+            summed += float(metrics.loss_sum(kind, out, here))
+            count += metrics.answer_count(kind, batch)
+            guesses += _guesses(kind, out, batch, places[len(guesses) :])
     summed, count = processes.total((summed, count), accelerator)
     if not count:
         raise ValueError(

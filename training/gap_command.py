@@ -12,7 +12,7 @@ from rich.markdown import Markdown
 from training.gap import ENDS, ROWS, draw, measure_gap, page
 from training.own_process import WORD
 from training.run_folder import write_json
-from training.settings import at_least
+from training.setting_checks import at_least
 from training.world_tasks import WORLD_TASKS
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from training.data import evaluation_split, load_task
 from training.generation import Sample, generate_samples, references_by_prompt
-from training.settings import at_least
+from training.setting_checks import at_least
 from training.trained import load_trained
 
 

@@ -7,6 +7,7 @@ import torch
 
 from training.base_models import window
 from training.encoding import prompt_ids, refuse_unknown_words
+from training.evaluation import answering
 from training.tasks import TaskSpec
 
 DECODING: dict[str, dict[str, Any]] = {
@@ -63,47 +64,53 @@ def _refuse_prompts_that_do_not_fit(prompts: list[list[int]], most: int) -> None
             raise ValueError(f"prompt {i} has {len(ids)} tokens and the model's window is {most}: no room for an answer")
 
 
-@torch.no_grad()
 def generate_texts(
     model, tokenizer, prompts: list[list[int]], decoding: str = "greedy", max_new_tokens: int = 128, batch_size: int = 32
 ) -> list[str]:
-    """The continuations, without their prompts. Prompts of similar length go together; the result is in the given order.
+    """The continuations, without their prompts, in the given order.
 
     ValueError for an unknown decoding, or for a prompt that leaves no room in the model's window.
     """
     if decoding not in DECODING:
         raise ValueError(f"decoding {decoding!r} is unknown; there are {', '.join(DECODING)}")
+    written = continue_prompts(model, tokenizer, prompts, max_new_tokens, batch_size, do_sample=False, **DECODING[decoding])
+    return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
+
+
+def continue_prompts(
+    model, tokenizer, prompts: list[list[int]], max_new_tokens: int, batch_size: int = 32, **how: Any
+) -> list[list[int]]:
+    """The ids that the model adds to each prompt, up to and with its end of text where it came; `how` as for transformers'
+    generate. Prompts of similar length go together; the result is in the given order, and the model's mode stays.
+
+    ValueError for a prompt that leaves no room in the model's window.
+    """
     most = window(model, tokenizer)
     _refuse_prompts_that_do_not_fit(prompts, most)
-    model.eval()
-    texts = [""] * len(prompts)
+    written: list[list[int]] = [[]] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for start in range(0, len(order), batch_size):
-        part = order[start : start + batch_size]
-        room = min(max_new_tokens, most - len(prompts[part[-1]]))
-        for i, text in zip(part, _continue(model, tokenizer, [prompts[i] for i in part], room, decoding), strict=True):
-            texts[i] = text
-    return texts
+    with answering(model):
+        for start in range(0, len(order), batch_size):
+            part = order[start : start + batch_size]
+            room = min(max_new_tokens, most - len(prompts[part[-1]]))
+            for i, ids in zip(part, _continue(model, tokenizer, [prompts[i] for i in part], room, how), strict=True):
+                written[i] = ids
+    return written
 
 
-def _ends(model, tokenizer) -> list[int]:
+def ends_of_text(model, tokenizer) -> list[int]:
     """The tokenizer's end of text, and the ends that a chat model names in its generation settings."""
     named = getattr(model.generation_config, "eos_token_id", None)
     more = named if isinstance(named, list) else [named]
     return sorted({i for i in (tokenizer.eos_token_id, *more) if i is not None})
 
 
-def _continue(model, tokenizer, prompts: list[list[int]], max_new_tokens: int, decoding: str) -> list[str]:
+def _continue(model, tokenizer, prompts: list[list[int]], max_new_tokens: int, how: dict[str, Any]) -> list[list[int]]:
     width, device = max(map(len, prompts)), next(model.parameters()).device
     ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(p)) + p for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    out = model.generate(
-        ids,
-        attention_mask=mask,
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=_ends(model, tokenizer),
-        **DECODING[decoding],
-    )
-    return [tokenizer.decode(row[width:], skip_special_tokens=True).strip() for row in out]
+    ends = ends_of_text(model, tokenizer)
+    stop = {"max_new_tokens": max_new_tokens, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": ends}
+    rows = model.generate(ids, attention_mask=mask, **stop, **how)[:, width:].tolist()
+    lengths = (next((i + 1 for i, token in enumerate(row) if token in ends), len(row)) for row in rows)
+    return [row[:length] for row, length in zip(rows, lengths, strict=True)]

@@ -1,8 +1,7 @@
 """The settings of a training run: its command's options, with their help, and the ranges that make sense."""
 
-import math
 from dataclasses import dataclass, fields
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
 from adapters.bottleneck import BottleneckConfig
 from adapters.fusion import AdapterFusionConfig
@@ -11,6 +10,7 @@ from adapters.prompt import PromptTuningConfig
 from loralib import IA3Config, LoraConfig
 from loralib.config import ALL_LINEAR, AdapterConfig
 from training.fusing import FusionMembers
+from training.setting_checks import at_least, below_one, known_choices, positive
 
 LORA_VARIANTS = ("use_rslora", "use_dora", "pissa", "bias", "lora_plus_ratio")
 QLORA_VARIANTS = ("use_rslora", "lora_plus_ratio")  # the others need the weight itself
@@ -140,19 +140,11 @@ class TrainSettings:
             "seed": 0,
         }
         at_least(least, self)
-        for name, kind in get_type_hints(type(self)).items():
-            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
-                raise ValueError(f"{name} {getattr(self, name)!r} is unknown; there are {', '.join(get_args(kind))}")
+        known_choices(self)
         if self.seed >= 2**32:
             raise ValueError(f"seed={self.seed}: expected less than {2**32}")
-        for name in ("learning_rate", "max_grad_norm", "lora_alpha", "lora_plus_ratio"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name}={value}: expected more than 0, and finite")
-        for name in ("warmup_share", "lora_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more and less than 1")
-
+        positive(("learning_rate", "max_grad_norm", "lora_alpha", "lora_plus_ratio"), self)
+        below_one(("warmup_share", "lora_dropout"), self)
         self._refuse_unused()
         if self.method == "fusion" and self.members.count(",") < 1:
             raise ValueError(f"members={self.members!r}: a fusion has at least two, joined by commas")
@@ -204,11 +196,3 @@ class TrainSettings:
             prompt_tuning_init=(start or "sample_vocab").upper(),
             prompt_tuning_init_text=text,
         )
-
-
-def at_least(least: dict[str, int], settings) -> None:
-    """ValueError for the first setting below its least value; None passes."""
-    for name, low in least.items():
-        value = getattr(settings, name)
-        if value is not None and not value >= low:
-            raise ValueError(f"{name}={value}: expected at least {low}")
