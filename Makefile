@@ -19,8 +19,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
 
-demo: setup  ## LoRA, full fine-tuning and head-only side by side (under 5 minutes), report in runs/demo
-	$(RUN) -m training demo
+demo: setup  ## every method side by side on two tasks (under 6 minutes), report in runs/demo
+	$(RUN) -m tutorials everything --seeds 1 --out runs/demo
 
 test: setup  ## every test that a laptop can run
 	$(RUN) -m pytest -q -n 2 -m 'not slow'

@@ -1,4 +1,4 @@
-"""Commands: train (the default), generate, evaluate, report, compare, gap, benchmark, demo, conditions, pretrain.
+"""Commands: train (the default), generate, evaluate, report, compare, gap, benchmark, conditions, pretrain.
 
 python -m training --task sst2 --model roberta-base --method lora      train (qlora, full, ...); --help lists all
 python -m training generate --adapter runs/NAME/adapter                texts from a trained model
@@ -7,7 +7,7 @@ python -m training report runs/*                                       several r
 python -m training compare --task sst2 --model roberta-base            every way to adapt, side by side
 python -m training gap                                                 what each method keeps of full fine-tuning's gain
 python -m training benchmark --tasks all --model roberta-base          the eight tasks of GLUE in one table
-python -m training demo | conditions | pretrain                        what the README shows
+python -m training conditions | pretrain                               what the README shows
 """
 
 from accelerate import PartialState
@@ -18,14 +18,13 @@ from training.command_line import run_command
 from training.compare_command import CompareSettings, compare
 from training.conditions_command import ConditionsSettings
 from training.conditions_command import run as conditions
-from training.demo import HEADER, table_rows
-from training.demo_command import DemoSettings, demo
 from training.evaluate_command import EvaluateSettings, evaluate_trained
 from training.gap_command import GapSettings, gap
 from training.generate_command import GenerateSettings, generate
 from training.pretrain_command import PretrainSettings, run
 from training.records import markdown_table
 from training.report_command import ReportSettings, report
+from training.result_table import HEADER, table_rows
 from training.run import train_model
 from training.settings import TrainSettings
 
@@ -44,7 +43,6 @@ COMMANDS = {
     "compare": (CompareSettings, compare),
     "gap": (GapSettings, gap),
     "benchmark": (BenchmarkSettings, benchmark),
-    "demo": (DemoSettings, demo),
     "conditions": (ConditionsSettings, conditions),
     "pretrain": (PretrainSettings, run),
 }

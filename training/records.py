@@ -24,6 +24,7 @@ COLOURS = {
     "prefix": "#B35806",
     "prompt": "#E08214",
     "fusion": "#1B7837",
+    "distilled": "#CC6677",
     "peft": "#CC79A7",
     "random": "#999999",
     "ceiling": "#009E73",

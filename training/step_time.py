@@ -24,8 +24,14 @@ def step_times(
     rows: dict[str, TrainSettings], rounds: int, progress: Callable[[Iterable[int]], Iterable[int]] = iter
 ) -> dict[str, list[float]]:
     """Seconds of one training step, `rounds` times for each row, taken in turn. All rows see the same batches."""
-    trainers = {label: _trainer(settings) for label, settings in rows.items()}
-    times: dict[str, list[float]] = {label: [] for label in rows}
+    return times_in_turn({label: trainer_of(settings) for label, settings in rows.items()}, rounds, progress)
+
+
+def times_in_turn(
+    trainers: dict[str, Trainer], rounds: int, progress: Callable[[Iterable[int]], Iterable[int]] = iter
+) -> dict[str, list[float]]:
+    """The same of trainers that stand ready."""
+    times: dict[str, list[float]] = {label: [] for label in trainers}
     for number in progress(range(WARM_UP + rounds)):
         for label, trainer in trainers.items():
             row = trainer.step(number + 2, next(trainer.data))  # 2: step 1 checks gradients, which costs time of its own
@@ -44,7 +50,8 @@ def ratios(times: dict[str, list[float]], to: str) -> dict[str, tuple[float, flo
     return found
 
 
-def _trainer(settings: TrainSettings) -> Trainer:
+def trainer_of(settings: TrainSettings) -> Trainer:
+    """What a run with these settings trains with, before its first step; the learning rate is not its own."""
     spec = find_task(settings.task)
     base = load_base(spec, settings.model, settings.seed)
     apply_method(settings.method, base, spec, settings.adapter_config(), settings.seed)

@@ -1,7 +1,8 @@
-"""`python -m tutorials`: list the lessons. `run 01`, `render [01 ...]`, `check 01 [--solutions]`, `book`: see `--help`."""
+"""`python -m tutorials`: list the lessons. `run 01`, `render [01 ...]`, `check 01`, `book`, `everything`: see `--help`."""
 
 import argparse
 import sys
+from pathlib import Path
 
 from tutorials import lessons
 
@@ -28,6 +29,10 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("number")
     check.add_argument("--solutions", action="store_true", help="check ours instead of yours")
     commands.add_parser("book", help="build the HTML book from the rendered pages into build/book")
+    every = commands.add_parser("everything", help="every method of the course side by side, on tasks of the small world")
+    every.add_argument("--tasks", nargs="+", default=["sentiment", "qa"])
+    every.add_argument("--seeds", type=int, default=3)
+    every.add_argument("--out", type=Path, default=Path("runs/everything"))
     return parser
 
 
@@ -46,6 +51,10 @@ def _do(wanted: argparse.Namespace) -> int:
         from tutorials import book
 
         return book.command()
+    if wanted.command == "everything":
+        from tutorials import everything_command
+
+        return everything_command.everything(wanted.tasks, wanted.seeds, wanted.out)
     print(lessons.listing())
     return 0
 
