@@ -22,6 +22,13 @@ def launch_command(count, *words):
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), *map(str, words)]
 
 
+def accelerate(count, *words):
+    """The same as people start it: `accelerate launch`. Without a GPU `--multi_gpu` means only: several processes, no MPI."""
+    options = ("--multi_gpu", "--num_processes", count, "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no")
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "--main_process_port", 0, *words]
+    return subprocess.run(list(map(str, command)), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=250)
+
+
 def launch(count, *words):
     """Run a program under `count` processes on the CPU, as `torchrun` does."""
     command = launch_command(count, *words)
@@ -51,7 +58,7 @@ def test_the_command_under_two_processes_gives_the_losses_of_one(tmp_path):
     words = ["--task", "data2text", "--train-rows", "103", "--steps", "50", "--eval-every", "25", "--eval-rows", "31"]
     for count in (1, 2):
         out = ("--batch-size", 16 // count, "--score-texts", 7, "--max-new-tokens", 20, "--out", tmp_path / str(count))
-        done = launch(count, "-m", "training", *words, *out)
+        done = (accelerate if count == 2 else launch)(count, "-m", "training", *words, *out)
         assert done.returncode == 0, done.stderr[-2000:]
         assert done.stdout.count("| data2text | lora |") == 1, "only the main process speaks"
     a, b = (read_rows(tmp_path / str(count) / "rows.jsonl") for count in (1, 2))
@@ -92,3 +99,12 @@ def test_two_processes_stop_together_and_go_on_bit_for_bit(tmp_path):
     assert launch(2, *words, parts).returncode == 0
     a, b = ([{k: v for k, v in r.items() if k != "seconds"} for r in read_rows(f / "rows.jsonl")] for f in (whole, parts))
     assert a == b
+
+
+def test_lora_layers_in_fsdp_learn_what_the_whole_model_learns(tmp_path):
+    """Not our loop, which refuses FSDP: the layers alone, in float64."""
+    done = launch(2, "tests/fully_sharded.py", tmp_path / "out.json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["trained"] == 2 * 7 * 3 and found["moved"] > 1e-5
+    assert found["worst"] < 1e-12
