@@ -11,7 +11,8 @@ from rich.markdown import Markdown
 
 from loralib.checkpoint import write_atomic
 from tutorials.everything import WAYS, measure, step_times
-from tutorials.everything_page import draw, page, table
+from training.records import save_figure
+from tutorials.everything_page import chart, page, table
 
 ROUNDS = 20
 
@@ -27,10 +28,10 @@ def everything(tasks: list[str], seeds: int, out: Path) -> int:
         found += measure(task, list(WAYS), seeds, out / "runs", console.print)
         times[task] = step_times(task, list(WAYS), out / "runs", ROUNDS)
         console.print(Markdown(table([m for m in found if m.task == task], times[task])))
-    chart = draw(found, times[tasks[-1]], out / "everything.png")
+    picture = save_figure(chart(found, times[tasks[-1]]), out / "everything.png")
     command = f"python -m tutorials everything --tasks {' '.join(tasks)} --seeds {seeds}"
-    write_atomic(out / "report.md", page(found, times, chart.name, command).encode())
+    write_atomic(out / "report.md", page(found, times, picture.name, command).encode())
     write_atomic(out / "results.json", (json.dumps({"runs": [asdict(m) for m in found], "step_seconds": times}) + "\n").encode())
     seconds = time.perf_counter() - started
-    console.print(f"\nDone in {seconds:.0f} s. Report: {out / 'report.md'}   Chart: {chart}   Numbers: {out / 'results.json'}")
+    console.print(f"\nDone in {seconds:.0f} s. Report: {out / 'report.md'}   Chart: {picture}   Numbers: {out / 'results.json'}")
     return 0

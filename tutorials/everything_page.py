@@ -1,12 +1,12 @@
 """What `tutorials/everything.py` measured, as a table, a chart and a page."""
 
 import statistics
-from pathlib import Path
 
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from training.paired import spread
-from training.records import COLOURS, file_size, markdown_table, save_figure, use_style
+from training.records import COLOURS, file_size, markdown_table, use_style
 from training.step_time import ratios
 from tutorials.everything import COLOUR, MEMBERS, TRANSFER, Measured, share
 
@@ -33,7 +33,7 @@ def _slower(times: Times) -> dict[str, float]:
     return {way: 1 / middle for way, (_, middle, _) in ratios(times, "full").items()}
 
 
-def draw(found: list[Measured], times: Times, path: Path) -> Path:
+def chart(found: list[Measured], times: Times) -> Figure:
     """A line for each way: how far it gets on each task, and what it costs. `times` and costs are of the last task."""
     use_style()
     ways, tasks = list(dict.fromkeys(m.way for m in found)), list(dict.fromkeys(m.task for m in found))
@@ -55,7 +55,7 @@ def draw(found: list[Measured], times: Times, path: Path) -> Path:
     for panel, (name, values) in zip(panels[1:], bars.items(), strict=True):
         _bars(panel, name, values, [COLOUR[way] for way in ways])
     panels[1].set_title(f"what it costs ({tasks[-1]})")
-    return save_figure(figure, path)
+    return figure
 
 
 def _bars(panel, name: str, values: list[float], colours: list[str]) -> None:
@@ -74,7 +74,7 @@ def _short(value: float) -> str:
     return f"{value / 1000:.1f}k" if value >= 1000 else f"{value:.0f}" if value >= 20 else f"{value:.2g}"
 
 
-def page(found: list[Measured], times: dict[str, Times], chart: str, command: str) -> str:
+def page(found: list[Measured], times: dict[str, Times], picture: str, command: str) -> str:
     """The report as Markdown."""
     seeds, parts = len({m.seed for m in found}), []
     for task in dict.fromkeys(m.task for m in found):
@@ -87,7 +87,7 @@ def page(found: list[Measured], times: dict[str, Times], chart: str, command: st
 
 Made by `{command}`: {seeds} paired seed{"s" * (seeds > 1)}; {spreads}.
 
-![how far each method gets, and what it costs]({chart})
+![how far each method gets, and what it costs]({picture})
 
 {(chr(10) * 2).join(parts)}
 
