@@ -53,7 +53,7 @@ def ratios(times: dict[str, list[float]], to: str) -> dict[str, tuple[float, flo
 def trainer_of(settings: TrainSettings) -> Trainer:
     """What a run with these settings trains with, before its first step; the learning rate is not its own."""
     spec = find_task(settings.task)
-    base = load_base(spec, settings.model, settings.seed)
+    base = load_base(spec, settings.model, settings.seed, four_bit=settings.method == "qlora")
     apply_method(settings.method, base, spec, settings.adapter_config(), settings.seed)
     rows = load_task(spec, settings.data_dir, settings.seed, settings.train_rows)["train"]
     limit = min(settings.max_length, window(base.model, base.tokenizer))
