@@ -47,8 +47,8 @@ folder = Path(tempfile.mkdtemp())
 # %% [markdown]
 # ## 1. One scale for all tasks
 #
-# `python -m tutorials everything --tasks sentiment qa nli --seeds 3` trained every method on three tasks and left its numbers
-# in `tutorials/results/everything`. That takes about half an hour, so the lesson reads them, and trains a few rows again to see
+# `python -m tutorials everything --tasks sentiment qa --seeds 3` trained every method on two tasks and left its numbers
+# in `tutorials/results/everything`. That takes about a quarter of an hour, so the lesson reads them, and trains a few rows again to see
 # whether they are true.
 #
 # **Predict:** two classes: what does the untouched base score on sentiment? And on question answering, where it must find the
@@ -252,5 +252,5 @@ assert any(len(set(names)) > 1 for names in winners.values()), "if every seed ag
 # ```bash
 # python -m training compare --task sst2 --model roberta-base --seeds 3 --learning-rates 0.3 1 3
 # python -m training --task sst2 --model roberta-base --method lora --out runs/sst2-lora
-# python -m tutorials everything --tasks sentiment qa nli --seeds 3   # the small world, as above
+# python -m tutorials everything --tasks sentiment qa --seeds 3   # the small world, as above
 # ```

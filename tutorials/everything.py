@@ -30,7 +30,7 @@ from training.evaluation import objective_of
 from training.loop import LoopSettings
 from training.records import COLOURS
 from training.run import train_model
-from training.run_folder import TRAINED
+from training.run_folder import RESULT, TRAINED
 from training.settings import TrainSettings
 from training.step_time import times_in_turn, trainer_of
 from training.trained import load_trained
@@ -132,15 +132,20 @@ def _fused(task: str, way: str, seed: int, folder: Path) -> Measured:
 
 def _members(task: str, seed: int, folder: Path) -> list[str]:
     tasks = (task, *(m for m in MEMBERS if m != task))
-    for name in tasks:
-        _trained(name, "bottleneck", seed, folder)
-    return [str(_folder(folder, name, "bottleneck", seed) / TRAINED) for name in tasks]
+    return [str(_finished(name, "bottleneck", seed, folder)) for name in tasks]
+
+
+def _finished(task: str, way: str, seed: int, folder: Path) -> Path:
+    """The trained folder of a run, which is trained now if it was not before."""
+    out = _folder(folder, task, way, seed)
+    if not (out / RESULT).exists():
+        _trained(task, way, seed, folder)
+    return out / TRAINED
 
 
 def _distilled(task: str, way: str, seed: int, folder: Path) -> Measured:
     """One layer of the row `full`, its teacher, which also answers further texts."""
-    _trained(task, "full", seed, folder)
-    teacher, out = _folder(folder, task, "full", seed) / TRAINED, _folder(folder, task, way, seed)
+    teacher, out = _finished(task, "full", seed, folder), _folder(folder, task, way, seed)
     labels = WORLD_TASKS[task].train_rows
     result = run_distillation(
         DistillSettings(teacher=str(teacher), train_rows=labels, out=str(out), **_settings(task, seed), **WAYS[way])
