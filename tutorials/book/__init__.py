@@ -29,7 +29,8 @@ def command(output: Path = OUTPUT) -> int:
         print(f"{lesson.number}: its page is older than its sources; `make tutorials` renders it again")
     settings = Path(__file__).parent
     doctrees = str(output.with_name(f"{output.name}-doctrees"))
-    status = build_main(["-q", "-W", "--keep-going", "-b", "html", "-c", str(settings), "-d", doctrees, str(pages), str(output)])
+    options = ["-q", "-W", "--keep-going", "-a", "-c", str(settings), "-d", doctrees]  # -a: the sidebar is on every page
+    status = build_main([*options, "-b", "html", str(pages), str(output)])
     if status == 0:
         print(f"open {output / 'index.html'}")
     return status

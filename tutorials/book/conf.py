@@ -16,6 +16,9 @@ python_maximum_signature_line_length = 90
 python_display_short_literal_types = True
 python_use_unqualified_type_names = True
 toc_object_entries = False
+html_show_copyright = False
+pygments_dark_style = "github-dark"
+smartquotes = False
 root_doc = "index"
 # `header`: a report may start at a second heading; `highlighting`: a lesson prints text that is no Python
 suppress_warnings = ["myst.header", "misc.highlighting_failure"]

@@ -8,7 +8,7 @@ from tutorials import vietnamese
 from tutorials.lessons import HERE, ROOT, Lesson, all_lessons
 
 PARTS = (
-    ("06", "Start, and LoRA", "Bắt đầu, và LoRA"),
+    ("06", "The small world, and LoRA", "Thế giới nhỏ, và LoRA"),
     ("08", "Four bits", "Bốn bit"),
     ("11", "Kernels", "Hàm nhân GPU"),
     ("14", "Adapters, prefixes, fusion", "Bộ chuyển đổi, tiền tố, kết hợp"),
@@ -23,6 +23,9 @@ SHORT = {"lora": "LoRA", "qlora": "QLoRA", "nf4": "NF4", "lora's": "LoRA's"}
 
 PICTURE = re.compile(r"!\[(.+?)\]\((\S+?\.png)\)")
 ENTRY = re.compile(r"^\*\*(.+?)\*\* \((.+?)\)\. (.+)$", re.MULTILINE)
+KEPT = "giữ nguyên"
+"""said of a word that Vietnamese engineers use as it is"""
+
 START = (
     ("Tiếng Việt: bắt đầu ở đây", "tutorials/vi"),
     ("How to work with a lesson", "tutorials/README"),
@@ -84,14 +87,18 @@ def first_picture(lesson: Lesson) -> tuple[str, str]:
 
 
 def glossary(text: str) -> str:
-    """GLOSSARY.md with each `**Term** (thuật ngữ). ...` as a term of Sphinx's glossary, under its heading."""
+    """GLOSSARY.md with each `**Term** (thuật ngữ). ...` as a term of Sphinx's glossary; the search knows both words."""
     blocks = []
     for block in text.split("\n\n"):
         entries = ENTRY.findall(block)
-        blocks += [f":::{{glossary}}\n{term} [{translated}]{{.vi}}\n  {meaning}\n:::" for term, translated, meaning in entries]
-        if not entries:
-            blocks.append(block)
+        blocks += [_term(*entry) for entry in entries] or [block]
     return "\n\n".join(blocks)
+
+
+def _term(english: str, translated: str, meaning: str) -> str:
+    known_as = re.split(r"[;,]", translated)[0]
+    index = "" if known_as == KEPT else f":::{{index}} single: {known_as}\n:::\n"
+    return f"{index}:::{{glossary}}\n{english}\n  [{translated}.]{{.vi}} {meaning}\n:::"
 
 
 def _contents(caption: str, pages) -> str:

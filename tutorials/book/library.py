@@ -4,7 +4,9 @@ Files are read with `ast`, so nothing is imported: Triton's kernels need no GPU 
 """
 
 import ast
+import json
 import re
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -13,13 +15,16 @@ from tutorials.lessons import ROOT
 from tutorials.sources import PACKAGES
 
 ROOMS = PACKAGES[:-1]
+SHOWN = re.compile(r"(`[^`]+`|(?<![\w*])\*\w+\*(?![\w*]))")
+"""what a docstring may mark: `code`, and *one* word"""
+SIGN = re.compile(r"([\\*_\[\]<>$#|~^{}])")
 FENCE = "~" * 8
 
 
 def pages() -> dict[str, str]:
     """{path: Markdown}: `library.md`, a page for each room, and one for each of its files (`loralib/layers.py.md`)."""
     rooms = "\n".join(f"{room} <{room}/index>" for room in ROOMS)
-    listed = "\n\n".join(f"[{room}]({room}/index.md): {prose(_docstring(ROOT / room / '__init__.py'))}" for room in ROOMS)
+    listed = "\n\n".join(f"[{room}]({room}/index.md): {_first(ROOT / room / '__init__.py')}" for room in ROOMS)
     contents = f":::{{toctree}}\n:hidden:\n\n{rooms}\n:::"
     found = {"library.md": f"# The library\n\nA room imports only from rooms above it in this list.\n\n{listed}\n\n{contents}\n"}
     for room in ROOMS:
@@ -30,7 +35,7 @@ def pages() -> dict[str, str]:
 
 
 def room_page(room: str, files: list[Path]) -> str:
-    """What a package is for, the names that it offers at the top, and a table of its files."""
+    """What a package is for, the names that it offers at the top, and a list of its files."""
     start = ROOT / room / "__init__.py"
     blocks = [f"# {room}", prose(_docstring(start))]
     offered = [
@@ -43,7 +48,7 @@ def room_page(room: str, files: list[Path]) -> str:
         blocks += [f"## `import {room}`", " · ".join(offered)]
     for title, chosen in (("Files", False), ("Commands", True)):
         rows = [_row(file, room) for file in files if is_command(file) is chosen and file != start]
-        blocks += [f"## {title}", "\n".join([f"| {title.lower()[:-1]} | |", "|:--|:--|", *rows])]
+        blocks += [f"## {title}", "\n".join(rows)] if rows else []
     return "\n\n".join(blocks) + "\n"
 
 
@@ -114,14 +119,14 @@ def _classes(path: Path) -> set[str]:
 
 
 def prose(docstring: str) -> str:
-    """A docstring as Markdown: `code` stays, an indented paragraph is shown as it is typed, all other signs are only signs."""
+    """A docstring as Markdown: `code` and *one* word stay, an indented paragraph is shown as typed, other signs are signs."""
     blocks = []
     for block in re.split(r"\n\s*\n", docstring.strip("\n")):
         if re.search(r"^ {4}", block, re.MULTILINE):
-            blocks.append(f"{FENCE}text\n{block}\n{FENCE}")
+            blocks.append(f"{FENCE}text\n{textwrap.dedent(block)}\n{FENCE}")
         else:
-            pieces = re.split(r"(`[^`]+`)", block)
-            blocks.append("".join(p if p.startswith("`") else re.sub(r"([\\*_\[\]<>$#|~^{}])", r"\\\1", p) for p in pieces))
+            pieces = SHOWN.split(block)
+            blocks.append("".join(p if i % 2 else SIGN.sub(r"\\\1", p) for i, p in enumerate(pieces)))
     return "\n\n".join(blocks)
 
 
@@ -143,7 +148,7 @@ def _method(node: ast.stmt) -> str:
     marks = {ast.unparse(mark) for mark in node.decorator_list}
     text = prose(ast.get_docstring(node) or "")
     if marks & {"property", "cached_property"}:
-        kind = f":type: {ast.unparse(node.returns)}\n" if node.returns else ""
+        kind = f":type: {json.dumps(ast.unparse(node.returns))}\n" if node.returns else ""
         return _directive("py:property", node.name, kind + "\n" + text)
     options = "".join(f":{mark}:\n" for mark in ("classmethod", "staticmethod") if mark in marks)
     return _directive("py:method", node.name + signature(node, "staticmethod" not in marks), options + "\n" + text)
@@ -155,9 +160,9 @@ def _fields(node: ast.ClassDef) -> list[str]:
     for item, after in zip(node.body, [*node.body[1:], None], strict=True):
         if not (isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)) or item.target.id.startswith("_"):
             continue
-        value = f":value: {ast.unparse(item.value)}\n" if item.value else ""
+        value = f":value: {json.dumps(ast.unparse(item.value))}\n" if item.value else ""
         told = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
-        options = f":type: {ast.unparse(item.annotation)}\n{value}"
+        options = f":type: {json.dumps(ast.unparse(item.annotation))}\n{value}"
         found.append(_directive("py:attribute", item.target.id, f"{options}\n{prose(str(told))}"))
     return found
 
@@ -172,8 +177,13 @@ def _is_public(node: ast.stmt) -> bool:
 
 
 def _row(file: Path, room: str) -> str:
-    first = _docstring(file).split("\n\n")[0].replace("\n", " ")
-    return f"| [{file.relative_to(ROOT / room).as_posix()}]({file.relative_to(ROOT / room).as_posix()}.md) | {prose(first)} |"
+    name = file.relative_to(ROOT / room).as_posix()
+    return f"- [{name}]({name}.md): {_first(file)}"
+
+
+def _first(file: Path) -> str:
+    """The first paragraph of a file's docstring, on one line."""
+    return prose(_docstring(file).split("\n\n")[0].replace("\n", " "))
 
 
 def _docstring(path: Path) -> str:
