@@ -4,10 +4,12 @@ With `--remote-debugging-pipe` the browser reads JSON messages, each ended by a 
 """
 
 import base64
+import fcntl
 import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,16 +24,37 @@ def find() -> str | None:
     return os.environ.get("BROWSER_FOR_TESTS") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
+LAUNCH = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execvp(sys.argv[3], sys.argv[3:])"
+"""Gives the pipes the numbers that the browser wants; a shell would do, but dash knows no number above 9."""
+
+
+def _pipe() -> tuple[int, int]:
+    """A pipe whose ends are neither 3 nor 4."""
+    low = os.pipe()
+    high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in low]
+    for end in low:
+        os.close(end)
+    return high[0], high[1]
+
+
 class Browser:
     """One browser with one page. `complaints` are errors and warnings of its console and requests that failed or left files."""
 
     def __init__(self, program: str):
         self.profile = tempfile.TemporaryDirectory()
-        to_browser, self._write = os.pipe()
-        self._read, from_browser = os.pipe()
+        to_browser, self._write = _pipe()
+        self._read, from_browser = _pipe()
         self.process = subprocess.Popen(
-            ["sh", "-c", 'exec "$@" 3<&"$IN" 4>&"$OUT"', "sh", program, *FLAGS, f"--user-data-dir={self.profile.name}"],
-            env={**os.environ, "IN": str(to_browser), "OUT": str(from_browser)},
+            [
+                sys.executable,
+                "-c",
+                LAUNCH,
+                str(to_browser),
+                str(from_browser),
+                program,
+                *FLAGS,
+                f"--user-data-dir={self.profile.name}",
+            ],
             pass_fds=(to_browser, from_browser),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

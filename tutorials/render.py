@@ -61,7 +61,7 @@ def execute(path: Path):
         import jupytext
         from nbconvert.preprocessors import ExecutePreprocessor
     except ImportError as error:
-        raise RuntimeError(f"rendering needs {error.name}: run `make tutorials`, or pip install -e '.[book]'") from error
+        raise RuntimeError(f"rendering needs {error.name}: run `make tutorials`, or pip install -e '.[render]'") from error
     os.environ.update(ENVIRONMENT, PYTHONPATH=str(ROOT))
     notebook = jupytext.read(path)
     runner = ExecutePreprocessor(timeout=TIMEOUT, kernel_name="python3")

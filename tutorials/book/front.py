@@ -97,8 +97,9 @@ def glossary(text: str) -> str:
 
 def _term(english: str, translated: str, meaning: str) -> str:
     known_as = re.split(r"[;,]", translated)[0]
-    index = "" if known_as == KEPT else f":::{{index}} single: {known_as}\n:::\n"
-    return f"{index}:::{{glossary}}\n{english}\n  [{translated}.]{{.vi}} {meaning}\n:::"
+    if known_as != KEPT:
+        translated = translated.replace(known_as, f"{{index}}`{known_as} <single: {known_as}>`", 1)
+    return f":::{{glossary}}\n{english}\n  [{translated}.]{{.vi}} {meaning}\n:::"
 
 
 def _contents(caption: str, pages) -> str:
