@@ -43,13 +43,13 @@ tutorial: setup  ## run one lesson: make tutorial N=01
 	$(RUN) -m tutorials run $(N)
 
 tutorials: setup  ## render the lessons whose sources changed into tutorials/rendered
-	$(RUN) -m pip install --quiet -c constraints.txt -e '.[test,book]'
+	$(RUN) -m pip install --quiet -c constraints.txt -e '.[test,render]'
 	$(RUN) -m tutorials render
 
 bench: setup  ## the kernel benchmarks: on a GPU the Triton kernels, on a CPU the torch paths
 	$(RUN) -m kernels.bench all --remember
 
-book: tutorials  ## the rendered lessons as HTML in build/book
+book: setup  ## the committed pages as HTML in build/book, to read without a network (it says which pages are old)
 	$(RUN) -m tutorials book
 
 clean:  ## remove what the targets made

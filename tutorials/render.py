@@ -7,7 +7,7 @@ whose own file, or a project file that they import, has changed are rendered aga
 import os
 from pathlib import Path
 
-from tutorials import pages
+from tutorials import pages, vietnamese
 from tutorials.lessons import ENVIRONMENT, HERE, ROOT, Lesson, all_lessons, find
 from tutorials.sources import fingerprints
 
@@ -16,7 +16,7 @@ README = HERE / "README.md"
 
 
 def command(numbers: list[str], force: bool = False) -> int:
-    """Render the given lessons (none: all) that are not fresh, then bring the README's table up to date."""
+    """Render the given lessons (none: all) that are not fresh, then bring the tables of README and `vi.md` up to date."""
     wanted = [find(number) for number in numbers] or all_lessons()
     for lesson in wanted:
         if not force and is_fresh(lesson):
@@ -26,6 +26,7 @@ def command(numbers: list[str], force: bool = False) -> int:
         for file in render(lesson):
             print(f"    {file.relative_to(ROOT)}  {file.stat().st_size / 1000:.1f} kB")
     README.write_text(pages.with_table(README.read_text(), all_lessons()))
+    vietnamese.START.write_text(vietnamese.with_table(vietnamese.START.read_text(), all_lessons()))
     return 0
 
 
@@ -60,7 +61,7 @@ def execute(path: Path):
         import jupytext
         from nbconvert.preprocessors import ExecutePreprocessor
     except ImportError as error:
-        raise RuntimeError(f"rendering needs {error.name}: run `make tutorials`, or pip install -e '.[book]'") from error
+        raise RuntimeError(f"rendering needs {error.name}: run `make tutorials`, or pip install -e '.[render]'") from error
     os.environ.update(ENVIRONMENT, PYTHONPATH=str(ROOT))
     notebook = jupytext.read(path)
     runner = ExecutePreprocessor(timeout=TIMEOUT, kernel_name="python3")

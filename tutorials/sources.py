@@ -6,6 +6,7 @@ Imports are found with `ast`, nothing is executed. Data that lies beside a modul
 
 import ast
 import hashlib
+from functools import cache
 from pathlib import Path
 
 from tutorials.lessons import ROOT
@@ -28,7 +29,7 @@ def project_files(start: Path, root: Path = ROOT) -> list[Path]:
 def imported_files(path: Path, root: Path = ROOT) -> list[Path]:
     """The project files that one file imports, with the `__init__.py` of each package on the way."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in _import_statements(path.read_text()):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -42,6 +43,12 @@ def fingerprints(start: Path, root: Path = ROOT) -> dict[str, str]:
     return {
         file.relative_to(root).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in project_files(start, root)
     }
+
+
+@cache
+def _import_statements(text: str) -> list[ast.Import | ast.ImportFrom]:
+    """Cached: lessons share most of their files."""
+    return [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 def _absolute(node: ast.ImportFrom, path: Path, root: Path) -> str:

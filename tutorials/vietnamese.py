@@ -1,0 +1,55 @@
+"""The course in Vietnamese: one line for each lesson, and the table of lessons on the Vietnamese start page `vi.md`."""
+
+import re
+
+from tutorials.lessons import HERE, Lesson
+
+START = HERE / "vi.md"
+TABLE = re.compile(r"(<!-- lessons -->\n).*?(<!-- /lessons -->)", re.DOTALL)
+
+LINES = {
+    "00": "Mọi điểm số trong khóa học được so với một mức trần mà bạn tự tính được",
+    "01": "Hai ma trận mỏng dạy cho một mô hình đóng băng gần như mọi điều mà toàn bộ trọng số học được",
+    "02": "Hàm mất mát thấp cho văn bản trôi chảy; văn bản có đúng hay không thì phải đọc mới biết",
+    "03": "Một bộ phân loại là mô hình nền cộng với một đầu ra mới, và tệp lưu phải có cả hai",
+    "04": "LoRA tiết kiệm bộ nhớ và ổ đĩa, ít tiết kiệm thời gian, và chịu thiệt khi tác vụ cần một thay đổi lớn",
+    "05": "Họ hàng của LoRA đổi hệ số, điểm xuất phát, tốc độ hoặc hình dạng của cùng một phép nhân",
+    "06": "Một mô hình nền phục vụ nhiều tác vụ cùng lúc; cộng hai bộ chuyển đổi nghĩa là cộng hai tích của chúng",
+    "07": "Mười sáu mức chọn khéo và một hệ số chung cho 64 số giữ được một trọng số trong 4,13 bit",
+    "08": "QLoRA huấn luyện bên cạnh một trọng số 4 bit, được giải mã hai lần mỗi bước và không bao giờ được giữ lại",
+    "09": "Khi được hợp nhất, LoRA chỉ tốn thêm một lần đọc x; ở lớp rộng ta được lợi một phần tư, không phải gấp bốn",
+    "10": "Trọng số 4 bit chỉ chiếm một phần tư số byte, và hàm nhân của nó bị giới hạn bởi số lệnh máy",
+    "11": "Hai lần khởi chạy phục vụ bao nhiêu bộ chuyển đổi cũng được, và ba hàm nhân huấn luyện chúng",
+    "12": "Bộ chuyển đổi nút thắt cổ chai là một mạng nhỏ trong mỗi lớp: ít số phải học, nhưng lúc suy luận luôn phải trả giá",
+    "13": "Token ảo chỉ học được với bước lớn, và chiều sâu hơn độ dài chỉ ở một số tác vụ",
+    "14": "AdapterFusion học xem nên nghe ai, tốn 24 bộ chuyển đổi, và phải thắng được việc huấn luyện lâu hơn",
+    "15": "Một mạng xương sống phục vụ nhiều tác vụ, và tần suất lấy mẫu từng tác vụ quyết định ai được lợi",
+    "16": "Các tác vụ quả thật xung đột, thông tin mới chấm dứt được xung đột, và trọng số bằng nhau thì khó đánh bại",
+    "17": "Xác suất của mô hình thầy nói nhiều hơn nhãn, và những dòng dữ liệu mà thầy trả lời quan trọng hơn nhiệt độ",
+    "18": "Chưng cất đặc trưng và quan hệ: học trò nhìn cả trạng thái bên trong của thầy, không chỉ câu trả lời",
+    "19": "Chưng cất khi sinh văn bản: học từ văn bản của thầy, hay từ chính văn bản mà học trò viết ra",
+    "20": "Chưng cất, cắt tỉa và lượng tử hóa: ghép ba cách nén, và đo xem mỗi cách góp được bao nhiêu",
+    "21": "Mọi phương pháp trên cùng một biểu đồ: chất lượng, số tham số, bộ nhớ và thời gian",
+}
+
+
+def line(lesson: Lesson) -> str:
+    """A lesson's claim in Vietnamese. ValueError says which line is to be written."""
+    if lesson.number not in LINES:
+        raise ValueError(f"tutorials/vietnamese.py has no line for lesson {lesson.number}: {lesson.claim}")
+    return LINES[lesson.number]
+
+
+def minutes(lesson: Lesson) -> str:
+    """`60 minutes` as `60 phút`."""
+    return lesson.facts["Read and do"].replace("minutes", "phút")
+
+
+def with_table(page: str, lessons: list[Lesson]) -> str:
+    """The start page with the table of lessons between its two marks brought up to date."""
+    if not TABLE.search(page):
+        raise RuntimeError("tutorials/vi.md lacks the marks <!-- lessons --> and <!-- /lessons -->")
+    rows = ["| | bài học | đọc và làm |", "|:--|:--|:--|"]
+    for lesson in lessons:
+        rows.append(f"| {lesson.number} | [{line(lesson)}](rendered/{lesson.page.name}) | {minutes(lesson)} |")
+    return TABLE.sub(lambda found: found[1] + "\n".join(rows) + "\n" + found[2], page)
