@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from adapters.attach import attach, bottleneck_config, detach, model_width, sites
 from adapters.bottleneck import BottleneckConfig
-from loralib.checkpoint import AdapterFileError, LoadReport, read_json, write_together
+from loralib.checkpoint import AdapterFileError, LoadReport, read_json, refuse_meta, write_together
 from loralib.heads import saved_modules
 from loralib.lora_layer import LoraLayer
 from loralib.rows import Rows
@@ -43,6 +43,7 @@ def load_bottleneck(
     with_heads=False leaves its heads in the file: for a model with the head of another task.
     """
     folder = Path(folder)
+    refuse_meta(model)
     settings, tensors = read_folder(folder, "adapter", "bottleneck")
     if not with_heads:
         settings["modules_to_save"] = []

@@ -31,7 +31,7 @@ from adapters.virtual_tokens import (
     virtual_encoder,
     virtual_tokens,
 )
-from loralib.checkpoint import CONFIG, WEIGHTS, AdapterFileError, LoadReport, check_fits, read_json, write_together
+from loralib.checkpoint import CONFIG, WEIGHTS, AdapterFileError, LoadReport, check_fits, read_json, refuse_meta, write_together
 from loralib.heads import saved_modules
 
 TABLE, HEADS = "prompt_embeddings", "base_model."
@@ -60,6 +60,7 @@ def load_virtual_tokens(model: nn.Module, folder: str | Path, name: str = "defau
     A folder that does not fit raises AdapterFileError, and the model is left as it was.
     """
     folder = Path(folder)
+    refuse_meta(model)
     config, wanted = _config(folder, model)
     try:
         tensors = load((folder / WEIGHTS).read_bytes())

@@ -17,7 +17,7 @@ from distill.fake_quant import fake_paths
 from distill.int8 import int8_shapes, put_int8_layers
 from distill.sites import widths
 from distill.structured import set_widths
-from loralib.checkpoint import read_json, write_together
+from loralib.checkpoint import read_json, refuse_meta, write_together
 from loralib.linear4bit import Linear4bit
 from loralib.lora_layer import LoraLayer
 
@@ -54,6 +54,7 @@ def load_compressed(model: nn.Module, folder: str | Path) -> str:
     CompressedFileError for a damaged file, and for names, shapes, dtypes or ties that differ.
     """
     folder = Path(folder)
+    refuse_meta(model)
     card, tensors = _read(folder)
     try:
         set_widths(model, card["widths"])

@@ -54,6 +54,7 @@ def save_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "defa
     configs = adapter_configs(model)
     if adapter_name not in configs:
         raise KeyError(f"no adapter {adapter_name!r} to save; there are {sorted(configs)}")
+    refuse_meta(model)
     tensors = {key: value.detach().cpu().contiguous() for key, value in file_tensors(model, adapter_name).items()}
     bad = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
     if bad:
@@ -79,6 +80,7 @@ def load_adapter(
     model is left without the adapter and AdapterFileError says what was found and expected.
     """
     folder = Path(folder)
+    refuse_meta(model)
     if merged_adapters(model):
         raise RuntimeError(f"adapters {merged_adapters(model)} are merged: unmerge(model) before loading another")
     config = read_config(folder)
@@ -145,6 +147,16 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise AdapterFileError(f"{path}: {key} has values that are not finite")
     return {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}
+
+
+def refuse_meta(model: nn.Module) -> None:
+    """ValueError for a model without numbers: what is copied into torch's meta device is gone, without a word."""
+    empty = [name for name, p in model.named_parameters() if p.is_meta]
+    if empty:
+        raise ValueError(
+            f"{len(empty)} parameters of this {type(model).__name__}, e.g. {empty[0]}, are on the meta device, without numbers: "
+            "load its weights first (from_pretrained without device_map and offloading)"
+        )
 
 
 def write_atomic(path: Path, content: bytes) -> None:

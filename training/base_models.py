@@ -170,6 +170,9 @@ def _model(spec: TaskSpec, source: Source, config) -> tuple[PreTrainedModel, lis
     _refuse_other_layers(model, info["unexpected_keys"], source.name)
     missing = [*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])]  # such as a head for other labels
     _refuse_holes(model, missing, source.name)
+    broken = [name for name, p in model.named_parameters() if p.is_floating_point() and not p.isfinite().all()]
+    if broken:
+        raise ValueError(f"model {source.name!r}: {len(broken)} of its weights are not finite, e.g. {broken[:2]}: it is damaged")
     return model, missing
 
 

@@ -106,8 +106,12 @@ class RunFolder:
     def sync(self) -> None:
         """Rows to the disk, before a checkpoint that counts on them."""
         if self.main:
-            with (self.folder / ROWS).open("ab") as file:
-                os.fsync(file.fileno())
+            path = self.folder / ROWS
+            try:
+                with path.open("ab") as file:
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(path)) from error
 
     def close(self) -> None:
         """Give the folder back."""
