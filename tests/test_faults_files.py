@@ -32,6 +32,7 @@ from adapters.virtual_files import load_virtual_tokens, save_virtual_tokens
 from adapters.virtual_tokens import add_virtual_tokens
 from distill.compress import CompressConfig
 from distill.int8 import quantize_int8
+from distill.sequence import teacher_rows
 from distill.student_files import load_student, save_student
 from distill.teacher import Teacher
 from distill.teacher_cache import build_cache, open_cache
@@ -363,3 +364,24 @@ def test_a_flipped_bit(name, file, made, tmp_path):
         if not refused(FORMATS[name].load, folder, before):
             quiet.append(where)
     assert not (FORMATS[name].sealed and quiet), f"flips at {quiet} of {len(good)} bytes were loaded"
+
+
+def test_damaged_targets_are_written_again(monkeypatch, tmp_path):
+    """The teacher's texts are kept beside a run; whatever happens to the file, what is read is what the teacher wrote."""
+    spec = find_task("prompt")
+    base = load_base(spec, base_folder("decoder"))
+    asked = Dataset.from_dict({"prompt": ["one", "two", "three"], "completion": ["a", "b", "c"]})
+    words = {5: "ends here", 6: "so does this", 7: "and this"}
+    monkeypatch.setattr(
+        "distill.sequence.continue_prompts", lambda *a, **b: [[key, base.tokenizer.eos_token_id] for key in words]
+    )
+    monkeypatch.setattr(type(base.tokenizer), "decode", lambda self, ids, **options: words[ids[0]])
+    read = lambda: teacher_rows(asked, spec, base, 1, 8, tmp_path, 1)[:]  # noqa: E731
+    good, path = read(), tmp_path / "targets.jsonl"
+    kept, rng = path.read_bytes(), random.Random(0)
+    flips = [bytes([*kept[:i], kept[i] ^ 1, *kept[i + 1 :]]) for i in rng.sample(range(len(kept)), 20)]
+    for damage in (b"", kept[:-9], kept[:40], b"[1]\n", b"\xff\xfe", *flips):
+        path.write_bytes(damage)
+        assert read() == good
+    path.write_bytes(kept.replace(b"ends here", b"ends hers"))
+    assert read() == good and path.read_bytes() == kept
