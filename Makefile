@@ -28,7 +28,7 @@ test: setup  ## every test that a laptop can run
 test-slow: setup  ## the long tests: both bases pretrained again (20 minutes)
 	$(RUN) -m pytest -q -m slow --timeout 3600
 
-kill-test: setup  ## SIGKILL a training run at 20 random moments and continue it: the same bits? (5 minutes)
+kill-test: setup  ## SIGKILL runs of all three trainers at 20 random moments each and continue them: the same bits? (20 minutes)
 	$(RUN) tests/kill_and_resume.py --kills 20
 
 test-oldest:  ## the suite on the oldest supported versions, in an environment of its own

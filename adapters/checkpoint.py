@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from adapters.attach import attach, bottleneck_config, detach, model_width, sites
 from adapters.bottleneck import BottleneckConfig
-from loralib.checkpoint import AdapterFileError, LoadReport, write_atomic
+from loralib.checkpoint import AdapterFileError, LoadReport, read_json, refuse_meta, write_together
 from loralib.heads import saved_modules
 from loralib.lora_layer import LoraLayer
 from loralib.rows import Rows
@@ -43,6 +43,7 @@ def load_bottleneck(
     with_heads=False leaves its heads in the file: for a model with the head of another task.
     """
     folder = Path(folder)
+    refuse_meta(model)
     settings, tensors = read_folder(folder, "adapter", "bottleneck")
     if not with_heads:
         settings["modules_to_save"] = []
@@ -52,7 +53,7 @@ def load_bottleneck(
         raise AdapterFileError(f"{folder}: made for a model of width {settings['width']}, this one has {model_width(model)}")
     try:
         attach(model, _config(settings), name)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise AdapterFileError(f"{folder}: does not fit this {type(model).__name__}: {error}") from error
     try:
         fill(adapter_tensors(model, name), tensors, folder)
@@ -134,16 +135,17 @@ def write_folder(folder: Path, stem: str, settings: dict, tensors: dict[str, Ten
     if bad:
         raise ValueError(f"not finite, so not saved: {bad[:3]}")
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / f"{stem}.safetensors", save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
-    write_atomic(folder / f"{stem}_config.json", (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode())
+    content = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+    text = (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
+    write_together({folder / f"{stem}.safetensors": content, folder / f"{stem}_config.json": text})
     return folder
 
 
 def read_folder(folder: Path, stem: str, kind: str) -> tuple[dict, dict[str, Tensor]]:
     try:
-        settings = json.loads((folder / f"{stem}_config.json").read_text())
+        settings = read_json(folder / f"{stem}_config.json")
         tensors = load((folder / f"{stem}.safetensors").read_bytes())
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise AdapterFileError(f"{folder}: no readable {stem}_config.json and {stem}.safetensors ({error})") from error
     if settings.get("type") != kind:
         raise AdapterFileError(f"{folder}: type {settings.get('type')!r}, expected {kind!r}")

@@ -50,14 +50,18 @@ def load_fusion(model: nn.Module, folder: str | Path, *, trainable: bool) -> Fus
     """Add the fusion and the members that the model lacks; it acts. Members that are there must equal the folder's."""
     folder = Path(folder)
     settings, tensors = read_folder(folder, "fusion", "fusion")
-    fuse, kind = Fuse(*settings["names"]), settings["of"]
+    try:
+        fuse, kind, head = Fuse(*settings["names"]), settings["of"], settings["head"]
+        config = AdapterFusionConfig(dynamic=settings["dynamic"], pull=settings["pull"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise AdapterFileError(f"{folder}: not the settings of a fusion ({type(error).__name__}: {error})") from error
     there = adapter_configs(model) if kind == "lora" else attached(model)
     new = [name for name in fuse.names if name not in there]
     before = what_acts(model)
     try:
         for name in fuse.names:
             _member(model, folder / "members" / name, name, kind, name in new)
-        add_fusion(model, fuse, AdapterFusionConfig(dynamic=settings["dynamic"], pull=settings["pull"]))
+        add_fusion(model, fuse, config)
         try:
             fill(_fusion_tensors(model, fuse), tensors, folder)
         except AdapterFileError:
@@ -69,7 +73,7 @@ def load_fusion(model: nn.Module, folder: str | Path, *, trainable: bool) -> Fus
                 (delete_adapter if kind == "lora" else detach)(model, name)
         act_again(model, before)
         raise
-    activate(model, fuse, settings["head"])
+    activate(model, fuse, head)
     train_only(model, fuse)
     if not trainable:
         model.requires_grad_(False)

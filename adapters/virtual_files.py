@@ -31,7 +31,7 @@ from adapters.virtual_tokens import (
     virtual_encoder,
     virtual_tokens,
 )
-from loralib.checkpoint import CONFIG, WEIGHTS, AdapterFileError, LoadReport, check_fits, write_atomic
+from loralib.checkpoint import CONFIG, WEIGHTS, AdapterFileError, LoadReport, check_fits, read_json, refuse_meta, write_together
 from loralib.heads import saved_modules
 
 TABLE, HEADS = "prompt_embeddings", "base_model."
@@ -49,9 +49,8 @@ def save_virtual_tokens(model: nn.Module, folder: str | Path, name: str = "defau
     if bad:
         raise ValueError(f"not finite, so not saved: {bad[:3]}")
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
-    settings = _settings(model, encoder, config)
-    write_atomic(folder / CONFIG, (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode())
+    text = (json.dumps(_settings(model, encoder, config), indent=2, sort_keys=True) + "\n").encode()
+    write_together({folder / WEIGHTS: save(tensors, metadata={"format": "pt"}), folder / CONFIG: text})
     return folder
 
 
@@ -61,10 +60,11 @@ def load_virtual_tokens(model: nn.Module, folder: str | Path, name: str = "defau
     A folder that does not fit raises AdapterFileError, and the model is left as it was.
     """
     folder = Path(folder)
+    refuse_meta(model)
     config, wanted = _config(folder, model)
     try:
         tensors = load((folder / WEIGHTS).read_bytes())
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise AdapterFileError(f"{folder / WEIGHTS}: not a readable safetensors file ({error})") from error
     heads = [path for path in dict.fromkeys(wanted) if any(key.startswith(f"{HEADS}{path}.") for key in tensors)]
     before, acted = what_acts(model), active_virtual(model)
@@ -139,10 +139,7 @@ def _settings(model: Any, encoder: nn.Module, config: VirtualConfig) -> dict:
 def _config(folder: Path, model: nn.Module) -> tuple[VirtualConfig, list[str]]:
     """What the folder holds, and the heads that it names. Starts do not matter: the table is in the file."""
     path = folder / CONFIG
-    try:
-        settings = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise AdapterFileError(f"{path}: not a readable JSON file ({error})") from error
+    settings: Any = read_json(path)
     if settings.get("peft_type") not in KINDS:
         raise AdapterFileError(f"{path}: peft_type {settings.get('peft_type')!r}, expected one of {', '.join(KINDS)}")
     if settings.get("num_transformer_submodules") not in (None, 1):

@@ -17,7 +17,7 @@ from distill.fake_quant import fake_paths
 from distill.int8 import int8_shapes, put_int8_layers
 from distill.sites import widths
 from distill.structured import set_widths
-from loralib.checkpoint import write_atomic
+from loralib.checkpoint import read_json, refuse_meta, write_together
 from loralib.linear4bit import Linear4bit
 from loralib.lora_layer import LoraLayer
 
@@ -43,8 +43,8 @@ def save_compressed(model: nn.Module, folder: str | Path) -> int:
     tensors, tied = _tensors(model)
     content = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     card = {"format": FORMAT, "int8": int8_shapes(model), "widths": widths(model), "tied": tied}
-    write_atomic(folder / WEIGHTS, save(content, metadata={"format": "pt"}))
-    write_atomic(folder / CARD, (json.dumps(card, indent=2, sort_keys=True) + "\n").encode())
+    text = (json.dumps(card, indent=2, sort_keys=True) + "\n").encode()
+    write_together({folder / WEIGHTS: save(content, metadata={"format": "pt"}), folder / CARD: text})
     return compressed_bytes(folder)
 
 
@@ -54,6 +54,7 @@ def load_compressed(model: nn.Module, folder: str | Path) -> str:
     CompressedFileError for a damaged file, and for names, shapes, dtypes or ties that differ.
     """
     folder = Path(folder)
+    refuse_meta(model)
     card, tensors = _read(folder)
     try:
         set_widths(model, card["widths"])
@@ -92,11 +93,11 @@ def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        card = json.loads((folder / CARD).read_text())
+        card = read_json(folder / CARD)
         tensors = load_file(folder / WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CompressedFileError(f"{folder}: not a compressed model ({error})") from error
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
+    if card.get("format") != FORMAT:
         raise CompressedFileError(f"{folder / CARD}: expected a card of format {FORMAT}")
     return card, tensors
 

@@ -45,7 +45,8 @@ def teacher_rows(
         decode = lambda ids: base.tokenizer.decode(ids, skip_special_tokens=True).strip()  # noqa: E731
         texts = [decode(ids) if end else "" for ids, end in zip(written, ended, strict=True)]
         keep.mkdir(parents=True, exist_ok=True)
-        write_atomic(keep / FILE, "".join(json.dumps(line) + "\n" for line in (about, *texts)).encode())
+        lines = (about | {"texts": _sum(texts)}, *texts)
+        write_atomic(keep / FILE, "".join(json.dumps(line) + "\n" for line in lines).encode())
     pairs = [(prompt, text) for prompt, text in zip(prompts, texts, strict=True) if text]
     if not pairs:
         raise ValueError(
@@ -97,11 +98,16 @@ class OnPolicy:
 
 
 def _read(path: Path, about: dict) -> list[str] | None:
-    """The kept texts, if they are of these prompts and this teacher."""
+    """The kept texts, if they are of these prompts and this teacher, and as they were written; else they are written again."""
     if not path.exists():
         return None
     try:
         first, *texts = (json.loads(line) for line in path.read_text().splitlines())
     except ValueError:
         return None
-    return texts if first == json.loads(json.dumps(about)) and len(texts) == about["prompts"] else None
+    known = ({"texts": _sum(texts)}, {})  # older files have no sum
+    return texts if len(texts) == about["prompts"] and any(first == json.loads(json.dumps(about | s)) for s in known) else None
+
+
+def _sum(texts: list[str]) -> int:
+    return zlib.crc32(json.dumps(texts).encode())

@@ -3,8 +3,6 @@
 A plain student is a folder as `training` writes it. A compressed one has `student.json` beside its weights, to say what it is.
 """
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,10 @@ from transformers import AutoConfig, AutoTokenizer
 
 from distill.compress import CompressConfig
 from distill.compressed_files import load_compressed, save_compressed
-from loralib.checkpoint import write_atomic
 from loralib.qlora import quantize_model
 from loralib.save4bit import save_4bit
 from training.base_models import AUTO, Base, Source
+from training.sealed import read_sealed, whole_folder, write_sealed
 from training.tasks import TaskSpec, find_task
 from training.trained import Trained, load_trained, save_trained
 
@@ -29,16 +27,12 @@ def save_student(folder: Path, method: str, base: Base, spec: TaskSpec, max_leng
     """Write a student; returns the bytes of its weights (and of the card that says their shapes)."""
     if not (compress.cuts or compress.bits != "float32"):
         return save_trained(folder, method, base, spec, max_length)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    base.model.config.save_pretrained(partial)
-    nbytes = save_4bit(base.model, partial) if compress.bits == "nf4" else save_compressed(base.model, partial)
-    base.tokenizer.save_pretrained(partial)
-    card = {"task": spec.name, "max_length": max_length, "bits": compress.bits, "base": base.source.__dict__}
-    write_atomic(partial / CARD, (json.dumps(card, indent=2) + "\n").encode())
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with whole_folder(folder) as partial:
+        base.model.config.save_pretrained(partial)
+        nbytes = save_4bit(base.model, partial) if compress.bits == "nf4" else save_compressed(base.model, partial)
+        base.tokenizer.save_pretrained(partial)
+        card = {"task": spec.name, "max_length": max_length, "bits": compress.bits, "base": base.source.__dict__}
+        write_sealed(partial / CARD, card)
     return nbytes
 
 
@@ -46,8 +40,8 @@ def load_student(folder: Path) -> Trained:
     """The student that was saved, with the same answers to the last bit. ValueError for a folder that holds none."""
     if not (folder / CARD).exists():
         return load_trained(folder)
+    card = read_sealed(folder / CARD)
     try:
-        card = json.loads((folder / CARD).read_text())
         task, bits, max_length, source = card["task"], card["bits"], card["max_length"], Source(**card["base"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / CARD}: not the card of a student ({type(error).__name__}: {error})") from error

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from distill.losses import MASKED
 from distill.states import answers_in
 from distill.teacher import PREFIX, Teacher
-from loralib.checkpoint import write_atomic
+from loralib.checkpoint import read_json, write_together
 from training.batching import Batch, batches
 
 FILE, CARD = "answers.safetensors", "cache.json"
@@ -114,20 +114,18 @@ def build_cache(
         "classes": width,
         "top": top,
     }
+    card["card"] = _card_digest(card)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / FILE, content)
-    write_atomic(folder / CARD, (json.dumps(card, indent=2) + "\n").encode())
+    write_together({folder / FILE: content, folder / CARD: (json.dumps(card, indent=2) + "\n").encode()})
     return TeacherCache(folder, card, tensors)
 
 
 def open_cache(folder: Path, teacher: Teacher, features: list[dict], top: int | None = None) -> TeacherCache:
     """A cache that was made before. CacheError where it is damaged, or was made by another teacher, for other rows or tasks."""
     try:
-        card, content = json.loads((folder / CARD).read_text()), (folder / FILE).read_bytes()
+        card, content = read_json(folder / CARD), (folder / FILE).read_bytes()
         tensors = load(content)
-        if not isinstance(card, dict):
-            raise ValueError(f"{CARD} holds no settings")
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CacheError(f"{folder}: no readable {CARD} and {FILE} ({error})") from error
     now = {
         "format": FORMAT,
@@ -141,10 +139,8 @@ def open_cache(folder: Path, teacher: Teacher, features: list[dict], top: int | 
         raise CacheError(
             f"{folder}: this cache belongs to something else ({', '.join(wrong)}): take another folder, or delete it"
         )
-    if _digest(content) != card.get("content"):
-        raise CacheError(
-            f"{folder}: {FILE} and {CARD} do not belong together, or {FILE} was changed: delete both, or take another"
-        )
+    if _digest(content) != card.get("content") or card.get("card", _card_digest(card)) != _card_digest(card):
+        raise CacheError(f"{folder}: {FILE} and {CARD} do not belong together, or one was changed: delete both, or take another")
     return TeacherCache(folder, card, tensors)
 
 
@@ -155,6 +151,11 @@ def checksum_of(keys: Iterable[int]) -> str:
 
 def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _card_digest(card: dict) -> str:
+    """Of all that the card says; cards of older versions have none."""
+    return _digest(json.dumps({name: value for name, value in card.items() if name != "card"}, sort_keys=True).encode())
 
 
 def _stored(logits: Tensor, top: int | None) -> dict[str, Tensor]:

@@ -54,6 +54,7 @@ def save_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "defa
     configs = adapter_configs(model)
     if adapter_name not in configs:
         raise KeyError(f"no adapter {adapter_name!r} to save; there are {sorted(configs)}")
+    refuse_meta(model)
     tensors = {key: value.detach().cpu().contiguous() for key, value in file_tensors(model, adapter_name).items()}
     bad = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
     if bad:
@@ -62,8 +63,8 @@ def save_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "defa
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings = config_to_peft(configs[adapter_name], lora_layers(model), saved_heads(model, adapter_name), adapter_name)
-    write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
-    write_atomic(folder / CONFIG, (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode())
+    content = (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
+    write_together({folder / WEIGHTS: save(tensors, metadata={"format": "pt"}), folder / CONFIG: content})
     return folder
 
 
@@ -79,6 +80,7 @@ def load_adapter(
     model is left without the adapter and AdapterFileError says what was found and expected.
     """
     folder = Path(folder)
+    refuse_meta(model)
     if merged_adapters(model):
         raise RuntimeError(f"adapters {merged_adapters(model)} are merged: unmerge(model) before loading another")
     config = read_config(folder)
@@ -107,13 +109,22 @@ def read_config(folder: Path) -> AdapterConfig:
     """Read `adapter_config.json`; AdapterFileError where it is absent, damaged or asks for what we cannot do."""
     path = folder / CONFIG
     try:
-        settings = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise AdapterFileError(f"{path}: not a readable JSON file ({error})") from error
-    try:
-        return config_from_peft(settings)
+        return config_from_peft(read_json(path))
+    except AdapterFileError:
+        raise
     except (ValueError, TypeError, KeyError) as error:
         raise AdapterFileError(f"{path}: {error}") from error
+
+
+def read_json(path: Path, error_type: type[ValueError] = AdapterFileError) -> dict:
+    """The settings in a JSON file. `error_type` where it is absent or damaged, or holds anything but names and values."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise error_type(f"{path}: not a readable JSON file ({error})") from error
+    if not isinstance(found, dict):
+        raise error_type(f"{path}: holds a {type(found).__name__}, expected names with values ({{...}})")
+    return found
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -138,20 +149,45 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}
 
 
+def refuse_meta(model: nn.Module) -> None:
+    """ValueError for a model without numbers: what is copied into torch's meta device is gone, without a word."""
+    empty = [name for name, p in model.named_parameters() if p.is_meta]
+    if empty:
+        raise ValueError(
+            f"{len(empty)} parameters of this {type(model).__name__}, e.g. {empty[0]}, are on the meta device, without numbers: "
+            "load its weights first (from_pretrained without device_map and offloading)"
+        )
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Write beside, flush to disk, rename: a reader sees the old file or the new one, never a part."""
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    write_together({path: content})
+
+
+def write_together(files: dict[Path, bytes]) -> None:
+    """Write all beside, flush to disk, then rename all: where one cannot be written, all the old ones stay as they were.
+
+    OSError names the file that was to be written (a full disk names none).
+    """
+    beside: dict[str, Path] = {}
+    path = Path()
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(beside, 0o644)
-        os.replace(beside, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(beside)
-        raise
+        for path, content in files.items():
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            beside[name] = path
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+        for name, path in beside.items():
+            os.replace(name, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        for name in beside:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
 
 
 # ---------------------------------------------------------------- names and tensors

@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
 from kernels.nf4 import quantize
+from loralib.checkpoint import read_json
 from loralib.heads import replace_module
 from loralib.linear4bit import Linear4bit
 from loralib.qlora import LayerError, QuantReport, layer_error, linear_paths, other_bytes, stand_in
@@ -46,22 +48,18 @@ def load_4bit(
     files, that the model does not know, or of another shape: nothing stays random.
     """
     folder = Path(folder)
-    config = config or AutoConfig.from_pretrained(folder)
-    dtype = dtype or (config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32)
-    with init_empty_weights(include_buffers=False):  # buffers, such as rotary frequencies, are in no file
-        make = getattr(model_class, "from_config", None) or getattr(model_class, "_from_config")  # noqa: B009
-        model = make(config, dtype=dtype).eval()
+    model, dtype = _without_numbers(folder, model_class, config, dtype)
     packed = set(linear_paths(model, skip))
     seen: set[str] = set()
     rows: list[LayerError] = []
     ignored = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []
     for name, tensor in progress(_tensors(folder)):
-        known = _known(model, name, tensor)
+        known = _known(model, name, tensor, folder)
         if known is None and any(re.search(pattern, name) for pattern in ignored):  # such as GPT-2's old masks
             continue
         if known is None:
             there = sorted(_shapes(model))[:3]
-            raise ValueError(f"{name} is in the file, and {type(model).__name__} has no such tensor, e.g. {there}")
+            raise ValueError(f"{folder}: {name} is in the file, and {type(model).__name__} has no such tensor, e.g. {there}")
         if known in seen:
             raise ValueError(f"{folder}: {known} is in the files twice")
         seen.add(known)
@@ -81,22 +79,42 @@ def load_4bit(
     return model.requires_grad_(False), QuantReport(tuple(rows), other_bytes(model))
 
 
+def _without_numbers(folder: Path, model_class: Any, config: Any, dtype: torch.dtype | None) -> tuple[Any, torch.dtype]:
+    """The model on the meta device, and the dtype of what stays unquantised."""
+    try:
+        config = config or AutoConfig.from_pretrained(folder)
+        dtype = dtype or (config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32)
+        with init_empty_weights(include_buffers=False):  # buffers, such as rotary frequencies, are in no file
+            make = getattr(model_class, "from_config", None) or getattr(model_class, "_from_config")  # noqa: B009
+            return make(config, dtype=dtype).eval(), dtype
+    except Exception as error:  # a damaged config raises anything, deep inside transformers
+        raise ValueError(f"{folder}: no model can be made from its config.json ({type(error).__name__}: {error})") from error
+
+
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of every tensor in a folder's safetensors files, each read when it is asked for."""
     if (folder / INDEX).exists():
-        files = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+        index = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(index, dict):
+            raise ValueError(f"{folder / INDEX}: no weight_map, which says where each tensor is")
+        files = sorted(set(index.values()))
     else:
         files = [file.name for file in folder.glob("model.safetensors")]
     if not files:
         raise ValueError(f"{folder}: no model.safetensors and no {INDEX}; found {sorted(p.name for p in folder.iterdir())[:8]}")
     for file in files:
+        try:
+            with safe_open(folder / file, framework="pt"):  # looks at sizes, types and offsets, and reads no tensor
+                pass
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{folder / file}: not a readable safetensors file ({error})") from error
         with (folder / file).open("rb", buffering=0) as source:
             size = int.from_bytes(source.read(8), "little")
             header = json.loads(source.read(size))
             header.pop("__metadata__", None)
             for name, facts in header.items():
                 start, stop = facts["data_offsets"]
-                yield name, _read(source, 8 + size + start, stop - start, facts, f"{file}: {name}")
+                yield name, _read(source, 8 + size + start, stop - start, facts, f"{folder / file}: {name}")
 
 
 def _read(source, where: int, length: int, facts: dict, name: str) -> Tensor:
@@ -114,14 +132,15 @@ def _read(source, where: int, length: int, facts: dict, name: str) -> Tensor:
     return torch.frombuffer(data, dtype=dtype).view(facts["shape"]) if length else torch.empty(facts["shape"], dtype=dtype)
 
 
-def _known(model: nn.Module, name: str, tensor: Tensor) -> str | None:
+def _known(model: nn.Module, name: str, tensor: Tensor, folder: Path) -> str | None:
     """The model's own name of a tensor: files of a bare base lack its prefix, files of a head have it. Strict about shapes."""
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     state = _shapes(model)
     for candidate in (name, prefix + name, name.removeprefix(prefix)):
         if candidate in state:
             if state[candidate] != tuple(tensor.shape):
-                raise ValueError(f"{name} is {tuple(tensor.shape)} in the file and {state[candidate]} in {type(model).__name__}")
+                found, wanted = tuple(tensor.shape), state[candidate]
+                raise ValueError(f"{folder}: {name} is {found} in the file and {wanted} in {type(model).__name__}")
             return candidate
     return None
 

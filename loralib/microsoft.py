@@ -26,7 +26,10 @@ def load_microsoft(
     none, or a shape differs. Pickles are read with `weights_only=True`: a file that needs more is refused.
     """
     path = Path(path)
-    state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to ask for
+        raise ValueError(f"{path}: not readable as a file of tensors ({type(error).__name__}: {error})") from error
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f"{path}: expected a dictionary of tensors, found {type(state).__name__}")
     state = {rename(key): value for key, value in state.items()}

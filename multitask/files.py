@@ -6,7 +6,6 @@ members/             the frozen adapters of a fusion, a folder for each
 config.json, tokenizer files
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from multitask.fused_members import MEMBERS, load_members, save_members
 from multitask.multitask_model import MultitaskModel
 from training.base_models import Source, load_backbone
 from training.checkpoint import TrainableWeights
+from training.sealed import read_sealed, whole_folder, write_sealed
 from training.tasks import TaskSpec
 
 CARD, WEIGHTS = "multitask.json", "weights.safetensors"
@@ -32,23 +32,23 @@ def save_multitask(
     folder: Path, model: MultitaskModel, tokenizer: Any, source: Source, layers: int | None, max_length: int
 ) -> int:
     """Write a model that was made from the backbone `source`; returns the bytes of the weights, frozen members included."""
-    folder.mkdir(parents=True, exist_ok=True)
     adapters = None if model.adapters is None else [type(model.adapters.config).__name__, asdict(model.adapters.config)]
-    card = {
-        "tasks": {name: asdict(spec) for name, spec in model.tasks.items()},
-        "made_with": model.made_with,
-        "adapters": adapters,
-        "source": asdict(source),
-        "members": save_members(model.backbone, folder),
-        "encoder_of_a_pair": type(model.backbone) is not MODEL_MAPPING[type(model.backbone.config)],
-        "layers": layers,
-        "max_length": max_length,
-    }
     content = save({name: value.contiguous().cpu() for name, value in TrainableWeights(model).state_dict().items()})
-    model.backbone.config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    write_atomic(folder / WEIGHTS, content)
-    write_atomic(folder / CARD, (json.dumps(card, indent=2) + "\n").encode())
+    with whole_folder(folder) as partial:
+        card = {
+            "tasks": {name: asdict(spec) for name, spec in model.tasks.items()},
+            "made_with": model.made_with,
+            "adapters": adapters,
+            "source": asdict(source),
+            "members": save_members(model.backbone, partial),
+            "encoder_of_a_pair": type(model.backbone) is not MODEL_MAPPING[type(model.backbone.config)],
+            "layers": layers,
+            "max_length": max_length,
+        }
+        model.backbone.config.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        write_atomic(partial / WEIGHTS, content)
+        write_sealed(partial / CARD, card)
     members = (folder / MEMBERS).rglob("*.safetensors")
     return len(content) + sum(file.stat().st_size for file in members)
 
@@ -59,12 +59,15 @@ def load_multitask(folder: Path) -> tuple[MultitaskModel, Any, int]:
     A frozen backbone comes from where it came from then. ValueError for a folder that is not one, or does not fit.
     """
     try:
-        card = json.loads((folder / CARD).read_text())
+        card = read_sealed(folder / CARD)
         weights = load_file(folder / WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(f"{folder}: no multitask model ({error}); expected {CARD} and {WEIGHTS}") from error
-    tasks = {name: _spec(values) for name, values in card["tasks"].items()}
-    source, adapters = Source(**card["source"]), None
+    try:
+        tasks = {name: _spec(values) for name, values in card["tasks"].items()}
+        source, adapters = Source(**card["source"]), None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / CARD}: not the card of a multitask model ({type(error).__name__}: {error})") from error
     if card.get("members"):
         backbone, tokenizer = load_backbone(source, card["layers"])
         load_members(backbone, folder, card["members"])

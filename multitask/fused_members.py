@@ -5,7 +5,6 @@ alone. So the adapter's file is read, its names are shortened, and its head (wit
 """
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,7 +46,6 @@ def save_members(backbone: Any, folder: Path) -> dict | None:
     except ValueError:  # no fusion acts
         return None
     kind = members_kind(backbone, fuse)
-    shutil.rmtree(folder / MEMBERS, ignore_errors=True)
     trains = [p for p in backbone.parameters() if p.requires_grad]
     backbone.requires_grad_(False)  # a member's file is complete without the fusion that trains beside it
     try:

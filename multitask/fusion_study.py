@@ -31,7 +31,7 @@ from training.evaluation import HeldOut, evaluate, model_inputs
 from training.processes import make_accelerator
 from training.result import TrainResult
 from training.run import train_model
-from training.run_folder import TRAINED
+from training.run_folder import TRAINED, read_settings
 from training.settings import TrainSettings
 from training.tasks import TASKS
 from training.trained import load_trained
@@ -141,7 +141,7 @@ def _probes(folder: Path, settings: TrainSettings, seed: int, own: str, members:
     """The attention of the fused model; and with the own adapter's head each member alone, and their plain average."""
     path = folder / PROBES
     if path.exists():
-        return json.loads(path.read_text())
+        return read_settings(path)
     trained = load_trained(folder / TRAINED)
     held_out = held_out_rows(settings, seed, trained.base)
     names = list(active_fusion(trained.base.model).names)

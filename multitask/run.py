@@ -1,12 +1,13 @@
 """One multitask run from settings to a folder: `run_multitask(MultitaskSettings(tasks="sentiment,topic,nli"))`."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from multitask.files import save_multitask
+from multitask.files import CARD, save_multitask
 from multitask.fused_members import fuse_trained
 from multitask.multitask_model import MultitaskModel
 from multitask.report import write_report
@@ -105,6 +106,8 @@ def run_multitask(
         if folder.finished:
             say(f"{folder.folder} is finished already (--restart trains again)")
             return read_result(folder.folder) or {}
+        if folder.main and not folder.rows and (folder.folder / TRAINED / CARD).exists():
+            shutil.rmtree(folder.folder / TRAINED)  # of a run that was started over
         open_trackers = Trackers(trackers if folder.main else [], folder.folder, asdict(settings), _last_step(folder))
         folder.listeners.append(open_trackers.keep)
         try:
@@ -135,6 +138,7 @@ def _train(settings, trainer: MultitaskTrainer, source, rows: dict[str, TaskRows
         result = _result(settings, model, rows, folder, update, trainer, file_bytes)
         write_report(folder.folder, result, folder.rows)
         write_json(folder.folder / RESULT, result)
+        folder.checkpoint.unlink(missing_ok=True)
         return result
 
     return processes.on_main(write, accelerator)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload([f"training.{path.stem}" for path in (ROOT / "training").glob("*.py") if "__" not in path.stem])
+TRAINING = [f"training.{path.stem}" for path in (ROOT / "training").glob("*.py") if "__" not in path.stem]
+SERVER.set_forkserver_preload([*TRAINING, "multitask.run", "distill.run"])
 
 
 def run_module(module: str, *words, timeout: float = 280) -> subprocess.CompletedProcess[str]:

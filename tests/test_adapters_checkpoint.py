@@ -99,6 +99,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("what", DAMAGES)
+@pytest.mark.fault
 def test_a_damaged_folder_loads_nothing(what, tmp_path):
     change, said = DAMAGES[what]
     save_bottleneck(trained(), tmp_path, "a")
@@ -111,6 +112,7 @@ def test_a_damaged_folder_loads_nothing(what, tmp_path):
     assert {n: p.requires_grad for n, p in model.named_parameters()} == before
 
 
+@pytest.mark.fault
 def test_unreadable_and_unsavable(tmp_path):
     with pytest.raises(AdapterFileError, match="no readable"):
         load_bottleneck(tiny.bert(), tmp_path, trainable=False)
@@ -124,6 +126,7 @@ def test_unreadable_and_unsavable(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.fault
 def test_a_failed_load_leaves_what_acts_and_trains(tmp_path):
     model = trained("bert", "good")
     save_bottleneck(model, tmp_path / "a", "good")

@@ -106,6 +106,7 @@ def test_two_rows_of_one_text_share_an_answer_and_rows_of_other_places_do_not(tm
 # ---------------------------------------------------------------- a wrong cache
 
 
+@pytest.mark.fault
 def test_a_cache_of_something_else_says_of_what(tmp_path):
     teacher, rows = Teacher([pairs.model("classification", 2)], "classification"), pairs.features("classification")
     build_cache(tmp_path, teacher, rows, pairs.TOKENIZER)
@@ -130,6 +131,7 @@ def test_a_cache_of_something_else_says_of_what(tmp_path):
         open_cache(tmp_path, teacher, rows)
 
 
+@pytest.mark.fault
 def test_a_damaged_cache_is_found(tmp_path):
     teacher, rows = Teacher([pairs.model("classification", 2)], "classification"), pairs.features("classification")
     build_cache(tmp_path, teacher, rows, pairs.TOKENIZER)
@@ -151,6 +153,7 @@ def test_a_damaged_cache_is_found(tmp_path):
     open_cache(tmp_path, teacher, rows)
 
 
+@pytest.mark.fault
 def test_the_files_of_two_caches_do_not_mix(tmp_path):
     """Also where both are about the same rows, and only the teacher differs."""
     teachers = [Teacher([pairs.model("classification", seed)], "classification") for seed in (2, 3)]
@@ -162,6 +165,7 @@ def test_the_files_of_two_caches_do_not_mix(tmp_path):
         open_cache(tmp_path / "a", teachers[0], rows)
 
 
+@pytest.mark.fault
 def test_a_row_or_an_answer_that_the_teacher_never_gave_is_refused(tmp_path):
     teacher, rows = Teacher([pairs.model("tagging", 2)], "tagging"), pairs.features("tagging")
     cache = build_cache(tmp_path, teacher, rows[:10], pairs.TOKENIZER)

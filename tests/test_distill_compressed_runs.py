@@ -7,7 +7,6 @@ from distilling import hurry, make_teacher, quick, stopped_after, trace
 from safetensors.torch import load_file
 
 from distill.compress import CompressConfig
-from distill.compressed_files import CompressedFileError
 from distill.run import run_distillation
 from distill.sites import find_sites
 from distill.student_files import load_student
@@ -66,6 +65,7 @@ def test_zeros_are_counted_and_a_dense_file_does_not_shrink(teacher, tmp_path):
 
 @pytest.mark.parametrize("changes", [{"keep_units": 0.5, "bits": "int8"}, {"zeros": 0.5}, {"bits": "int8"}])
 @pytest.mark.parametrize("step", [5, 9])
+@pytest.mark.fault
 def test_a_stopped_run_goes_on_to_the_same_bits(changes, step, teacher, tmp_path):
     run_distillation(quick(tmp_path / "whole", teacher, **BOTH, **changes))
     stopped_after(step, quick(tmp_path / "run", teacher, **BOTH, **changes))
@@ -74,11 +74,12 @@ def test_a_stopped_run_goes_on_to_the_same_bits(changes, step, teacher, tmp_path
     assert trace(tmp_path / "run") == trace(tmp_path / "whole")
 
 
+@pytest.mark.fault
 def test_a_damaged_student_is_told(teacher, tmp_path):
     run_distillation(quick(tmp_path / "run", teacher, **BOTH, keep_units=0.5))
     path = tmp_path / "run" / TRAINED / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CompressedFileError, match="not a compressed model"):
+    with pytest.raises(ValueError, match="not as it was written"):
         load_student(tmp_path / "run" / TRAINED)
 
 
@@ -103,6 +104,7 @@ def trace_rows(out):
 
 
 @pytest.mark.parametrize("changes", [{"keep_heads": 0.5, "keep_units": 0.5, "bits": "int8"}, {"bits": "nf4"}])
+@pytest.mark.fault
 def test_a_writer_with_tied_words_is_made_smaller_too(changes, tmp_path):
     """The run itself compares what comes back from the disk with what was trained, bit for bit."""
     writer = make_teacher(tmp_path / "writer", "data2text", seed=3)
@@ -142,7 +144,7 @@ def test_a_compressed_student_is_no_teacher_no_student_and_its_damage_is_told(bi
     for path, damage in ((weights, content[:-100]), (weights, b""), (card, b"{}"), (card, b"[")):
         before = path.read_bytes()
         path.write_bytes(damage)
-        with pytest.raises(ValueError, match=r"compressed model|safetensors|not the card of a student"):
+        with pytest.raises(ValueError, match=r"not as it was written|not a readable JSON|not the card of a student"):
             load_student(folder)
         path.write_bytes(before)
     load_student(folder)

@@ -220,6 +220,7 @@ def test_the_share_starts_at_the_first_step_ends_at_the_last_and_teachers_stay_a
 
 
 @pytest.mark.parametrize("changes", [{}, {"loss_weighting": "pcgrad"}, {"loss_weighting": "uncertainty", "batching": "one_task"}])
+@pytest.mark.fault
 def test_a_stopped_run_goes_on_to_the_same_bits(changes, folders, tmp_path, monkeypatch):
     def run(name):
         settings = MultitaskSettings(**QUICK | changes, save_every=2, out=str(tmp_path / name))
@@ -253,6 +254,7 @@ def test_a_multitask_model_teaches_one_of_its_tasks_with_its_own_answers(folders
         load_teacher("topic", tmp_path / "first" / TRAINED, tokenizer)
 
 
+@pytest.mark.fault
 def test_teachers_that_cannot_teach_are_refused_before_any_work(folders, tmp_path):
     tokenizer = multitask_run.build_model(MultitaskSettings(**QUICK))[1]
     nli, sentiment = (dict(paths(folders))[task] for task in ("nli", "sentiment"))

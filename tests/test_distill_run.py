@@ -49,6 +49,7 @@ def other(tmp_path_factory) -> str:
 
 
 @pytest.mark.parametrize("way", WHOLE)
+@pytest.mark.fault
 def test_a_run_that_goes_on_is_the_run_that_never_stopped(way, teacher, tmp_path):
     changes = dict(WHOLE[way])
     for name in ("whole", "parts"):
@@ -65,6 +66,7 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(way, teacher, tmp_path
     assert parts[0] == whole[0] and parts[2] == whole[2]
 
 
+@pytest.mark.fault
 def test_a_finished_folder_answers_and_another_run_is_refused_there(teacher, tmp_path):
     mine, data = shutil.copytree(teacher, tmp_path / "teacher"), tmp_path / "data"
     data.mkdir()

@@ -132,6 +132,7 @@ def test_a_whole_head_answers_as_in_the_teacher():
         torch.testing.assert_close(mine, its)
 
 
+@pytest.mark.fault
 def test_tied_words_stay_tied():
     student = copy_student(noisy("gpt2"), CopySpec((1,), {"hidden": 12, "heads": 2}))
     assert student.lm_head.weight is student.transformer.wte.weight and student.lm_head.weight.shape == (40, 12)

@@ -89,6 +89,7 @@ def test_a_trained_module_that_no_file_would_hold_raises(tmp_path):
     assert not (tmp_path / "lost").exists()
 
 
+@pytest.mark.fault
 def test_saving_leaves_no_half_file_and_overwrites_whole(tmp_path):
     model, folder = saved(tmp_path)
     lora.save_adapter(model, folder)
@@ -129,6 +130,7 @@ def test_variants_that_compute_something_else_are_refused(tmp_path, setting, val
         lora.load_adapter(tiny.llama(), folder, trainable=False)
 
 
+@pytest.mark.fault
 def test_an_adapter_of_another_model_is_refused_and_leaves_no_trace(tmp_path):
     _, folder = saved(tmp_path, tiny.llama)
     model = tiny.gpt2()
@@ -157,6 +159,7 @@ def test_a_file_names_its_own_heads_only(tmp_path):
     assert json.loads((tmp_path / CONFIG).read_text())["modules_to_save"] is None
 
 
+@pytest.mark.fault
 def test_pefts_copy_of_an_embedding_must_be_the_bases_own(tmp_path):
     _, folder = saved(tmp_path, tiny.llama, target_modules=["embed_tokens"])
     weight = tiny.llama().model.embed_tokens.weight.detach()
@@ -170,6 +173,7 @@ def test_pefts_copy_of_an_embedding_must_be_the_bases_own(tmp_path):
                 lora.load_adapter(tiny.llama(), folder, trainable=False)
 
 
+@pytest.mark.fault
 def test_a_failed_load_leaves_the_model_as_it_was(tmp_path):
     _, folder = saved(tmp_path, tiny.bert)
     tensors = load_file(folder / WEIGHTS)
@@ -247,6 +251,7 @@ CONFIG_DAMAGE = ["config truncated"] * 12 + [
 ] * 5 + ["config empty", "config a list", "config absent"]  # fmt: skip
 
 
+@pytest.mark.fault
 def test_200_damaged_files_all_raise_and_none_loads(tmp_path):
     _, good = saved(tmp_path, target_modules=["q_proj", "v_proj"])
     kinds = WEIGHT_DAMAGE + CONFIG_DAMAGE

@@ -124,6 +124,7 @@ def test_what_would_go_wrong_while_merged_raises():
         lora.unmerge(model)
 
 
+@pytest.mark.fault
 def test_tied_weights_refuse_to_merge():
     model = tiny.gpt2()
     lora.inject(model, lora.LoraConfig(r=2, target_modules=["wte"], init_lora_weights=False))

@@ -190,6 +190,7 @@ def test_bad_weights_are_named_and_nothing_is_changed():
     assert not any(isinstance(m, Linear4bit) for m in model.modules())
 
 
+@pytest.mark.fault
 def test_tied_weights_are_refused():
     model = tiny.llama()
     model.model.layers[1].self_attn.q_proj.weight = model.model.layers[0].self_attn.q_proj.weight

@@ -114,6 +114,7 @@ def test_every_flag_changes_the_run(tmp_path):
     assert len(set(found)) == len(changes)
 
 
+@pytest.mark.fault
 def test_a_stopped_run_goes_on_in_its_folder(tmp_path, monkeypatch):
     whole = run_multitask(quick(tmp_path, out=str(tmp_path / "whole"), save_every=2))
     original = multitask_run.RunFolder.keep

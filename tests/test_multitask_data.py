@@ -28,6 +28,7 @@ def test_defect_21_the_seed_and_the_step_decide():
     assert isinstance(a.sample_task(), str) and type(a.sample_task()) is str
 
 
+@pytest.mark.fault
 def test_defect_22_an_empty_task_is_refused_and_a_short_one_starts_again():
     rows = multi.features(count=3)
     with pytest.raises(ValueError, match="without rows"):
@@ -128,6 +129,7 @@ def test_processes_and_micro_batches_share_the_rows_of_one(processes):
                 )
 
 
+@pytest.mark.fault
 def test_a_manager_comes_back_from_a_checkpoint_and_refuses_other_rows(tmp_path):
     accelerator = make_accelerator()
     one, other = (multi.manager(kind="annealed", draws=20) for _ in range(2))

@@ -105,6 +105,7 @@ def test_settings_that_cannot_be(changes, words):
         MultitaskSettings(**QUICK, **changes)
 
 
+@pytest.mark.fault
 def test_folders_that_are_no_members_are_refused(members, tmp_path):
     first = members.split(",")[0]
     with pytest.raises(ValueError, match="no adapter of a run"):

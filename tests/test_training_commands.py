@@ -175,10 +175,11 @@ def test_an_adapter_without_its_head_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["head.safetensors", "training.json"])
+@pytest.mark.fault
 def test_damaged_trained_folders_raise(runs, name, tmp_path):
     for file in (runs / "head" / "adapter").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes()[: 40 if file.name == name else None])
-    with pytest.raises(ValueError, match="not a readable"):
+    with pytest.raises(ValueError, match=r"not a readable|not as it was written"):
         load_trained(tmp_path)
 
 

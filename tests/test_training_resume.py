@@ -33,6 +33,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("moment", kill_and_resume.MOMENTS)
+@pytest.mark.fault
 def test_a_killed_run_ends_with_the_bits_of_the_whole_one(moment, whole, tmp_path):
     process = kill_and_resume.start(tmp_path, moment)
     assert process.wait(timeout=200) == -signal.SIGKILL, process.stderr.read().decode()
@@ -45,6 +46,7 @@ def test_a_killed_run_ends_with_the_bits_of_the_whole_one(moment, whole, tmp_pat
     assert not checkpoint.exists(), "a finished run needs no checkpoint"
 
 
+@pytest.mark.fault
 def test_that_run_would_notice_what_a_checkpoint_must_carry(whole, tmp_path, monkeypatch):
     """Leave the random states out of a resume, and the rows differ: the test above can fail."""
     die_after(monkeypatch, 38)
@@ -67,6 +69,7 @@ def die_after(monkeypatch, step):
     monkeypatch.setattr(RunFolder, "keep", failing)
 
 
+@pytest.mark.fault
 def test_rows_behind_the_checkpoint_come_again_once(tmp_path, monkeypatch):
     die_after(monkeypatch, 5)
     with pytest.raises(KeyError):
@@ -78,6 +81,7 @@ def test_rows_behind_the_checkpoint_come_again_once(tmp_path, monkeypatch):
     assert [r["step"] for r in result.rows] == [r["step"] for r in read_rows(tmp_path / "rows.jsonl")] == list(range(7))
 
 
+@pytest.mark.fault
 def test_ctrl_c_saves_says_so_and_the_same_command_goes_on(tmp_path):
     out = tmp_path / "run"
     words = [
@@ -112,6 +116,7 @@ def test_ctrl_c_saves_says_so_and_the_same_command_goes_on(tmp_path):
     assert f"going on after step {step}" in told + said and process.returncode == 130
 
 
+@pytest.mark.fault
 def test_two_processes_in_one_folder_the_second_is_refused(tmp_path):
     accelerator = make_accelerator()
     first = RunFolder(tmp_path, {"a": 1}, "", False, accelerator)
@@ -125,6 +130,7 @@ def test_two_processes_in_one_folder_the_second_is_refused(tmp_path):
     RunFolder(tmp_path, {"a": 1}, "", False, accelerator).close()
 
 
+@pytest.mark.fault
 def test_other_settings_are_refused_and_restart_starts_over(tmp_path):
     train_model("topic", out=str(tmp_path), **SHORT)
     with pytest.raises(RunError, match=r"steps was 6 and is 7.*--restart"):
@@ -215,6 +221,7 @@ def test_states_come_back_as_they_were(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text"])
+@pytest.mark.fault
 def test_damaged_checkpoints_say_what_to_do(damage, tmp_path):
     path = tmp_path / "c.safetensors"
     save_checkpoint(path, {"part": Part({"x": torch.zeros(100)})}, make_accelerator())
@@ -226,6 +233,7 @@ def test_damaged_checkpoints_say_what_to_do(damage, tmp_path):
         read_checkpoint(path)
 
 
+@pytest.mark.fault
 def test_weights_of_another_model_are_refused_and_nothing_is_changed():
     ours, theirs = torch.nn.Linear(2, 3), torch.nn.Linear(2, 4)
     before = ours.weight.detach().clone()

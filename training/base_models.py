@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -145,7 +144,7 @@ def _config_and_tokenizer(spec: TaskSpec, source: Source, tokenizer: str | None)
     try:
         tok = AutoTokenizer.from_pretrained(tokenizer or where)
         config = AutoConfig.from_pretrained(where, **settings)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file raises anything: AttributeError, the tokenizer's bare Exception
         raise ValueError(f"model {source.name!r} cannot be loaded: {_first_line(error)}") from error
     if len(tok.get_vocab()) <= len(tok.all_special_ids):  # transformers makes such a one where there are no files
         raise ValueError(f"model {source.name!r} cannot be loaded: no tokenizer files in its folder (tokenizer.json or the like)")
@@ -164,13 +163,16 @@ def _model(spec: TaskSpec, source: Source, config) -> tuple[PreTrainedModel, lis
             return auto.from_config(config, dtype=torch.float32), []
         options = {"output_loading_info": True, "dtype": torch.float32, "ignore_mismatched_sizes": True}
         model, info = auto.from_pretrained(where, config=config, **options)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # as above
         raise ValueError(f"model {source.name!r} cannot be loaded for {spec.kind}: {_first_line(error)}") from error
     for p in (*model.parameters(), *model.buffers()):
         p.data = p.data.clone()  # a file puts weights at odd addresses, and the last bit of a product depends on them
     _refuse_other_layers(model, info["unexpected_keys"], source.name)
     missing = [*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])]  # such as a head for other labels
     _refuse_holes(model, missing, source.name)
+    broken = [name for name, p in model.named_parameters() if p.is_floating_point() and not p.isfinite().all()]
+    if broken:
+        raise ValueError(f"model {source.name!r}: {len(broken)} of its weights are not finite, e.g. {broken[:2]}: it is damaged")
     return model, missing
 
 
@@ -211,7 +213,7 @@ def _refuse_other_layers(model: PreTrainedModel, unexpected: Iterable[str], name
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @torch.no_grad()

@@ -22,6 +22,8 @@ from training.processes import gather
 from training.randomness import random_states, set_random_states
 
 FILE = "checkpoint.safetensors"
+SUM = "crc32"
+"""of all that the file holds; files of older versions have none"""
 
 
 @runtime_checkable
@@ -41,7 +43,8 @@ def save_checkpoint(path: Path, parts: dict[str, Stateful], accelerator: Acceler
         content = {"parts": {name: part.state_dict() for name, part in parts.items()}, "random": generators}
         tensors: dict[str, Tensor] = {}
         tree = _split(content, tensors)
-        write_atomic(path, save(tensors, metadata={"tree": json.dumps(tree)}))
+        text = json.dumps(tree)
+        write_atomic(path, save(tensors, metadata={"tree": text, SUM: str(_sum(text, tensors))}))
     accelerator.wait_for_everyone()
 
 
@@ -68,9 +71,12 @@ def read_checkpoint(path: Path) -> dict:
     """The file as nested dictionaries: {"parts": {name: state}, "random": [one per rank]}."""
     try:
         with safe_open(path, framework="pt") as file:
-            tree = json.loads((file.metadata() or {})["tree"])
-            return _join(tree, file.get_tensor)
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if metadata.get(SUM, found := str(_sum(metadata["tree"], tensors))) != found:
+            raise ValueError(f"its checksum is {found}, and it was written with {metadata[SUM]}: a bit was flipped")
+        return _join(json.loads(metadata["tree"]), tensors.__getitem__)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint ({error}). Start again (--restart)") from error
 
 
@@ -128,6 +134,15 @@ def _split(value: Any, tensors: dict[str, Tensor]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"{type(value).__name__} cannot be part of a checkpoint: expected tensors, numbers, texts and containers")
+
+
+def _sum(tree: str, tensors: dict[str, Tensor]) -> int:
+    found = zlib.crc32(tree.encode())
+    for name, tensor in sorted(tensors.items()):
+        about = f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
+        bits = tensor.contiguous().flatten().view(torch.uint8)
+        found = zlib.crc32(bits.numpy().data, zlib.crc32(about, found))
+    return found
 
 
 def _join(tree: Any, tensor: Callable[[str], Tensor]) -> Any:

@@ -20,7 +20,7 @@ from training.methods import apply_method, default_learning_rate
 from training.own_process import train_in_own_process
 from training.processes import make_accelerator
 from training.result import metric_key
-from training.run_folder import TRAINED
+from training.run_folder import TRAINED, read_settings
 from training.settings import TrainSettings
 from training.tasks import find_task
 from training.trained import load_trained
@@ -133,7 +133,7 @@ def run_plan(plan: Plan, train_rows: int, other_text: str | None, say: Callable[
 def _after(folder: Path, settings: TrainSettings, train_rows: int, other_text: str | None) -> dict:
     """Metric on training rows, and loss on other text; kept beside the run, so that a second start need not do it again."""
     path, asked = folder / AFTER, {"rows": train_rows, "other": other_text}
-    if path.exists() and (found := json.loads(path.read_text()))["asked"] == asked:
+    if path.exists() and (found := read_settings(path)).get("asked") == asked:
         return found
     trained = load_trained(folder / TRAINED)
     spec, tokenizer, model = trained.spec, trained.base.tokenizer, trained.base.model

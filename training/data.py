@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from datasets import Dataset, load_dataset
-from datasets.exceptions import DatasetGenerationError
 
 from training import world_tasks
 from training.data_checks import EVALUATED, check_splits
@@ -63,8 +62,8 @@ def _read(path: Path) -> Dataset:
         raise ValueError(f"{path}: the file is empty")
     try:
         return load_dataset(READERS[path.suffix], data_files={"rows": str(path)})["rows"]  # pyright: ignore
-    except (DatasetGenerationError, ValueError) as error:  # ValueError: also what pyarrow raises for a damaged file
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
+    except Exception as error:  # pyarrow has errors of every kind for a damaged file
+        reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path}: cannot be read, or has no rows ({reason})") from error
 
 

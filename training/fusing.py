@@ -1,6 +1,5 @@
 """Method `fusion`: adapters that other runs trained, fused for a task; only the fusion and the task's head train."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from loralib.checkpoint import load_adapter
 from loralib.heads import put_saved_module, saved_modules
 from loralib.matching import heads_to_save
 from training.base_models import Base
+from training.sealed import read_sealed
 from training.tasks import TaskSpec
 
 CARD = "training.json"
@@ -63,8 +63,8 @@ def save_trained_fusion(model: nn.Module, folder: Path) -> None:
 def read_card(folder: Path) -> dict:
     """What a run says about the adapter that it left; ValueError where it is none that can be fused."""
     try:
-        card = json.loads((folder / CARD).read_text())
-    except (OSError, ValueError) as error:
+        card = read_sealed(folder / CARD)
+    except ValueError as error:
         raise ValueError(f"{folder}: no adapter of a run (runs/NAME/adapter) to fuse ({error})") from error
     if card.get("method") in ("prefix", "prompt"):
         raise ValueError(

@@ -20,6 +20,7 @@ from transformers import get_scheduler
 
 from adapters.fusion import no_decay
 from loralib import lora_plus_groups
+from loralib.checkpoint import refuse_meta
 from training import processes
 from training.adamw8bit import AdamW8bit
 from training.batching import Batch
@@ -80,6 +81,7 @@ class Trainer:
         self.accelerator = accelerator or processes.make_accelerator()
         self.model, self.data, self.objective, self.settings = model, data, objective, settings
         self.checkpoint, self.before_save = checkpoint, before_save
+        refuse_meta(model)
         model.to(self.accelerator.device)
         self.parameters = trainable_parameters(model)
         processes.same_start([p.detach() for p in self.parameters], self.accelerator)

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib import pyplot as plt
 
 from training.records import COLOURS, file_size, markdown_table, save_figure, use_style
-from training.run_folder import CONFIG, ROWS, read_config, read_result, read_rows
+from training.run_folder import CONFIG, ROWS, RunError, read_config, read_result, read_rows
 
 SMOOTH = 20  # steps averaged in the chart
 
@@ -46,7 +46,7 @@ def report_page(runs: list[Run]) -> str:
     done = [r for r in runs if r.result]
     parts = []
     if done:
-        parts.append(markdown_table(("run", *HEADER), [(r.folder.name, *_cells([r])) for r in done]))
+        parts.append(markdown_table(("run", *HEADER), [(r.folder.name, *_own_cells(r)) for r in done]))
     groups: dict[tuple, list[Run]] = {}
     for run in done:
         groups.setdefault(run.group, []).append(run)
@@ -59,6 +59,16 @@ def report_page(runs: list[Run]) -> str:
             step = run.rows[-1]["step"] if run.rows else 0
             parts.append(f"{run.folder}: not finished, {step} of {run.config.get('steps', '?')} steps")
     return "\n\n".join(parts) + "\n"
+
+
+def _own_cells(run: Run) -> tuple[str, ...]:
+    try:
+        return _cells([run])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{run.folder}: its result.json is damaged, or of a run that `python -m training` did not make "
+            f"({type(error).__name__}: {error})"
+        ) from error
 
 
 def _untouched(groups: list[list[Run]]) -> list[tuple[str, ...]]:

@@ -9,13 +9,14 @@ from accelerate import Accelerator
 
 from kernels.measure import peak_bytes
 from loralib import base_bytes, count_parameters
+from loralib.checkpoint import write_atomic
 from training.base_models import Base
 from training.evaluation import HeldOut
 from training.generation import Sample
 from training.methods import ADAPTERS
 from training.progress import Progress
 from training.records import draw_curves, file_size, markdown_table
-from training.run_folder import RESULT, ROWS, TRAINED, RunFolder, read_result, read_rows, write_json
+from training.run_folder import RESULT, ROWS, TRAINED, RunError, RunFolder, read_rows, read_settings, write_json
 from training.settings import TrainSettings
 from training.tasks import TaskSpec, is_world
 from training.trained import load_trained
@@ -138,7 +139,7 @@ def finish(
     title = f"{spec.name}, {settings.method}: {spec.metric} {result.start_metric:.3f} → {result.metric:.3f}"
     if timed:
         draw_curves(rows, key, title, folder.folder / "curves.png", result.ceiling)
-    (folder.folder / "report.md").write_text(page(result, split))
+    write_atomic(folder.folder / "report.md", page(result, split).encode())
     content = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in NOT_IN_FILE}
     write_json(folder.folder / RESULT, content | {"samples": [asdict(s) for s in result.samples]})
     folder.checkpoint.unlink(missing_ok=True)
@@ -148,16 +149,13 @@ def finish(
 def finished_result(folder: Path) -> TrainResult:
     """The result of a finished run, with its model loaded again."""
     trained = load_trained(folder / TRAINED)
-    content = read_result(folder) or {}
-    samples = [Sample(**s) for s in content.pop("samples")]
-    return TrainResult(
-        **content,
-        samples=samples,
-        rows=read_rows(folder / ROWS),
-        model=trained.base.model,
-        tokenizer=trained.base.tokenizer,
-        folder=folder,
-    )
+    content, rows = read_settings(folder / RESULT), read_rows(folder / ROWS)
+    try:
+        content["samples"] = [Sample(**s) for s in content["samples"]]
+        loaded = {"model": trained.base.model, "tokenizer": trained.base.tokenizer, "rows": rows, "folder": folder}
+        return TrainResult(**content | loaded)
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{folder / RESULT}: not the result of a run ({error}); --restart starts the run over") from error
 
 
 def page(result: TrainResult, split: str) -> str:

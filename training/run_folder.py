@@ -15,13 +15,15 @@ from pathlib import Path
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
-from loralib.checkpoint import write_atomic
+from loralib.checkpoint import read_json, write_atomic
 from training.checkpoint import FILE, saved_step
 from training.processes import on_main
 
 CONFIG, ROWS, RESULT, LOCK, MODULES, TRAINED = "config.json", "rows.jsonl", "result.json", ".lock", "modules.txt", "adapter"
 OURS = (RESULT, ROWS, MODULES, FILE, TRAINED, "tensorboard", "wandb", "curves.png", "report.md", CONFIG)
 """what `clear` removes, in this order: a kill in between leaves an unfinished run, never a result without its settings"""
+WRITTEN = (*OURS, "losses.png", "interference.png", "terms.png", "targets.jsonl")
+"""files of which a kill may leave a part beside"""
 MAY_CHANGE = ("out", "restart", "trackers", "samples")
 """settings that a run may change when it goes on"""
 
@@ -53,7 +55,7 @@ class RunFolder:
             self.lock = None
             raise RunError(f"{self.folder} is in use by another process: wait for it, or choose another --out") from None
         try:
-            for left in (p for name in OURS for p in self.folder.glob(f".{name}.*") if p.is_file()):
+            for left in (p for name in WRITTEN for p in self.folder.glob(f".{name}.*") if p.is_file()):
                 left.unlink()  # a kill in the middle of a write leaves its part
             if restart:
                 clear(self.folder)
@@ -97,16 +99,19 @@ class RunFolder:
         """Add a row: in memory, in the file (one write, so that a kill cannot leave half a line), to the trackers."""
         self.rows.append(row)
         if self.main:
-            with (self.folder / ROWS).open("ab", buffering=0) as file:
-                file.write((json.dumps(row) + "\n").encode())
+            append_line(self.folder / ROWS, row)
             for listener in self.listeners:
                 listener(row)
 
     def sync(self) -> None:
         """Rows to the disk, before a checkpoint that counts on them."""
         if self.main:
-            with (self.folder / ROWS).open("ab") as file:
-                os.fsync(file.fileno())
+            path = self.folder / ROWS
+            try:
+                with path.open("ab") as file:
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(path)) from error
 
     def close(self) -> None:
         """Give the folder back."""
@@ -138,31 +143,53 @@ def _settings_or_none(folder: Path) -> dict:
     return found if isinstance(found, dict) else {}
 
 
+def append_line(path: Path, row: dict) -> None:
+    """One line more, or the file as it was: a full disk takes a part of a line without a word."""
+    line = (json.dumps(row) + "\n").encode()
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            while line:  # one write, but on a full disk, where the second one says so
+                line = line[file.write(line) :]
+        except OSError as error:
+            file.truncate(before)
+            raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def write_json(path: Path, content: object) -> None:
     write_atomic(path, (json.dumps(content, indent=2, sort_keys=True, default=str) + "\n").encode())
 
 
 def read_config(folder: Path) -> dict:
     """A run's settings. RunError where there is no readable config.json."""
-    return _read_json(folder / CONFIG)
+    return read_settings(folder / CONFIG)
 
 
 def read_result(folder: Path) -> dict | None:
     """A finished run's result, None for one that is not finished."""
-    return _read_json(folder / RESULT) if (folder / RESULT).exists() else None
+    return read_settings(folder / RESULT) if (folder / RESULT).exists() else None
 
 
 def read_rows(path: Path) -> list[dict]:
-    """All rows. A last line without its end, which a crashed machine may leave, is no row yet."""
-    lines = path.read_text().split("\n")
-    try:
-        return [json.loads(line) for line in lines[:-1]]
-    except ValueError as error:
-        raise RunError(f"{path}: not readable as JSON lines ({error})") from error
+    """All rows. A last line without its end, which a crashed machine may leave, is no row yet.
 
-
-def _read_json(path: Path) -> dict:
+    RunError for what is no row, and for a finished run without its last one.
+    """
     try:
-        return json.loads(path.read_text())
+        rows = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: not a readable JSON file ({error}); --restart starts the run over") from error
+        raise RunError(f"{path}: not readable as JSON lines ({error}); --restart starts the run over") from error
+    if not all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows):
+        raise RunError(f"{path}: holds lines that are no rows {{step: ...}}: it was changed. --restart starts the run over")
+    steps, last = (read_result(path.parent) or {}).get("steps"), rows[-1]["step"] if rows else None
+    if steps is not None and steps != last:
+        raise RunError(f"{path}: ends at step {last}, and the run was finished at {steps}: rows are lost. See --restart")
+    return rows
+
+
+def read_settings(path: Path) -> dict:
+    """One of a run's JSON files. RunError where it is absent or damaged."""
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise RunError(f"{error}; --restart starts the run over") from error

@@ -4,9 +4,6 @@ Weights are in peft's format for LoRA and in transformers' for all weights; `tra
 Folders that peft wrote are read too.
 """
 
-import json
-import os
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +22,7 @@ from loralib.heads import saved_modules
 from training.base_models import Base, Source, load_base
 from training.fusing import CARD, save_trained_fusion
 from training.methods import ADAPTERS, train_head
+from training.sealed import read_sealed, whole_folder, write_sealed
 from training.tasks import TASKS, TaskSpec, find_task
 
 HEAD = "head.safetensors"
@@ -49,29 +47,27 @@ def save_trained(folder: Path, name: str, base: Base, spec: TaskSpec, max_length
 
     The folder appears complete or not at all, in place of an older one.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    if name in ADAPTERS:
-        SAVE.get(name, loralib.save_adapter)(base.model, partial)
-        base.model.config.save_pretrained(partial)
-    elif name == "fusion":
-        save_trained_fusion(base.model, partial)
-        base.model.config.save_pretrained(partial)
-    elif name == "untouched":
-        base.model.config.save_pretrained(partial)
-    elif name == "full":
-        base.model.save_pretrained(partial)
-    else:
-        tensors = {n: p.detach().cpu().contiguous() for n, p in base.model.named_parameters() if p.requires_grad}
-        write_atomic(partial / HEAD, save(tensors, metadata={"format": "pt"}))
-        base.model.config.save_pretrained(partial)
-    base.tokenizer.save_pretrained(partial)
-    card = {"task": spec.name, "method": name, "max_length": max_length, "base": base.source.__dict__}
-    write_atomic(partial / CARD, (json.dumps(card, indent=2) + "\n").encode())
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with whole_folder(folder) as partial:
+        _write(partial, name, base)
+        base.tokenizer.save_pretrained(partial)
+        card = {"task": spec.name, "method": name, "max_length": max_length, "base": base.source.__dict__}
+        write_sealed(partial / CARD, card)
     return sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+
+
+def _write(folder: Path, name: str, base: Base) -> None:
+    """What the method trained, and the config of its model."""
+    if name == "full":
+        base.model.save_pretrained(folder)
+        return
+    if name in ADAPTERS:
+        SAVE.get(name, loralib.save_adapter)(base.model, folder)
+    elif name == "fusion":
+        save_trained_fusion(base.model, folder)
+    elif name != "untouched":
+        tensors = {n: p.detach().cpu().contiguous() for n, p in base.model.named_parameters() if p.requires_grad}
+        write_atomic(folder / HEAD, save(tensors, metadata={"format": "pt"}))
+    base.model.config.save_pretrained(folder)
 
 
 def load_trained(where: str | Path, task: str | None = None, model: str | None = None) -> Trained:
@@ -129,10 +125,7 @@ def _folder(where: str) -> Path:
 
 def _card(folder: Path) -> dict:
     if (folder / CARD).exists():
-        try:
-            return json.loads((folder / CARD).read_text())
-        except ValueError as error:
-            raise ValueError(f"{folder / CARD}: not a readable JSON file ({error})") from error
+        return read_sealed(folder / CARD)
     if (folder / "adapter_config.json").exists():
         return {}
     raise ValueError(f"{folder}: neither {CARD} nor adapter_config.json; found {sorted(p.name for p in folder.iterdir())[:8]}")
@@ -164,7 +157,7 @@ def _load_head(base: Base, spec: TaskSpec, folder: Path) -> str:
     expected = {n: p for n, p in base.model.named_parameters() if p.requires_grad}
     try:
         tensors = load_file(folder / HEAD)
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(f"{folder / HEAD}: not a readable safetensors file ({error})") from error
     wrong = sorted(set(expected) ^ set(tensors)) or [n for n, p in expected.items() if p.shape != tensors[n].shape]
     if wrong:
