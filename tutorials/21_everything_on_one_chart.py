@@ -1,11 +1,11 @@
 # %% [markdown]
-# # 21 · Most methods reach the same score, so the bill decides, and one seed cannot tell you more
+# # 21 · Most methods arrive at the same score, so the bill decides; one seed crowns a winner by luck
 #
 # | | |
 # |:--|:--|
 # | **Needs** | lessons [03](03_lora_for_classification.md), [12](12_bottleneck_adapters.md) and [17](17_distill_logits.md) |
 # | **Read and do** | 45 minutes |
-# | **Runs in** | about 35 s on one CPU thread |
+# | **Runs in** | about 30 s on one CPU thread |
 # | **Memory** | 2 GB |
 #
 # You have met thirteen ways to make a model do a task. Here they stand side by side: the same texts, the same order of batches,
@@ -47,9 +47,9 @@ folder = Path(tempfile.mkdtemp())
 # %% [markdown]
 # ## 1. One scale for all tasks
 #
-# `python -m tutorials everything --tasks sentiment qa --seeds 3` trained every method on two tasks and left its numbers
-# in `tutorials/results/everything`. That takes about a quarter of an hour, so the lesson reads them, and trains a few rows again to see
-# whether they are true.
+# `python -m tutorials everything --tasks sentiment qa --seeds 3` trained every method on two tasks and left its numbers in
+# `tutorials/results/everything`. That takes about a quarter of an hour, so the lesson reads them, and trains a few rows again
+# to see whether they are true.
 #
 # **Predict:** two classes: what does the untouched base score on sentiment? And on question answering, where it must find the
 # very words? Is a score of 0.70 a good one in both?
@@ -131,24 +131,29 @@ assert min(spans["sentiment"]) > 0.8, "sentiment can be read off the base: every
 assert max(spans["qa"]) - min(spans["qa"]) > 0.2, "words must be put together: here the ways differ"
 
 # %% [markdown]
-# Where the base already knows the answer (sentiment), the choice of a method hardly matters. Where a text must be put together,
-# it does, and the head alone falls behind. So a table of *one* easy task ranks methods by luck.
+# Where the base already knows the answer (sentiment), the choice of a method hardly matters. Where a text must be put together
+# (qa), it does: some fall behind, and most of the others cannot be told apart. So a table of *one* easy task ranks methods by
+# luck.
+#
+# Two rows had help, and the table must say so. The fusion's adapters had their own 300 steps before (lesson 14: the same
+# adapter, trained as long, is as good). The student had a teacher, and 2,000 further texts.
 #
 # ## 4. The bill: what one task costs, and what a hundred cost
 #
-# A way is **dominated** when another one is not clearly worse in score and stores less. What is left is the **Pareto front**:
-# the only ways that are worth a thought, as far as files go.
+# A way is **dominated** when another one has at least its mean score and stores less. What is left is the **Pareto front**: as
+# far as files go, nothing else is worth a thought. (A front knows no seeds. When two neighbours on it do not clearly differ,
+# take the smaller.)
 #
 # **Predict:** full fine-tuning writes 480 kB for a task, LoRA 82 kB beside a base of 480 kB. For how many tasks is LoRA the
 # smaller choice?
 
 
 # %%
-def dominated(task: str, way: str) -> list[str]:
-    """The ways that store less and are not clearly worse."""
+def dominated(task: str, way: str) -> bool:
+    """Whether another way stores less, with at least the same mean score."""
+    mean = lambda name: statistics.mean(of(task, name))  # noqa: E731
     size = lambda name: of(task, name, "file_bytes")[0]  # noqa: E731
-    others = [name for name in trained if size(name) < size(way)]
-    return [name for name in others if not clearly_better(of(task, way), of(task, name))]
+    return any(size(name) < size(way) and mean(name) >= mean(way) for name in trained)
 
 
 for task in tasks:
@@ -161,6 +166,7 @@ for way in sorted(trained, key=lambda way: total[way][-1]):
     print(f"{way:12}" + "".join(f"   {n:3} tasks {byte / 1e6:6.2f} MB" for n, byte in zip((1, 10, 100), total[way], strict=True)))
 first = next(n for n in range(1, 100) if n * size["LoRA"] + base < n * size["full"])
 print(f"LoRA is smaller than full fine-tuning from {first} tasks on")
+assert all(dominated(task, "full") for task in tasks), "some adapter has its mean score, in a smaller file"
 assert first == 2, "one task: base + adapter is more than one whole model"
 assert total["full"][-1] > 5 * total["LoRA"][-1], "a hundred tasks: one base and thin files"
 
