@@ -14,8 +14,8 @@
 # - **Zero** (unstructured pruning): set the smallest weights to zero.
 # - **Round** (quantisation): store each weight in 8 bits (int8), or in 4 (NF4).
 #
-# Papers write "80 % sparse" or "4 times smaller" for all three. You will build each by hand, write students to disk, read them back,
-# and measure what is really there: accuracy, bytes and time. They are three different questions.
+# Papers write "80 % sparse" or "4 times smaller" for all three. You will build each by hand, write students to disk, read them
+# back, and measure what is really there: accuracy, bytes and time. They are three different questions.
 #
 # | symbol | code | meaning | shape |
 # |:--|:--|:--|:--|
