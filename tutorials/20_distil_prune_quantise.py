@@ -349,7 +349,7 @@ for seed, mark in zip(SEEDS, "os^", strict=True):
     axes.plot(scores[seed], rises[seed], mark, color=COLOURS["distilled"], alpha=0.8, label=f"seed {seed}")
 longest = max(map(max, scores.values()))
 axes.plot([0, longest], [0, longest], "--", color=COLOURS["ceiling"], label="if the slope told all")
-axes.set(title="The slope finds the least head and underrates the others")
+axes.set(title="The slope finds the least head and underrates most others")
 axes.set(xlabel="importance I (a slope at g = 1)", ylabel="rise of the loss when closed")
 axes.legend()
 show(figure, "head_importance")
@@ -565,7 +565,7 @@ panels[0].plot(bitmap / 1000, statistics.mean(found["80 % zeros"]), "o", ms=8, m
 panels[0].set(xscale="log", xlabel="kB on disk (ring: as a bitmap)", ylabel="accuracy", title="Few bits and cuts make it small")
 panels[0].set_xticks((80, 120, 200, 300, 500), ("80", "120", "200", "300", "500"))
 panels[0].minorticks_off()
-panels[1].set(xlabel="times as fast as the teacher", title="Only smaller matrices make it fast")
+panels[1].set(xlabel="times as fast as the teacher", title="Only fewer, smaller matrices make it fast")
 panels[1].legend(loc="upper left", bbox_to_anchor=(1.02, 1))
 show(figure, "compression_chart")
 
