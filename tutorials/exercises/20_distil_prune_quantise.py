@@ -1,0 +1,36 @@
+"""Exercises of lesson 20. Write the functions, then run `python -m tutorials check 20`."""
+
+from torch import Tensor
+
+
+def to_int8(w: Tensor) -> tuple[Tensor, Tensor]:
+    """★ Whole numbers (N, K) of dtype int8 and one scale a row (N, 1), so that w ≈ q · scale, off by half a scale at most.
+
+    A row of zeros stays a row of zeros. Three lines.
+    """
+    raise NotImplementedError("to_int8")
+
+
+def smallest_storage(numbers: int, zeros: int, bits: int) -> tuple[str, float]:
+    """★ ("plain" | "bitmap" | "index", bytes): the smallest way to store so many numbers of so many bits.
+
+    plain: every number. bitmap: one bit for every place, and the numbers that are not zero. index: each number that is not zero
+    with 32 bits for its place. On a tie the first of the three. Three lines.
+    """
+    raise NotImplementedError("smallest_storage")
+
+
+def head_scores(x: Tensor, slope: Tensor, heads: int) -> Tensor:
+    """★★ Importance I_h (H) of the heads, without gates: mean over texts of |∂L/∂g_h| at g = 1.
+
+    x (B, T, D): what the heads hand on, side by side. slope (B, T, D): ∂L/∂x, of a loss that is a sum over texts. Two lines.
+    """
+    raise NotImplementedError("head_scores")
+
+
+def straight_through(v: Tensor, bits: int, top: float) -> Tensor:
+    """★★ v rounded to steps of top / L, with L = 2^(bits-1) - 1; what lies beyond ±top becomes ±top.
+
+    The gradient passes where |v| <= top, and is zero where a number was pushed back to ±top. Three lines.
+    """
+    raise NotImplementedError("straight_through")
