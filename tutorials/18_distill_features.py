@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 18 · With few texts, how a teacher's tokens relate teaches more than its answers; with many texts it adds little
+# # 18 · How a teacher's tokens relate taught a narrow student as much as 1,500 more texts, and its states taught less
 #
 # | | |
 # |:--|:--|
@@ -11,8 +11,8 @@
 # A teacher's answer to a text is a few numbers. On the way to it the teacher computes thousands: a **hidden state** (the vector
 # that stands for a token after a layer) for each token and layer, and in each attention a query, a key and a value. A student can
 # be asked to have these too. You will look inside a teacher, build two losses by hand (one on states, one on **relations**
-# between tokens), see what each demands of the student's shape, and measure when they help. One of them helps much in one
-# setting, and hardly in another.
+# between tokens), see what each demands of the student's shape, and measure whether they help. One of them does, here; you will
+# also see why, and another setting in which it hardly did.
 #
 # | symbol | code | meaning | shape |
 # |:--|:--|:--|:--|
@@ -80,6 +80,7 @@ def rows_for(seed: int, labelled: int, unlabelled: int, test: int = 1):
     return load_rows(trained.spec, None, seed, (labelled, unlabelled), test, reader, reader)
 
 
+# %%
 rows = rows_for(1, 400, 0, test=1000)
 test, labels = rows.held_out, torch.tensor(rows.held_out.rows["label"])
 batch = next(batches(rows.train[:16], tokenizer, 16))
@@ -137,14 +138,14 @@ for k, name in ((not_bad, "not (bad)"), (not_good, "not (good)")):
     print(f"{name:11} is like good {float(like[k, good]):.2f}, like bad {float(like[k, bad]):.2f}")
 assert like[not_bad, good] > 3 * like[not_bad, bad], "'not' of 'not bad' offers what 'good' offers"
 assert like[not_good, bad] > 3 * like[not_good, good], "and 'not' of 'not good' what 'bad' offers"
-figure, axes = plt.subplots(figsize=(4.6, 3.6))
-names = ["good", "bad", "not", "+ bad", "not", "+ good"]
+figure, axes = plt.subplots(figsize=(4.8, 4.2))
+names = ["good", "bad", "not (bad)", "(not) bad", "not (good)", "(not) good"]
 axes.imshow(like[pick][:, pick], cmap="Greens", vmin=0, vmax=1)
-axes.set_xticks(range(6), names)
+axes.set_xticks(range(6), names, rotation=40, ha="right")
 axes.set_yticks(range(6), names)
 for i, j in ((2, 0), (4, 1)):
     axes.add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, color=COLOURS["broken"], linewidth=2))
-axes.set(title="The teacher files 'not' + 'bad' under 'good'", xlabel="... is like this token", ylabel="the value of this token")
+axes.set(title="Before 'bad', 'not' is filed under 'good'", xlabel="... is like this token", ylabel="the value of this token")
 axes.grid(False)
 show(figure, "distill_inside")
 
@@ -220,15 +221,14 @@ print(f"hidden loss to the turned teacher: {turned:.3f}; with the best W {undone
 squares = torch.linalg.svdvals(real) ** 2  # squared singular values: the squared length along each direction, best first
 outside = float(squares[32:].sum() / squares.sum())
 print(f"outside of the best 32 directions: {outside:.1%} of the squared length")
-assert turned > 0.5 and undone < 1e-6 and torch.allclose(best_W.float(), U.T, atol=1e-3), (
-    "W = Uᵀ undoes the turn, nothing else does"
-)
+assert turned > 0.5 and undone < 1e-6, "the turn costs much, and the best W undoes it"
+assert torch.allclose(best_W.float(), U.T, atol=1e-3), "it is the turn backwards: W = Uᵀ"
 assert 0.001 < outside < 0.05, "a student of half the width could come near: the width is not what stops it"
 
 # %% [markdown]
-# The library has $W$ where the widths differ, one for each pair of layers. With equal widths it has none, as a student copied from
-# its teacher has the teacher's axes. Relatives of this loss, all in `distill/features.py`: **cosine** (DistilBERT, Sanh et al.
-# 2019): the angle only, not the length; **patient** (PKD, Sun et al. 2019): the normalised state of `[CLS]` alone.
+# The library has a $W$ where the widths differ, one for each pair of layers, and none where they agree: a student that was copied
+# from its teacher has the teacher's axes. Relatives of this loss, all in `distill/features.py`: **cosine** (DistilBERT, Sanh et
+# al. 2019): the angle only, not the length; **patient** (PKD, Sun et al. 2019): the normalised state of `[CLS]` alone.
 #
 # ## 3. Relations: what the tokens are to each other
 #
@@ -326,11 +326,11 @@ assert abs(per_token - sum(parts)) < 1e-4, "the word `relations` adds the losses
 # | `1600, answers` | 1,600 | `kd` |
 # | `1600, + relations` | the same 1,600 | and the same |
 #
-# The choices were made on other seeds (11, 12, 13): the loss on states was tried with w = 1, 10, 100 and the relations with 1 and
-# 10. We keep the better one of each. All five ways start from the same random weights of a seed and see the same order of texts.
+# The choices were made on other seeds (11, 12, 13): the loss on states was tried with w = 1, 10, 100 and the relations with
+# 0.3, 1, 10. Each has the w that did best there. All five ways start from the same student.
 #
 # **Predict:** which gains more accuracy over `100, answers`: states, relations, or 1,500 more texts? What do relations gain on
-# 2,000 texts?
+# 1,600 texts: more, or less?
 
 # %%
 from distill.fidelity import answers_of, distance_to_truth, fidelity, teachers_answers
@@ -403,7 +403,7 @@ for one, other in QUESTIONS:
 assert all(gaps["100, + relations", "100, answers", name] > 0 for name in NAMES[:2]), "with few texts relations should help"
 assert gaps["100, + relations", "100, answers", "accuracy"] > 0.01, "clearly: by more than a point"
 many, few = (gaps[f"{n}, + relations", f"{n}, answers", "KL to truth"] for n in (1600, 100))
-assert many < few / 2, "with 1,600 texts they should bring less than half as much"
+assert many < few, "with 1,600 texts there is less to gain"
 PAINT = {"answers": COLOURS["lora"], "states": COLOURS["head"], "relations": COLOURS["fusion"]}
 figure, panels = plt.subplots(1, 2, figsize=(7.6, 2.9), sharey=True)
 for panel, name in zip(panels, NAMES[:2], strict=True):
@@ -412,13 +412,35 @@ for panel, name in zip(panels, NAMES[:2], strict=True):
     panel.axvline(best[name], color=COLOURS["ceiling"], linestyle="--")
     panel.set_xlabel(name)
 panels[0].set_yticks(range(len(WAYS)), list(WAYS))
-panels[0].set_title("100 texts with relations reach 2,000 without")
-panels[1].set_title("one point a seed; dashed: the teacher")
+panels[0].set_title("relations on 100 texts are worth 1,600")
+panels[1].set_title("dashed: the teacher")
 panels[0].invert_yaxis()
 show(figure, "distill_relations")
 
 # %% [markdown]
-# READ
+# - **Relations, 100 texts:** better than answers alone, in accuracy and in the distance to the truth, and level with answers
+#   alone on 1,600 texts. Both took 100 steps of 16: one student saw each text 16 times, the other each of 1,600 once.
+# - **States, 100 texts:** a little nearer to the truth, no clear gain in accuracy, and clearly less than relations.
+# - **Relations, 1,600 texts:** there is less left to gain, and they gain about half as much.
+# - **The price:** a step takes about twice as long, since the teacher runs too (a cache has no states) and relations are T × T.
+#
+# We ran this section again with six new seeds (4, ..., 9). Relations on 100 texts gain 0.027 ± 0.002 in accuracy on answers alone
+# (± is one standard error), 0.014 ± 0.003 on states, and 0.007 ± 0.002 on answers alone with 1,600 texts. Relations on 1,600
+# texts gain 0.013 ± 0.001. And states gain 0.013 ± 0.003 on answers alone, which our three seeds do not show. All of these count.
+#
+# **What if we spend the same time on more steps?** With the same six seeds and 200 steps, answers alone reach 0.947 on 100 texts
+# (0.945 with 100 steps): more steps cannot replace relations there. But on 1,600 texts they reach 0.976, about as much as
+# relations in 100 steps (0.978). So relations pay where *texts* are few. Where texts are many, more steps do as well.
+#
+# On *topic*, another task with the same recipe (seeds 1, ..., 6, 100 texts), relations gain 0.037 ± 0.005 on answers alone, and
+# states **lose** 0.031 ± 0.005.
+#
+# **Where it did not help.** Our [report on nine losses](../distill/results/features/report.md) has five seeds, a student of *one*
+# layer and full width with *random* weights, 100 + 400 texts, 400 steps, w = 1. There no loss on states or attention is clearly
+# better than answers alone in accuracy; relations have the best mean, and clearly more agreement; `patient` is clearly worse in
+# the distance to the truth. Random weights can also stall: when we gave our narrow student random weights (w = 1, 2,000 texts,
+# 120 steps), two of nine seeds (1, ..., 9) with relations still guessed at the end, and none with answers alone. Start, layers,
+# texts and weights all differ between these settings, so we do not know which of them decides.
 #
 # ## 5. What came over, and what did not
 #
@@ -446,20 +468,27 @@ def looked_at(way: str, seed: int) -> tuple[float, float, float]:
 looks = {way: [looked_at(way, seed) for seed in SEEDS] for way in WAYS}
 print(f"{'':18}{'without not':>16}{'with not':>16}{'relations apart':>18}   ({int(negated.sum())} of 1,000 texts have a 'not')")
 for way, found in looks.items():
-    plain, knot, apart = (spread(list(x)) for x in zip(*found, strict=True))
-    print(f"{way:18}{plain:>16}{knot:>16}{apart:>18}")
-gain = lambda kind: statistics.mean(
-    a[kind] - b[kind] for a, b in zip(looks["100, + relations"], looks["100, answers"], strict=True)
-)  # noqa: E731
-print(f"\nrelations gain on 100 texts: without 'not' {gain(0):+.3f}, with 'not' {gain(1):+.3f}")
-assert gain(1) > gain(0) + 0.005, "what relations bring, they bring on texts with 'not'"
+    without, with_it, apart = (spread(list(x)) for x in zip(*found, strict=True))
+    print(f"{way:18}{without:>16}{with_it:>16}{apart:>18}")
+untrained = relations_by_hand(look(student, held_out, attention=True).heard[1].joined("value"), its.joined("value"), there, 1)
+print(f"{'before training':50}{float(untrained.detach()):18.3f}")
+right = (v_test.argmax(1) == labels).double()
+print(f"{'the teacher':18}{float(right[~negated].mean()):16.3f}{float(right[negated].mean()):16.3f}{0:18.3f}")
+pairs = list(zip(looks["100, + relations"], looks["100, answers"], strict=True))
+gains = [statistics.mean(a[k] - b[k] for a, b in pairs) for k in (0, 1)]
+print(f"\nrelations gain on 100 texts: without 'not' {gains[0]:+.3f}, with 'not' {gains[1]:+.3f}")
+assert gains[1] > gains[0] + 0.005, "what relations bring, they bring on texts with 'not'"
 closest = max(x[2] for x in looks["100, + relations"])
 assert closest < 0.6 * min(x[2] for x in looks["1600, answers"]), "good answers alone do not bring the teacher's relations"
 
 # %% [markdown]
-# WHY
+# Without "not" every student is near the teacher, and there is little to gain. The gain is on texts with "not": the very thing
+# that section 1 found in the teacher's values, and that a label tells only now and then. 1,500 more texts bring some of it too.
+# No student has all of it: on these texts all stay behind the teacher.
 #
-# ## 6. Break it on purpose: two losses that fall, and teach nothing
+# Answers alone do not bring the teacher's relations, however many the texts: many insides give the same answers.
+#
+# ## 6. Break it on purpose: two mistakes without an error
 #
 # In a loss on answers the teacher is a list of numbers. Here both sides are states that a model has just computed, and if nobody
 # cuts the graph, the gradient goes to **both**. We train student and $W$ on the hidden loss by hand, and the careless run has the
@@ -502,8 +531,8 @@ assert loose.grad is None and mine.grad is not None, "the gradient reaches the s
 assert not any(p.requires_grad for p in big.parameters()), "and the teacher's weights are frozen"
 
 # %% [markdown]
-# The other one: $W$ belongs neither to the student nor to the teacher, so it is easily forgotten when the optimizer is made. Then it
-# stays where the draw put it, and the student must bend its states to a random map.
+# The other one: $W$ belongs neither to the student nor to the teacher, so it is easily forgotten when the optimizer is made. Then
+# it stays where the draw put it, and the student must bend its states to a random map.
 #
 # **Predict:** is there an error? And how far does $W$ move?
 
@@ -533,7 +562,7 @@ for way in ("in the run", "forgotten"):
 # | the loss depends on who else is in the batch | padding in the mean | section 2: more padding, same loss? |
 # | "differ: expected one shape" | other widths and no $W$ | section 2, or take `relations` |
 # | "the student has 2 heads, the teacher 4" | attention maps head by head | section 3: `relations` |
-# | the student only guesses, and the loss on relations falls | its weight drowns the answers | section 4: a smaller w, more steps |
+# | the student guesses while the loss on relations falls | its weight drowns the answers | section 4: smaller w, more steps |
 # | nothing is gained | many texts, or an easy task | section 4: the same student without the loss |
 #
 # ## Exercises
@@ -544,12 +573,12 @@ for way in ("in the run", "forgotten"):
 # 2. ★★ `transfer_loss`: where on the text the activations are large (Zagoruyko and Komodakis 2017), for any two widths.
 #    <details><summary>Hint</summary>Padding must be 0 before the map is brought to length 1.</details>
 # 3. ★★ `best_projection`: the W with the smallest hidden loss, without training.
-#    <details><summary>Hint</summary>`torch.linalg.lstsq` solves A X ≈ B; real tokens only, and mind which side W stands on.</details>
+#    <details><summary>Hint</summary>`torch.linalg.lstsq` solves A X ≈ B; real tokens only; on which side stands W?</details>
 #
 # ## Summary
 #
 # 1. States are compared place by place and need a W; relations compare tokens with each other, fit any width, and see no turn.
-# 2. SUMMARY
+# 2. Relations were worth many texts to a student cut from its teacher; in another setting no such loss clearly helped accuracy.
 # 3. Detach the teacher, train W, leave padding out; and show the same student without the loss.
 #
 # **Next:** a teacher that writes: distillation of generation, lesson [19](19_distill_generation.py).
