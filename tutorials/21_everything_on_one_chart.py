@@ -204,14 +204,14 @@ assert run.metric < 0.6 < told, "too large a step: training breaks, and the comp
 
 # %%
 winners = {task: [max(trained, key=lambda way: of(task, way)[i]) for i in range(len(seeds))] for task in tasks}
-figure, panels = plt.subplots(1, len(tasks), figsize=(3.1 * len(tasks), 3.4))
+figure, panels = plt.subplots(1, len(tasks), figsize=(3.1 * len(tasks), 3.4), dpi=90)
 for panel, task in zip(panels, tasks, strict=True):
     print(f"{task:9} the winner of each seed: {', '.join(winners[task])}")
     for way in trained:
-        panel.plot(seeds, of(task, way), "o-", color=COLOUR[way], markersize=4, linewidth=1, alpha=0.8)
+        panel.plot(seeds, of(task, way), "o-", color=COLOUR[way], markersize=4, linewidth=1)
     panel.axhline(statistics.mean(of(task, "full", "ceiling")), color=COLOURS["ceiling"], linestyle="--")
     panel.set(xlabel="seed", xticks=seeds)
-panels[0].set(title="the lines cross: each seed\nhas a ranking of its own", ylabel="score")
+panels[0].set(title="sentiment: the lines cross,\neach seed has its own ranking", ylabel="score")
 for panel, task in zip(panels[1:], tasks[1:], strict=True):
     panel.set_title(task)
 show(figure, "everything_seeds")

@@ -37,7 +37,7 @@ def chart(found: list[Measured], times: Times) -> Figure:
     """A line for each way: how far it gets on each task, and what it costs. `times` and costs are of the last task."""
     use_style()
     ways, tasks = list(dict.fromkeys(m.way for m in found)), list(dict.fromkeys(m.task for m in found))
-    figure, panels = plt.subplots(1, 2 + len(PANELS), figsize=(12, 0.32 * len(ways) + 1.6), sharey=True)
+    figure, panels = plt.subplots(1, 2 + len(PANELS), figsize=(11.5, 0.31 * len(ways) + 1.5), sharey=True, dpi=82)
     for task, marker in zip(tasks, "osD^v", strict=False):
         of_task = [m for m in found if m.task == task]
         for place, way in enumerate(ways):
