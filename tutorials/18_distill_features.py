@@ -411,7 +411,7 @@ assert gaps["100, + relations", "100, answers", "accuracy"] > 0.01, "clearly: by
 many, few = (gaps[f"{n}, + relations", f"{n}, answers", "KL to truth"] for n in (1600, 100))
 assert many < few, "with 1,600 texts there is less to gain"
 PAINT = {"answers": COLOURS["lora"], "states": COLOURS["head"], "relations": COLOURS["fusion"]}
-figure, panels = plt.subplots(1, 2, figsize=(7.6, 2.9), sharey=True)
+figure, panels = plt.subplots(1, 2, figsize=(8.4, 2.9), sharey=True)
 for panel, name in zip(panels, NAMES[:2], strict=True):
     for place, way in enumerate(WAYS):
         panel.plot(of(way, name), [place] * len(SEEDS), "o", color=PAINT[way.split()[-1]], alpha=0.7)
