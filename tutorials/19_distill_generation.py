@@ -149,19 +149,18 @@ from training.evaluation import model_inputs
 columns = {"meaning_representation": [m for m, t in zip(meanings, texts, strict=True) for _ in t]}
 columns["human_reference"] = [text for t in texts for text in t]
 all_rows = encode(columns, spec, tokenizer, 96).features  # M · Y rows
-PENS = (1.0, 0.9, 0.8, 0.7, 0.6)
-
-
 @torch.no_grad()
-def log_q(model, pens=PENS) -> torch.Tensor:
+def log_q(model, pens=(1.0,)) -> torch.Tensor:
     """log q(y | x) of all right texts (pens, M, Y), if each token is sampled at the temperature of the pen."""
     found = []
     for batch in batches(all_rows, tokenizer, 256):
-        z, y = model(**model_inputs(batch)).logits[:, :-1].double(), batch["labels"][:, 1:]  # (B, T, V), (B, T)
-        at = y.clamp(min=0)[..., None]
-        each = [(z / pen).log_softmax(-1).gather(-1, at)[..., 0].masked_fill(y == -100, 0).sum(1) for pen in pens]
-        found.append(torch.stack(each))
-    return torch.cat(found, 1).view(len(pens), *truth.shape)
+        z, y = model(**model_inputs(batch)).logits[:, :-1], batch["labels"][:, 1:]  # (B, T, V), (B, T)
+        answer = y != -100
+        for pen in pens:
+            of_token = (z[answer] / pen).log_softmax(-1).gather(-1, y[answer][:, None])[:, 0].double()  # (N,)
+            found.append(torch.zeros(y.shape, dtype=torch.float64).masked_scatter(answer, of_token).sum(1))
+    parts = [torch.cat(found[k :: len(pens)]) for k in range(len(pens))]
+    return torch.stack(parts).view(len(pens), *truth.shape)
 
 
 def right_and_ways(log_q: torch.Tensor) -> tuple[float, float]:
@@ -173,16 +172,12 @@ def right_and_ways(log_q: torch.Tensor) -> tuple[float, float]:
 # %%
 prompts = [prompt_ids(m, spec, tokenizer) for m in meanings]
 written = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in sampled(big, [prompts[0]] * 256)]
-exact = log_q(big, (1.0,))[0]
+exact = log_q(big)[0]
 seen = [t for t in written if t in texts[0]]
 place_first = torch.tensor([t.startswith("in ") for t in texts[0]])  # the same places in every row of `truth`
 shares = exact.softmax(1)[:, place_first].sum(1)
-print(
-    f"right: {len(seen) / 256:.2f} of the samples, {float(exact[0].exp().sum()):.2f} computed; {len(set(seen))} different right texts"
-)
-print(
-    f"place first: grammar 0.40, teacher {float(shares.mean()):.2f} (from {float(shares.min()):.2f} to {float(shares.max()):.2f})"
-)
+print(f"right: {len(seen) / 256:.2f} of the samples, {float(exact[0].exp().sum()):.2f} computed")
+print(f"place first: grammar 0.40, teacher {float(shares.mean()):.2f} (lists: {float(shares.min()):.2f} to {float(shares.max()):.2f})")
 print("over all meanings: right {:.2f}, ways {:.0f} (of {:.0f})".format(*right_and_ways(exact), all_ways))
 error = (0.25 / 256) ** 0.5  # the largest standard error of a share
 assert abs(len(seen) / 256 - float(exact[0].exp().sum())) < 4 * error, "the sum over all right texts is what sampling estimates"
@@ -279,13 +274,14 @@ assert abs(jsd / beta / forward - 1) < 0.01, "near β = 0 it is β times forward
 # %% [markdown]
 # ## 3. A text is a chain: whose texts stand before the next word?
 #
-# A loss of a writer compares *next words*, after some beginning of a text. For whole texts the chain rule says
+# A loss of a writer compares *next words*, after some beginning of a text. Write $p_t$, $q_t$ for the distributions of word $t$
+# after the beginning $y_1 \dots y_{t-1}$. For whole texts the chain rule says
 #
-# $$\mathrm{KL}(p \Vert q) = \mathbb{E}_{y \sim p} \sum_t \mathrm{KL}\big(p(\cdot \mid y_{<t}) \,\Vert\, q(\cdot \mid y_{<t})\big):$$
+# $$\mathrm{KL}(p \Vert q) = \mathbb{E}_{y \sim p} \sum_t \mathrm{KL}(p_t \Vert q_t):$$
 #
-# the beginnings $y_{<t}$ are drawn from whoever stands *first*. So forward KL wants texts of the teacher (or of the people whom it
-# learnt from), and reverse KL wants the **student's own** texts. We hold the formula to our 128 texts, with the grammar's $p^*$
-# in the first place and the teacher in the second.
+# the beginnings are drawn from whoever stands *first*. So forward KL wants texts of the teacher (or of the people whom it learnt
+# from), and reverse KL wants the **student's own** texts. We hold the formula to our 128 texts, with the grammar's $p^*$ in the
+# first place and the teacher in the second.
 #
 # **Predict:** a text has 15 to 20 tokens and five choices. At how many of its tokens can the KL between $p^*$ and a good model be
 # more than nearly nothing?
@@ -344,13 +340,13 @@ assert abs(text_by_text / ours - 1) > 1e-3, "so it is another loss, which cares 
 # %% [markdown]
 # ## 4. One small student, four ways to teach it
 #
-# The student has one layer of two and half the width (`copy:1,hidden=32`). Reverse KL needs a start that already writes; so, as in
-# the papers, each student first learns from 800 references (260 steps). From this start go four ways, 80 steps each:
+# The student has one layer of two and half the width (`copy:1,hidden=32`). Reverse KL needs a start that already writes. So, as
+# in the papers, each student first learns from 800 references (260 steps). From this start go four ways, 80 steps each:
 #
 # | way | target | texts before the next word |
 # |:--|:--|:--|
 # | `references` | the next word of the reference | the references |
-# | `beam texts` | the teacher's likeliest text, by beam search with 4 beams (Kim & Rush 2016) | the teacher's |
+# | `beam texts` | the teacher's likeliest text, by beam search with 2 beams (Kim & Rush 2016) | the teacher's |
 # | `forward KL` | all the teacher's probabilities, $\mathrm{KL}(p \Vert q)$ | the references |
 # | `reverse KL` | the same, $\mathrm{KL}(q \Vert p)$ | the references |
 #
@@ -374,15 +370,14 @@ def rows_for(seed: int, rewrite=lambda rows: rows) -> list[dict]:
 
 
 def by_beams(seed: int) -> list[dict]:
-    return rows_for(seed, lambda rows: teacher_rows(rows, spec, trained.base, 4, 24, folder / f"beams{seed}", 0))
+    return rows_for(seed, lambda rows: teacher_rows(rows, spec, trained.base, 2, 24, folder / f"beams{seed}", 0))
 
 
-def taught(start, features: list[dict], loss: str, seed: int, steps: int, rate: float, own: float = 0.0):
+def taught(start, features: list[dict], loss: str, seed: int, steps: int, rate: float, own: float = 0.0, asked=teacher):
     """A copy of the model `start`, trained with one loss. own: in this share of the steps it writes the texts itself."""
     student = copy.deepcopy(start).requires_grad_(True)
-    distiller = Distiller(
-        student, NONE, make_terms(read_losses([loss]), "generation", NONE, True), None, None if loss == "hard" else teacher
-    )
+    terms = make_terms(read_losses([loss]), "generation", NONE, causal=True)
+    distiller = Distiller(student, NONE, terms, None, None if loss == "hard" else asked)
     data = Steps(features, tokenizer, 16, seed)
     data = OnPolicy(data, as_base(student), own, 24, seed) if own else data
     settings = loop.LoopSettings(steps=steps, learning_rate=rate, eval_every=steps, save_every=steps)
@@ -396,14 +391,14 @@ from distill.fidelity import answers_of
 from distill.losses import hard_targets, masked_mean
 
 gold = torch.cat([b["labels"][:, 1:][b["labels"][:, 1:] != -100] for b in batches(held_out, tokenizer, 64)])
+NAMES = ("right", "ways", "loss on references")
 FORWARD, REVERSE = "kd:T=1,a=1", "reverse_kl:T=1,a=1"
 
 
-def measured(model) -> dict:
+def measured(model) -> dict[str, float]:
     z = torch.cat(answers_of(model, held_out, tokenizer, "generation", torch.device("cpu")))
-    curve = [right_and_ways(at_pen) for at_pen in log_q(model)]
     loss = float(masked_mean(hard_targets(z, gold), torch.ones_like(gold)))
-    return {"right": curve[0][0], "ways": curve[0][1], "loss on references": loss, "curve": curve}
+    return dict(zip(NAMES, (*right_and_ways(log_q(model)[0]), loss), strict=True))
 
 
 students, found = {}, {("teacher", 0): measured(big)}
@@ -413,7 +408,7 @@ for seed in SEEDS:
     ways = {"references": (people, "hard"), "beam texts": (beams, "hard")}
     ways |= {"forward KL": (people, FORWARD), "reverse KL": (people, REVERSE), "own texts": (people, REVERSE)}
     for way, (features, loss) in ways.items():
-        students[way, seed] = taught(start, features, loss, seed, 80, 5e-3, own=float(way == "own texts"))
+        students[way, seed] = taught(start, features, loss, seed, 80, 5e-3, own=0.5 * (way == "own texts"))
 found |= {key: measured(student) for key, student in students.items()}
 
 # %% [markdown]
@@ -423,7 +418,6 @@ found |= {key: measured(student) for key, student in students.items()}
 # %%
 from training.paired import paired_gap, spread
 
-NAMES = ("right", "ways", "loss on references")
 of = lambda way, name: [found[way, seed][name] for seed in SEEDS]  # noqa: E731
 told = lambda gap, error: "more" if gap > 2 * error else "less" if gap < -2 * error else "no clear difference"  # noqa: E731
 gaps = {}
@@ -443,3 +437,168 @@ for way in ("start", *ways):
 print()
 for one, other in (("forward KL", "references"), ("beam texts", "references"), ("reverse KL", "forward KL")):
     compare(one, other)
+
+# %%
+clearly = lambda one, other, name: all(a > b for a, b in zip(of(one, name), of(other, name), strict=True))  # noqa: E731
+assert clearly("forward KL", "references", "ways"), "all probabilities teach more ways than one text for each list"
+assert clearly("reverse KL", "forward KL", "right"), "reverse KL should write right texts more often, on every seed"
+assert clearly("forward KL", "reverse KL", "ways"), "and pay with ways, on every seed"
+assert max(of("beam texts", "ways")) < 0.2 * min(of("references", "ways")), "one text for each list teaches one way"
+assert clearly("reverse KL", "forward KL", "loss on references"), "a lower loss on references does not mean more right texts"
+
+# %%
+figure, axes = plt.subplots(figsize=(7.2, 3.2))
+forms = lambda chances: chances[0].view(2, 2, 8, 2, 2).sum(2).flatten()  # 8 adjectives make one form  # noqa: E731
+order = forms(truth).argsort(descending=True, stable=True)
+axes.semilogy(forms(truth)[order], color=COLOURS["ceiling"], linewidth=5, alpha=0.4, label="grammar")
+for way, colour in (("forward KL", "lora"), ("reverse KL", "bottleneck"), ("beam texts", "head")):
+    mine = forms(log_q(students[way, 1])[0].softmax(1))[order]
+    axes.semilogy(mine, "o-", color=COLOURS[colour], markersize=4, linewidth=1, label=way)
+axes.set(title="beam texts starve most of the sixteen forms, forward KL keeps them nearly even")
+axes.set(xlabel="form of the first list of facts, by the grammar's probability", ylabel="share of the right texts")
+axes.legend(ncols=2)
+show(figure, "distill_forms")
+
+# %% [markdown]
+# All of them saw the same lists of facts.
+#
+# - **Forward KL against the references:** many more ways. A reference is one draw of 128, and 800 of them, read more than once,
+#   are partly learnt by heart. The teacher's probabilities tell all ways at every word.
+# - **Reverse KL against forward KL:** more often right, fewer ways. This is section 2, in a writer. The loss on references does
+#   not show it: reverse KL has the *higher* loss of the two.
+# - **Beam texts:** one text for each list, and that is nearly all that the student writes. Right more often than with references,
+#   since there is less to learn; nearly all other ways are gone, and the loss on references is awful. If one good text is all you
+#   want, that is no fault. And it needs no logits, so teacher and student may have different vocabularies.
+#
+# With reverse KL no form is *lost*: at each choice the softmax has a number for each word, as the free student of section 2. Rare
+# forms are starved. And where a student can be its teacher, all divergences end at the same place: put `copy:1` for `SMALL` (full
+# width) and see which differences are left.
+#
+# ## 5. The student's own texts
+#
+# At its own beginnings a student has made its own mistakes. References do not show them, so nobody teaches how to go on after
+# one: **exposure bias**. By section 3, reverse KL even *means* the student's own texts. The fifth way, `own texts`, is reverse
+# KL where in half of the steps the student continues the lists itself, by sampling, and the teacher judges each of its words:
+# **on-policy** distillation (GKD, Agarwal et al. 2024). Nothing is learnt through the sampling itself; MiniLLM (Gu et al. 2024)
+# does that too.
+#
+# **Predict:** is the student further from the teacher on references, or on its own texts? Will practice on own texts close the gap,
+# and will it write more right texts?
+
+# %%
+test_prompts = [prompt_ids(m, spec, tokenizer) for m, _ in references_by_prompt(test, spec)[:150]]
+logits_of = lambda model, rows: torch.cat(answers_of(model, rows, tokenizer, "generation", torch.device("cpu")))  # noqa: E731
+
+
+def own_texts(model) -> list[dict]:
+    """Rows of what the model itself writes for test lists of facts."""
+    pairs = zip(test_prompts, sampled(model, test_prompts), strict=True)
+    return [{"input_ids": a + b, "attention_mask": [1] * len(a + b), "labels": [-100] * len(a) + b} for a, b in pairs]
+
+
+def apart(model, rows: list[dict]) -> float:
+    """Mean reverse KL per answer token."""
+    return float(reverse_kl(logits_of(model, rows), logits_of(big, rows)).mean())
+
+
+print("reverse KL per token  on references       on own texts   ratio")
+for way in ("start", "forward KL", "reverse KL", "own texts"):
+    for seed in SEEDS:
+        model = students[way, seed]
+        found[way, seed] |= {"there": apart(model, held_out), "here": apart(model, own_texts(model))}
+        found[way, seed]["ratio"] = found[way, seed]["here"] / found[way, seed]["there"]
+    print(f"{way:14}{spread(of(way, 'there')):>20}{spread(of(way, 'here')):>20}   {spread(of(way, 'ratio'), 2)}")
+print()
+compare("own texts", "reverse KL")
+assert clearly("forward KL", "reverse KL", "here"), "reverse KL is what reverse training makes small"
+assert min(of("start", "ratio") + of("forward KL", "ratio")) > 1, "a student is worse where its own mistakes stand before"
+
+# %% [markdown]
+# TEXT5
+#
+# ## 6. The rival: a colder pen
+#
+# Reverse KL is right more often because it writes less of what it is unsure of. There is an old way to do that without any
+# training: sample at a temperature $\tau$ below 1 (the **pen**). We take the student of *forward* KL and let it write colder. Our
+# last question, written down with the others: forward KL at $\tau = 0.8$ against reverse KL as it is.
+#
+# **Predict:** forward KL had more ways, reverse KL more right texts. At $\tau = 0.8$, which of the two is ahead, and in what?
+
+# %%
+PENS = (1.0, 0.9, 0.8, 0.7, 0.6)
+curves = {}
+for way in ("references", "forward KL", "reverse KL", "beam texts"):
+    each_seed = [[right_and_ways(at_pen) for at_pen in log_q(students[way, seed], PENS)] for seed in SEEDS]
+    curves[way] = torch.tensor(each_seed)  # (seeds, pens, 2)
+    line = "   ".join(f"τ {pen}: {a:.2f}, {b:3.0f}" for pen, (a, b) in zip(PENS, curves[way].mean(0).tolist(), strict=True))
+    print(f"{way:11}{line}")
+for seed, (right, number) in zip(SEEDS, curves["forward KL"][:, PENS.index(0.8)].tolist(), strict=True):
+    found["forward, 0.8", seed] = {"right": right, "ways": number}
+print("(each: right, ways)\n")
+compare("forward, 0.8", "reverse KL")
+assert gaps["forward, 0.8", "reverse KL", "right"][0] > -0.02, "the colder pen should not be behind in right texts"
+assert gaps["forward, 0.8", "reverse KL", "ways"][0] > -5, "and not behind in ways"
+
+# %%
+figure, axes = plt.subplots(figsize=(6.6, 3.4))
+for way, colour in (("references", "full"), ("forward KL", "lora"), ("reverse KL", "bottleneck"), ("beam texts", "head")):
+    right, number = curves[way].mean(0).T
+    axes.plot(number, right, "o-", color=COLOURS[colour], label=way, markersize=4)
+    axes.plot(number[:1], right[:1], "s", color=COLOURS[colour], markersize=8)
+axes.plot([all_ways], [1.0], "*", color=COLOURS["ceiling"], markersize=13, label="grammar")
+axes.set(title="a colder pen moves along a line, and forward KL's line lies highest", xlabel="ways (effective number)")
+axes.set(ylabel="probability of a right text")
+axes.legend(title="square: τ = 1", loc="lower left", bbox_to_anchor=(0.12, 0.0))
+show(figure, "distill_pen")
+
+# %% [markdown]
+# TEXT6
+#
+# ## 7. Break it on purpose: targets off by one, and tokens that should not count
+#
+# At position $t$ a decoder answers for token $t + 1$. Student and teacher must be shifted alike. Suppose a loader hands out the
+# teacher's answers one token too early.
+#
+# **Predict:** at each word the student gets the teacher's distribution for the word *after next*. What will it write? And how
+# large is the loss of a student that is exactly the teacher?
+
+# %%
+from training.generation import generate_texts
+
+
+class OneEarly:
+    """A teacher whose answers are off by one token."""
+
+    def answers(self, batch, first=None):
+        return teacher.answers(batch).roll(-1, 0)
+
+
+v = logits_of(big, held_out)
+itself = {name: float(soft_targets(v, v.roll(by, 0)).mean()) for name, by in (("aligned", 0), ("off by one", -1))}
+print("loss of a student that is the teacher:", {name: round(abs(loss), 2) for name, loss in itself.items()})
+odd = taught(students["start", 1], people, FORWARD, 1, 80, 5e-3, asked=OneEarly())
+for name, model in (("aligned", students["forward KL", 1]), ("off by one", odd)):
+    print(f"{name:11}", generate_texts(model, tokenizer, prompts[:1], max_new_tokens=24)[0])
+assert abs(itself["aligned"]) < 1e-6 < 1 < itself["off by one"], "the test of alignment: against itself a teacher has loss 0"
+assert measured(odd)["right"] < 0.01, "it trains without an error, and never writes a right text"
+
+# %% [markdown]
+# Nothing raises. So run your loss once with the teacher as its own student: it must be 0. This test does not see the next mistake:
+# prompt tokens that count. Nobody ever learnt to *write* lists of facts, the teacher neither.
+#
+# **Predict:** what share of the summed KL do prompts have for a student that writes well, if they are counted?
+
+# %%
+batch = next(batches(held_out, tokenizer, 200))
+with torch.no_grad():
+    z, v = (model(**model_inputs(batch)).logits[:, :-1] for model in (students["forward KL", 1], big))
+each = soft_targets(z, v)  # (B, T)
+real, asked = batch["attention_mask"][:, 1:] == 1, batch["labels"][:, 1:] != -100
+share = float(each[real & ~asked].sum() / each[real].sum())
+print(f"prompts have {float((real & ~asked).sum() / real.sum()):.0%} of the tokens and {share:.0%} of the summed KL")
+assert share > 0.7, "most of the gradient would go into guesses about prompts, which nobody wants"
+try:
+    soft_targets(z, v[..., :-5])
+    raise AssertionError("two vocabularies cannot be compared word by word")
+except ValueError as error:
+    print("refused:", error)
