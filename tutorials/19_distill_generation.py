@@ -5,7 +5,7 @@
 # |:--|:--|
 # | **Needs** | lessons [02](02_lora_for_generation.py) and [17](17_distill_logits.py); what sampling from a softmax is |
 # | **Read and do** | 70 minutes |
-# | **Runs in** | about 70 s on one CPU thread |
+# | **Runs in** | about 65 s on one CPU thread |
 # | **Memory** | 2 GB |
 #
 # A classifier gives one answer for a text. A writer has *many* right answers: each list of facts can be said in many ways. So a
@@ -30,6 +30,7 @@ import copy
 import itertools
 import math
 import random
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -50,7 +51,6 @@ transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 datasets.disable_progress_bars()
 use_style()
-folder = Path(tempfile.mkdtemp())
 
 # %% [markdown]
 # ## 1. All texts for one list of facts
@@ -94,7 +94,7 @@ from training.tasks import find_task
 
 spec = find_task("data2text")
 test = load_task(spec, seed=0)["test"]
-meanings = [m for m, _ in references_by_prompt(test, spec) if m.count(" ; ") == 4][:12]
+meanings = [m for m, _ in references_by_prompt(test, spec) if m.count(" ; ") == 4][:8]
 texts = [all_texts(m) for m in meanings]
 truth = torch.tensor([list(t.values()) for t in texts], dtype=torch.float64)  # (M, Y)
 print(meanings[0])
@@ -124,6 +124,7 @@ from training.randomness import seeded
 from training.run import train_model
 from training.trained import load_trained
 
+folder = Path(tempfile.mkdtemp())
 size = {"train_rows": 4000, "steps": 400, "batch_size": 32, "learning_rate": 4e-3}
 quiet = {"eval_every": 400, "eval_rows": 100, "samples": 0, "trackers": "", "out": str(folder / "teacher")}
 train_model("data2text", method="full", **size, **quiet)
@@ -149,6 +150,8 @@ from training.evaluation import model_inputs
 columns = {"meaning_representation": [m for m, t in zip(meanings, texts, strict=True) for _ in t]}
 columns["human_reference"] = [text for t in texts for text in t]
 all_rows = encode(columns, spec, tokenizer, 96).features  # M · Y rows
+
+
 @torch.no_grad()
 def log_q(model, pens=(1.0,)) -> torch.Tensor:
     """log q(y | x) of all right texts (pens, M, Y), if each token is sampled at the temperature of the pen."""
@@ -163,6 +166,7 @@ def log_q(model, pens=(1.0,)) -> torch.Tensor:
     return torch.stack(parts).view(len(pens), *truth.shape)
 
 
+# %%
 def right_and_ways(log_q: torch.Tensor) -> tuple[float, float]:
     """(probability of a right text, effective number of right texts), means over the meanings (M, Y)."""
     among = log_q.log_softmax(1)  # q(y | x, right)
@@ -177,7 +181,7 @@ seen = [t for t in written if t in texts[0]]
 place_first = torch.tensor([t.startswith("in ") for t in texts[0]])  # the same places in every row of `truth`
 shares = exact.softmax(1)[:, place_first].sum(1)
 print(f"right: {len(seen) / 256:.2f} of the samples, {float(exact[0].exp().sum()):.2f} computed")
-print(f"place first: grammar 0.40, teacher {float(shares.mean()):.2f} (lists: {float(shares.min()):.2f} to {float(shares.max()):.2f})")
+print(f"place first: grammar 0.40, teacher {float(shares.mean()):.2f} (by list {shares.min():.2f} to {shares.max():.2f})")
 print("over all meanings: right {:.2f}, ways {:.0f} (of {:.0f})".format(*right_and_ways(exact), all_ways))
 error = (0.25 / 256) ** 0.5  # the largest standard error of a share
 assert abs(len(seen) / 256 - float(exact[0].exp().sum())) < 4 * error, "the sum over all right texts is what sampling estimates"
@@ -243,9 +247,10 @@ figure, axes = plt.subplots(figsize=(6.4, 2.8))
 axes.fill_between(word, p, color=COLOURS["ceiling"], alpha=0.3, label="teacher p")
 axes.plot(word, fitted["forward"], color=COLOURS["lora"], label="forward KL")
 axes.plot(word, fitted["reverse"], color=COLOURS["bottleneck"], label="reverse KL")
-axes.plot(word, fitted["reverse from 35.0"], ":", color=COLOURS["bottleneck"], label="reverse KL, other start")
-axes.set(title="forward KL covers both bumps and the gap, reverse KL takes one", xlabel="word", ylabel="probability")
-axes.legend()
+axes.plot(word, fitted["reverse from 35.0"], ":", color=COLOURS["bottleneck"], label="reverse, other start")
+axes.set(title="forward KL covers both bumps and the gap, reverse KL takes one")
+axes.set(xlabel="word", ylabel="probability", ylim=(0, 0.19))
+axes.legend(loc="upper center", ncols=2)
 show(figure, "distill_two_bumps")
 
 # %% [markdown]
@@ -373,6 +378,7 @@ def by_beams(seed: int) -> list[dict]:
     return rows_for(seed, lambda rows: teacher_rows(rows, spec, trained.base, 2, 24, folder / f"beams{seed}", 0))
 
 
+# %%
 def taught(start, features: list[dict], loss: str, seed: int, steps: int, rate: float, own: float = 0.0, asked=teacher):
     """A copy of the model `start`, trained with one loss. own: in this share of the steps it writes the texts itself."""
     student = copy.deepcopy(start).requires_grad_(True)
@@ -413,7 +419,8 @@ found |= {key: measured(student) for key, student in students.items()}
 
 # %% [markdown]
 # The rule is that of lesson 04, fixed before: a paired difference counts if its mean is more than two standard errors from zero.
-# With three seeds it says "counts" about once in five for no difference at all. Our questions were written down first.
+# With three seeds it says "counts" about once in five for no difference at all. Steps, rates and questions were chosen after
+# pilot runs with these seeds, so section 6 tells of a second run with fresh ones.
 
 # %%
 from training.paired import paired_gap, spread
@@ -447,21 +454,19 @@ assert max(of("beam texts", "ways")) < 0.2 * min(of("references", "ways")), "one
 assert clearly("reverse KL", "forward KL", "loss on references"), "a lower loss on references does not mean more right texts"
 
 # %%
-figure, axes = plt.subplots(figsize=(7.2, 3.2))
+figure, axes = plt.subplots(figsize=(6.6, 3.0))
 forms = lambda chances: chances[0].view(2, 2, 8, 2, 2).sum(2).flatten()  # 8 adjectives make one form  # noqa: E731
 order = forms(truth).argsort(descending=True, stable=True)
 axes.semilogy(forms(truth)[order], color=COLOURS["ceiling"], linewidth=5, alpha=0.4, label="grammar")
 for way, colour in (("forward KL", "lora"), ("reverse KL", "bottleneck"), ("beam texts", "head")):
-    mine = forms(log_q(students[way, 1])[0].softmax(1))[order]
+    mine = forms(log_q(students[way, SEEDS[0]])[0].softmax(1))[order]
     axes.semilogy(mine, "o-", color=COLOURS[colour], markersize=4, linewidth=1, label=way)
-axes.set(title="beam texts starve most of the sixteen forms, forward KL keeps them nearly even")
+axes.set(title="beam texts starve most forms, reverse KL some, forward KL none")
 axes.set(xlabel="form of the first list of facts, by the grammar's probability", ylabel="share of the right texts")
-axes.legend(ncols=2)
+axes.legend(loc="lower left")
 show(figure, "distill_forms")
 
 # %% [markdown]
-# All of them saw the same lists of facts.
-#
 # - **Forward KL against the references:** many more ways. A reference is one draw of 128, and 800 of them, read more than once,
 #   are partly learnt by heart. The teacher's probabilities tell all ways at every word.
 # - **Reverse KL against forward KL:** more often right, fewer ways. This is section 2, in a writer. The loss on references does
@@ -482,8 +487,8 @@ show(figure, "distill_forms")
 # **on-policy** distillation (GKD, Agarwal et al. 2024). Nothing is learnt through the sampling itself; MiniLLM (Gu et al. 2024)
 # does that too.
 #
-# **Predict:** is the student further from the teacher on references, or on its own texts? Will practice on own texts close the gap,
-# and will it write more right texts?
+# **Predict:** is the student further from the teacher on references, or on its own texts? Will practice on own texts close the
+# gap, and will it write more right texts?
 
 # %%
 test_prompts = [prompt_ids(m, spec, tokenizer) for m, _ in references_by_prompt(test, spec)[:150]]
@@ -496,36 +501,50 @@ def own_texts(model) -> list[dict]:
     return [{"input_ids": a + b, "attention_mask": [1] * len(a + b), "labels": [-100] * len(a) + b} for a, b in pairs]
 
 
-def apart(model, rows: list[dict]) -> float:
-    """Mean reverse KL per answer token."""
-    return float(reverse_kl(logits_of(model, rows), logits_of(big, rows)).mean())
+def apart(model) -> tuple[float, float]:
+    """Mean reverse KL per answer token: on references, on the model's own texts."""
+    own = own_texts(model)
+    pairs = ((logits_of(model, held_out), v), (logits_of(model, own), logits_of(big, own)))
+    return tuple(float(reverse_kl(z, its).mean()) for z, its in pairs)
 
 
+v = logits_of(big, held_out)
+
+# %%
 print("reverse KL per token  on references       on own texts   ratio")
 for way in ("start", "forward KL", "reverse KL", "own texts"):
     for seed in SEEDS:
-        model = students[way, seed]
-        found[way, seed] |= {"there": apart(model, held_out), "here": apart(model, own_texts(model))}
-        found[way, seed]["ratio"] = found[way, seed]["here"] / found[way, seed]["there"]
+        there, here = apart(students[way, seed])
+        found[way, seed] |= {"there": there, "here": here, "ratio": here / there}
     print(f"{way:14}{spread(of(way, 'there')):>20}{spread(of(way, 'here')):>20}   {spread(of(way, 'ratio'), 2)}")
 print()
 compare("own texts", "reverse KL")
 assert clearly("forward KL", "reverse KL", "here"), "reverse KL is what reverse training makes small"
-assert min(of("start", "ratio") + of("forward KL", "ratio")) > 1, "a student is worse where its own mistakes stand before"
+astray = statistics.mean(of("start", "ratio") + of("forward KL", "ratio"))
+assert astray > 1.05, "on average a student is further from its teacher where its own mistakes stand before"
 
 # %% [markdown]
-# TEXT5
+# On references a student looks better than it is: the start and the student of forward KL are further from the teacher on their
+# own texts. With reverse KL the ratio is nearer to 1, and it is so *without* own texts: this loss takes weight from words that
+# the teacher would not write, so fewer beginnings go astray. Own texts bring no more right texts here, and each such step takes
+# longer, since the student must write first.
+#
+# **It depends on the start.** In a pilot run the start was weaker (600 rows, 250 steps at rate 6e-3: right in about 2 % of its
+# texts), then came 100 steps at 4e-3, seeds 1 to 3. Reverse KL on references then reached 0.13 to 0.46 right texts, forward KL
+# 0.52 to 0.53, and reverse KL on own texts in *every* step 0.70 to 0.72. After another weak start (200 steps) the two seeds that
+# we tried did not agree. So own texts can save reverse KL from a bad start; after a good one they have little left to do. GKD and
+# MiniLLM report gains on longer texts, where an early mistake spoils what follows. Ours are short.
 #
 # ## 6. The rival: a colder pen
 #
 # Reverse KL is right more often because it writes less of what it is unsure of. There is an old way to do that without any
 # training: sample at a temperature $\tau$ below 1 (the **pen**). We take the student of *forward* KL and let it write colder. Our
-# last question, written down with the others: forward KL at $\tau = 0.8$ against reverse KL as it is.
+# last question: forward KL at $\tau = 0.8$ against reverse KL as it is.
 #
 # **Predict:** forward KL had more ways, reverse KL more right texts. At $\tau = 0.8$, which of the two is ahead, and in what?
 
 # %%
-PENS = (1.0, 0.9, 0.8, 0.7, 0.6)
+PENS = (1.0, 0.8, 0.6)
 curves = {}
 for way in ("references", "forward KL", "reverse KL", "beam texts"):
     each_seed = [[right_and_ways(at_pen) for at_pen in log_q(students[way, seed], PENS)] for seed in SEEDS]
@@ -552,7 +571,17 @@ axes.legend(title="square: τ = 1", loc="lower left", bbox_to_anchor=(0.12, 0.0)
 show(figure, "distill_pen")
 
 # %% [markdown]
-# TEXT6
+# In this run the colder pen is ahead in both. It is no trick of one point: wherever two lines have the same number of ways, that
+# of forward KL is the higher one. A student that has all the ways lets you choose *afterwards* how much to trade for truth; one
+# that has lost them cannot get them back. So hold a mode-seeking loss against this rival before you believe that it "writes
+# better texts".
+#
+# Three seeds are few, and we had seen them when we chose steps and questions. So we ran it all again with six fresh ones
+# (set `SEEDS` to 4, ..., 9). All verdicts of section 4 came out the same. Own texts against reverse KL: no clear difference,
+# neither in right texts nor in ways. The colder pen writes right texts more often than reverse KL, by 0.05 ± 0.01 (± is one
+# standard error), which counts; it has 10 ± 6 more ways, which does not. What stands is: right more often, and no fewer ways.
+#
+# Not shown: that it is so for a student much too small for its task, for long texts, or where one learns through the sampling.
 #
 # ## 7. Break it on purpose: targets off by one, and tokens that should not count
 #
@@ -573,25 +602,24 @@ class OneEarly:
         return teacher.answers(batch).roll(-1, 0)
 
 
-v = logits_of(big, held_out)
 itself = {name: float(soft_targets(v, v.roll(by, 0)).mean()) for name, by in (("aligned", 0), ("off by one", -1))}
 print("loss of a student that is the teacher:", {name: round(abs(loss), 2) for name, loss in itself.items()})
-odd = taught(students["start", 1], people, FORWARD, 1, 80, 5e-3, asked=OneEarly())
-for name, model in (("aligned", students["forward KL", 1]), ("off by one", odd)):
+odd = taught(start, people, FORWARD, SEEDS[-1], 60, 5e-3, asked=OneEarly())
+for name, model in (("aligned", students["forward KL", SEEDS[-1]]), ("off by one", odd)):
     print(f"{name:11}", generate_texts(model, tokenizer, prompts[:1], max_new_tokens=24)[0])
 assert abs(itself["aligned"]) < 1e-6 < 1 < itself["off by one"], "the test of alignment: against itself a teacher has loss 0"
 assert measured(odd)["right"] < 0.01, "it trains without an error, and never writes a right text"
 
 # %% [markdown]
-# Nothing raises. So run your loss once with the teacher as its own student: it must be 0. This test does not see the next mistake:
-# prompt tokens that count. Nobody ever learnt to *write* lists of facts, the teacher neither.
+# Nothing raises. So run your loss once with the teacher as its own student: it must be 0. This test does not see the next
+# mistake, prompt tokens that count. Nobody ever learnt to *write* lists of facts, the teacher neither.
 #
 # **Predict:** what share of the summed KL do prompts have for a student that writes well, if they are counted?
 
 # %%
 batch = next(batches(held_out, tokenizer, 200))
 with torch.no_grad():
-    z, v = (model(**model_inputs(batch)).logits[:, :-1] for model in (students["forward KL", 1], big))
+    z, v = (model(**model_inputs(batch)).logits[:, :-1] for model in (students["forward KL", SEEDS[-1]], big))
 each = soft_targets(z, v)  # (B, T)
 real, asked = batch["attention_mask"][:, 1:] == 1, batch["labels"][:, 1:] != -100
 share = float(each[real & ~asked].sum() / each[real].sum())
@@ -602,3 +630,51 @@ try:
     raise AssertionError("two vocabularies cannot be compared word by word")
 except ValueError as error:
     print("refused:", error)
+
+# %% [markdown]
+# ## What could go wrong
+#
+# | symptom | likely cause | check |
+# |:--|:--|:--|
+# | the student skips or repeats words | targets off by one | section 7: the loss of the teacher against itself is 0 |
+# | the loss hardly falls, the texts are bad | prompt tokens count | section 7: the share of the prompts |
+# | short texts are learnt better than long ones | a mean for each text first | section 3: sum, then divide once |
+# | JSD with a small β does nothing | it vanishes like β | section 2: JSD / β |
+# | always the same text for the same facts | beam texts as targets, or a very cold pen | section 4: `ways` |
+# | reverse KL does not get going | its start cannot write yet, or is too wide | sections 2 and 5: another start, own texts |
+# | "our loss writes better texts" | it only writes colder | section 6: the rival at τ = 0.8 |
+# | the loss on references is awful, the texts are fine | the student has few ways | section 4: count right texts too |
+#
+# ## Exercises
+#
+# Write in [exercises/19_distill_generation.py](exercises/19_distill_generation.py), then `python -m tutorials check 19`.
+#
+# 1. ★ `reverse_by_hand`: reverse KL for each token, from logits.
+# 2. ★★ `texts_of`: all texts of any small grammar, with their probabilities.
+#    <details><summary>Hint</summary>`itertools.product(*choices)`; two ways to one text add up.</details>
+# 3. ★★ `coverage`: from samples alone, the share that is right and the share of the grammar's probability that was seen.
+#
+# ## Summary
+#
+# 1. A writer is a distribution over texts; a student too small for its teacher keeps ways with forward, truth with reverse KL.
+# 2. Whoever stands first in KL writes the beginnings: references or teacher for forward, the student itself for reverse.
+# 3. Beam texts leave one way; and before a mode-seeking loss is praised, let forward KL write with a colder pen.
+#
+# **Next:** smaller in other ways, distil and prune and quantise: [lesson 20](20_distil_prune_quantise.py).
+#
+# ## On the real thing
+#
+# The same with GPT-2 and E2E: forward KL; from there reverse KL, with own texts in half of the steps; beam texts. We did not run
+# these. We did measure a real model of 260 thousand weights (`distill/results/e2e/report.md`, three seeds). There too reverse KL
+# has a higher loss than forward KL, and beam texts have the highest of all with a BLEU like the others; forward KL on own texts
+# has the lowest loss. On real text nobody knows all right texts, so `right` and `ways` cannot be computed.
+#
+# ```bash
+# python -m training --task e2e_nlg --model gpt2 --method full --out runs/teacher
+# python -m distill --teacher runs/teacher/adapter --student copy:1,3,5,7,9,11 --losses kd:T=1,a=1 \
+#     --max-length 192 --steps 4000 --score-texts 600 --out runs/forward
+# python -m distill --teacher runs/teacher/adapter --student runs/forward/adapter --losses reverse_kl:T=1,a=1 \
+#     --on-policy 0.5 --max-length 192 --steps 1000 --score-texts 600 --out runs/reverse
+# python -m distill --teacher runs/teacher/adapter --student copy:1,3,5,7,9,11 --losses hard --targets teacher --beams 4 \
+#     --max-length 192 --steps 4000 --score-texts 600 --out runs/beams
+# ```
