@@ -667,7 +667,7 @@ except ValueError as error:
 # The same with GPT-2 and E2E: forward KL; from there reverse KL, with own texts in half of the steps; beam texts. We did not run
 # these. We did measure a real model of 260 thousand weights (`distill/results/e2e/report.md`, three seeds). There too reverse KL
 # has a higher loss than forward KL, and beam texts have the highest of all with a BLEU like the others; forward KL on own texts
-# has the lowest loss. On real text nobody knows all right texts, so `right` and `ways` cannot be computed.
+# has the lowest mean loss. On real text nobody knows all right texts, so `right` and `ways` cannot be computed.
 #
 # ```bash
 # python -m training --task e2e_nlg --model gpt2 --method full --out runs/teacher
