@@ -510,7 +510,7 @@ except CacheError as error:
 # 2. The loss is $T^2\,\mathrm{KL}$, a sum over classes and a mean over rows; each slip silently hands the student to the labels.
 # 3. Unlabelled texts bring most; soft helps where answers are uncertain; always show the student without a teacher.
 #
-# **Next:** from answers to what is inside, features and relations: lesson [18](18_distill_features.md).
+# **Next:** from answers to what is inside, features and relations: lesson [18](18_distill_features.py).
 #
 # ## On the real thing
 #

@@ -3,7 +3,7 @@
 #
 # | | |
 # |:--|:--|
-# | **Needs** | lessons [03](03_lora_for_classification.md), [12](12_bottleneck_adapters.md) and [17](17_distill_logits.md) |
+# | **Needs** | lessons [03](03_lora_for_classification.py), [12](12_bottleneck_adapters.py) and [17](17_distill_logits.py) |
 # | **Read and do** | 45 minutes |
 # | **Runs in** | about 30 s on one CPU thread |
 # | **Memory** | 2 GB |
