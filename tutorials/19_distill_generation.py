@@ -117,9 +117,8 @@ assert truth.shape[1] == 2 * 2 * 16 * 2 and 8 < truth[0].max() / truth[0].min() 
 # "in PLACE" first in about 40 % of them, or nearly always write the likelier form?
 
 # %%
-from distill.sequence import continue_prompts
-from training.base_models import Base
 from training.encoding import encode, prompt_ids
+from training.generation import continue_prompts
 from training.randomness import seeded
 from training.run import train_model
 from training.trained import load_trained
@@ -133,14 +132,10 @@ big, tokenizer = trained.base.model, trained.base.tokenizer
 PLAIN = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}  # each token as its probability says
 
 
-def as_base(model) -> Base:
-    return Base(model, tokenizer, (), trained.base.source)
-
-
 def sampled(model, prompts: list[list[int]], seed: int = 0) -> list[list[int]]:
     """One sampled continuation of each prompt, at most 24 tokens (the longest right text has fewer)."""
     with seeded(seed):
-        return continue_prompts(as_base(model), prompts, 24, 256, **PLAIN)
+        return continue_prompts(model, tokenizer, prompts, 24, 256, **PLAIN)
 
 
 # %%
@@ -365,6 +360,7 @@ assert abs(text_by_text / ours - 1) > 1e-3, "so it is another loss, which cares 
 from distill.rows import load_rows
 from distill.sequence import OnPolicy, teacher_rows
 from training import loop
+from training.base_models import Base
 
 SEEDS, READER = (1, 2, 3), (tokenizer, 96)
 
@@ -385,7 +381,7 @@ def taught(start, features: list[dict], loss: str, seed: int, steps: int, rate: 
     terms = make_terms(read_losses([loss]), "generation", NONE, causal=True)
     distiller = Distiller(student, NONE, terms, None, None if loss == "hard" else asked)
     data = Steps(features, tokenizer, 16, seed)
-    data = OnPolicy(data, as_base(student), own, 24, seed) if own else data
+    data = OnPolicy(data, Base(student, tokenizer, (), trained.base.source), own, 24, seed) if own else data
     settings = loop.LoopSettings(steps=steps, learning_rate=rate, eval_every=steps, save_every=steps)
     with seeded(seed):
         loop.run(DistillSteps(distiller, data, settings), lambda: {"eval_loss": 0.0}, lambda row: None)
