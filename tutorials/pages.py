@@ -26,7 +26,7 @@ def to_page(notebook, lesson: Lesson, hashes: dict[str, str]) -> tuple[str, dict
         if cell.cell_type == "markdown":
             blocks.append(LINK.sub(_moved, cell.source))
         elif cell.source.strip():
-            blocks.append(f"```python\n{cell.source}\n```")
+            blocks.append(f"```python\n{cell.source.strip(chr(10))}\n```")
             blocks += [block for output in _joined(cell.outputs) for block in _shown(output, lesson, pictures)]
     return "\n\n".join([*blocks, _footer(lesson, hashes)]) + "\n", pictures
 
