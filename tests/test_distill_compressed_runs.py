@@ -137,8 +137,9 @@ def test_a_compressed_student_is_no_teacher_no_student_and_its_damage_is_told(bi
     ):
         with pytest.raises(ValueError, match=words):
             run_distillation(settings)
-    with pytest.raises(ValueError, match="layers that are no plain ones"):  # its weights without their scales are no model
-        load_base(find_task("sentiment"), str(folder))
+    if bits == "int8":  # its weights without their scales are no model; an NF4 folder is one that transformers itself can read
+        with pytest.raises(ValueError, match="layers that are no plain ones"):
+            load_base(find_task("sentiment"), str(folder))
     weights, card = folder / "model.safetensors", folder / "student.json"
     content = weights.read_bytes()
     for path, damage in ((weights, content[:-100]), (weights, b""), (card, b"{}"), (card, b"[")):
