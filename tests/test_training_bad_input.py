@@ -98,7 +98,7 @@ def write(folder, columns, kind="parquet"):
     return folder
 
 
-def refused(found, out, task, **settings):
+def assert_refused(found, out, task, **settings):
     """The run raises with these words, and its folder was never made."""
     with pytest.raises((ValueError, FileNotFoundError), match=found):
         train_model(task, out=str(out), **{"steps": 2, "trackers": "", **settings})
@@ -109,7 +109,7 @@ def refused(found, out, task, **settings):
 @pytest.mark.fault
 def test_data_that_does_not_fit(task, columns, found, models, tmp_path):
     model = models["decoder" if task in ("prompt", "text") else "encoder"]
-    refused(found, tmp_path / "run", task, model=model, data_dir=str(write(tmp_path / "data", columns)))
+    assert_refused(found, tmp_path / "run", task, model=model, data_dir=str(write(tmp_path / "data", columns)))
 
 
 @pytest.mark.parametrize("task", GOOD)
@@ -189,7 +189,7 @@ SETTINGS = [
 
 @pytest.mark.parametrize(("changes", "found"), SETTINGS, ids=["-".join(map(str, c.values())) for c, _ in SETTINGS])
 def test_settings_that_make_no_sense(changes, found, tmp_path):
-    refused(found, tmp_path / "run", **{"task": "tagging", **changes})
+    assert_refused(found, tmp_path / "run", **{"task": "tagging", **changes})
 
 
 MODELS = [
@@ -204,7 +204,7 @@ MODELS = [
 @pytest.mark.fault
 def test_models_that_cannot_be_used(name, task, found, models, tmp_path):
     data = write(tmp_path / "data", GOOD[task])
-    refused(found, tmp_path / "run", task, model=models[name], data_dir=str(data))
+    assert_refused(found, tmp_path / "run", task, model=models[name], data_dir=str(data))
 
 
 def test_a_tokenizer_without_an_end_cannot_train_to_generate(models, tmp_path):
@@ -212,7 +212,7 @@ def test_a_tokenizer_without_an_end_cannot_train_to_generate(models, tmp_path):
     settings = tmp_path / "model" / "tokenizer_config.json"
     settings.write_text(json.dumps({k: v for k, v in json.loads(settings.read_text()).items() if k != "eos_token"}))
     data = write(tmp_path / "data", PROMPT)
-    refused("has no end-of-text token", tmp_path / "run", "prompt", model=str(tmp_path / "model"), data_dir=str(data))
+    assert_refused("has no end-of-text token", tmp_path / "run", "prompt", model=str(tmp_path / "model"), data_dir=str(data))
 
 
 @pytest.mark.fault
@@ -299,7 +299,7 @@ def test_a_prompt_that_cannot_be_continued_is_told_before_training(prompt, model
     data = jsonl(
         tmp_path / "data", train=PAIRS if isinstance(prompt, str) else rows, validation=rows + PAIRS[: isinstance(prompt, str)]
     )
-    refused(
+    assert_refused(
         "no room for an answer|with texts in them",
         tmp_path / "run",
         "prompt",
@@ -359,9 +359,9 @@ def test_a_base_with_holes_is_not_called_pretrained(models, tmp_path):
     weights = load_file(path)
     save_file({k: v for k, v in weights.items() if not k.endswith("output.dense.bias")}, path, metadata={"format": "pt"})
     data = write(tmp_path / "data", SST2)
-    refused("They would stay random", tmp_path / "run", "sst2", model=str(tmp_path / "model"), data_dir=str(data))
+    assert_refused("They would stay random", tmp_path / "run", "sst2", model=str(tmp_path / "model"), data_dir=str(data))
     save_file({f"other.{k}": v for k, v in weights.items()}, path, metadata={"format": "pt"})
-    refused("They would stay random", tmp_path / "run", "sst2", model=str(tmp_path / "model"), data_dir=str(data))
+    assert_refused("They would stay random", tmp_path / "run", "sst2", model=str(tmp_path / "model"), data_dir=str(data))
 
 
 @pytest.mark.fault
@@ -453,4 +453,4 @@ def test_a_tokenizer_of_another_model_is_refused(models, tmp_path):
     BertModel(BertConfig(vocab_size=50, **sizes)).save_pretrained(tmp_path / "model")
     tiny_folder.tokenizer().save_pretrained(tmp_path / "model")
     data = write(tmp_path / "data", SST2)
-    refused("they do not belong together", tmp_path / "run", "sst2", model=str(tmp_path / "model"), data_dir=str(data))
+    assert_refused("they do not belong together", tmp_path / "run", "sst2", model=str(tmp_path / "model"), data_dir=str(data))

@@ -438,14 +438,10 @@ show(figure, "distill_relations")
 # (0.945 with 100 steps): more steps cannot replace relations there. But on 1,600 texts they reach 0.976, about as much as
 # relations in 100 steps (0.978). So relations pay where *texts* are few. Where texts are many, more steps do as well.
 #
-# On *topic*, another task with the same recipe (seeds 1, ..., 6, 100 texts), relations gain 0.037 ± 0.005 on answers alone, and
-# states **lose** 0.031 ± 0.005.
-#
 # **Where it did not help.** Our [report on nine losses](../distill/results/features/report.md) has five seeds, a student of *one*
 # layer and full width with *random* weights, 100 + 400 texts, 400 steps, w = 1. There no loss on states or attention is clearly
 # better than answers alone in accuracy; relations have the best mean, and clearly more agreement; `patient` is clearly worse in
-# the distance to the truth. Random weights can also stall: when we gave our narrow student random weights (w = 1, 2,000 texts,
-# 120 steps), two of nine seeds (1, ..., 9) with relations still guessed at the end, and none with answers alone. Start, layers,
+# the distance to the truth. Start, layers,
 # texts and weights all differ between these settings, so we do not know which of them decides.
 #
 # ## 5. What came over, and what did not

@@ -525,11 +525,10 @@ assert astray > 1.05, "on average a student is further from its teacher where it
 # the teacher would not write, so fewer beginnings go astray. Own texts bring no more right texts here, and each such step takes
 # longer, since the student must write first.
 #
-# **It depends on the start.** In a pilot run the start was weaker (600 rows, 250 steps at rate 6e-3: right in about 2 % of its
-# texts), then came 100 steps at 4e-3, seeds 1 to 3. Reverse KL on references then reached 0.13 to 0.46 right texts, forward KL
-# 0.52 to 0.53, and reverse KL on own texts in *every* step 0.70 to 0.72. After another weak start (200 steps) the two seeds that
-# we tried did not agree. So own texts can save reverse KL from a bad start; after a good one they have little left to do. GKD and
-# MiniLLM report gains on longer texts, where an early mistake spoils what follows. Ours are short.
+# **It may depend on the start.** Ours already writes. In pilot runs with a weaker start (600 rows, 250 steps) own texts helped
+# reverse KL much; with another weak start two seeds did not agree. These runs are not kept, so take this as a question, and try
+# it: give `taught` fewer rows and steps for `start`. GKD and MiniLLM report gains on longer texts, where an early mistake spoils
+# what follows. Ours are short.
 #
 # ## 6. The rival: a colder pen
 #
