@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import two_processes_distill
 import two_processes_multitask
 from distilling import make_teacher, quick, trace
 from test_training_processes import accelerate, launch
@@ -11,13 +12,10 @@ from distill.run import run_distillation
 
 
 def test_two_processes_equal_one(tmp_path):
-    found = []
-    for count in (1, 2):
-        out = tmp_path / f"{count}.json"
-        done = launch(count, "tests/two_processes_distill.py", 4, 24, out)
-        assert done.returncode == 0, done.stderr[-2000:]
-        found.append(json.loads(out.read_text()))
-    one, two = found
+    two_processes_distill.main(4, 24, tmp_path / "1.json")
+    done = launch(2, "tests/two_processes_distill.py", 4, 24, tmp_path / "2.json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (json.loads((tmp_path / f"{count}.json").read_text()) for count in (1, 2))
     assert two["ranks_equal"] and len(one["rows"]) == len(two["rows"]) == 24
     for a, b in zip(one["rows"], two["rows"], strict=True):
         assert a.keys() == b.keys() and a["tokens"] == b["tokens"]
@@ -45,10 +43,10 @@ def test_two_processes_cut_the_same_units_and_export_the_same_student(tmp_path):
 
 def test_a_student_of_many_teachers_is_the_same_in_two_processes(tmp_path):
     """Gradients of each task are joined; the share of the labels moves from 0 to 1."""
-    two_processes_multitask.main("pcgrad", 6, 12, tmp_path / "1.json", teachers=True)
-    done = launch(2, "tests/two_processes_multitask.py", "pcgrad", 6, 12, tmp_path / "2.json", "teachers")
+    two_processes_multitask.main("pcgrad", 6, 12, tmp_path / "1-pcgrad.json", teachers=True)
+    done = launch(2, "tests/two_processes_multitask.py", "pcgrad", 6, 12, tmp_path, "teachers")
     assert done.returncode == 0, done.stderr[-2000:]
-    one, two = (json.loads((tmp_path / f"{count}.json").read_text()) for count in (1, 2))
+    one, two = (json.loads((tmp_path / f"{count}-pcgrad.json").read_text()) for count in (1, 2))
     assert two["ranks_equal"] and one["weights"] == pytest.approx(two["weights"], abs=1e-9)
     for a, b in zip(one["rows"], two["rows"], strict=True):
         assert {n: a[n] for n in a if n != "seconds"} == pytest.approx({n: b[n] for n in b if n != "seconds"}, abs=1e-9)

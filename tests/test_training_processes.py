@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import two_processes
 
 from training.checkpoint import saved_step
 from training.run_folder import read_result, read_rows
@@ -30,27 +31,24 @@ def accelerate(count, *words):
 
 
 def launch(count, *words):
-    """Run a program under `count` processes on the CPU, as `torchrun` does."""
-    command = launch_command(count, *words)
+    """Run a program under `count` processes on the CPU, as `torchrun` does; one process needs nobody to start it."""
+    command = launch_command(count, *words) if count > 1 else [sys.executable, *map(str, words)]
     return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=250)
 
 
-def losses(count, rows, batch, steps, folder):
-    out = folder / f"{count}-{rows}.json"
-    done = launch(count, "tests/two_processes.py", rows, batch, steps, out)
+def test_two_processes_equal_one_over_50_steps(tmp_path):
+    """33 rows in batches of 8: the last row of an epoch is one row for two processes."""
+    done = launch(2, "tests/two_processes.py", "37,33", 8, 50, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(out.read_text())
-
-
-@pytest.mark.parametrize("rows", [37, 33])  # 33: the last row of an epoch is one row for two processes
-def test_two_processes_equal_one_over_50_steps(rows, tmp_path):
-    one, two = (losses(count, rows, 8, 50, tmp_path) for count in (1, 2))
-    assert two["ranks_equal"] and one["rows"][-1] == {"raised": 1} and two["rows"][-1] == {"raised": 2}
-    a, b = one["rows"][:-1], two["rows"][:-1]
-    assert len(a) == len(b) == 50 and [r["tokens"] for r in a] == [r["tokens"] for r in b]
-    assert [r["loss"] for r in a] == pytest.approx([r["loss"] for r in b], abs=1e-9)
-    assert [r["grad_norm"] for r in a] == pytest.approx([r["grad_norm"] for r in b], abs=1e-9)
-    assert one["weights"] == pytest.approx(two["weights"], abs=1e-9)
+    for rows in (37, 33):
+        two_processes.main(rows, 8, 50, tmp_path / f"1-{rows}.json")
+        one, two = (json.loads((tmp_path / f"{count}-{rows}.json").read_text()) for count in (1, 2))
+        assert two["ranks_equal"] and one["rows"][-1] == {"raised": 1} and two["rows"][-1] == {"raised": 2}
+        a, b = one["rows"][:-1], two["rows"][:-1]
+        assert len(a) == len(b) == 50 and [r["tokens"] for r in a] == [r["tokens"] for r in b]
+        assert [r["loss"] for r in a] == pytest.approx([r["loss"] for r in b], abs=1e-9), rows
+        assert [r["grad_norm"] for r in a] == pytest.approx([r["grad_norm"] for r in b], abs=1e-9), rows
+        assert one["weights"] == pytest.approx(two["weights"], abs=1e-9), rows
 
 
 def test_the_command_under_two_processes_gives_the_losses_of_one(tmp_path):
@@ -73,21 +71,8 @@ def test_the_command_under_two_processes_gives_the_losses_of_one(tmp_path):
 @pytest.mark.fault
 def test_two_processes_stop_together_and_go_on_bit_for_bit(tmp_path):
     """SIGTERM reaches the ranks at different steps; they agree on one, and each gets its own dropout back."""
-    words = [
-        "-m",
-        "training",
-        "--task",
-        "topic",
-        "--steps",
-        "300",
-        "--lora-dropout",
-        "0.2",
-        "--train-rows",
-        "40",
-        "--batch-size",
-        "4",
-    ]
-    words += ["--eval-rows", "20", "--save-every", "1000", "--trackers", "", "--out"]
+    words = ["-m", "training", "--task", "topic", "--steps", "150", "--lora-dropout", "0.2", "--train-rows", "40"]
+    words += ["--batch-size", "4", "--eval-rows", "20", "--save-every", "1000", "--trackers", "", "--out"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert launch(2, *words, whole).returncode == 0
     process = subprocess.Popen(launch_command(2, *words, parts), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
@@ -96,7 +81,7 @@ def test_two_processes_stop_together_and_go_on_bit_for_bit(tmp_path):
     process.terminate()
     _, said = process.communicate(timeout=100)
     step = saved_step(parts / "checkpoint.safetensors")
-    assert 20 <= step < 300 and "the same command goes on" in said
+    assert 20 <= step < 150 and "the same command goes on" in said
     assert launch(2, *words, parts).returncode == 0
     a, b = ([{k: v for k, v in r.items() if k != "seconds"} for r in read_rows(f / "rows.jsonl")] for f in (whole, parts))
     assert a == b

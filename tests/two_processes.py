@@ -1,6 +1,6 @@
 """Run under torchrun: train on one set of rows with all processes, and write the losses of each step (rank 0).
 
-`python -m torch.distributed.run --nproc-per-node 2 tests/two_processes.py ROWS GLOBAL_BATCH STEPS OUT.json`
+`python -m torch.distributed.run --nproc-per-node 2 tests/two_processes.py ROWS,ROWS GLOBAL_BATCH STEPS FOLDER`
 """
 
 # ruff: noqa: E402 (the path comes first)
@@ -57,4 +57,5 @@ def main(rows: int, batch: int, steps: int, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    for rows in sys.argv[1].split(","):
+        main(int(rows), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]) / f"2-{rows}.json")

@@ -1,6 +1,6 @@
 """Run under torchrun: multitask steps on rows of unequal lengths with all processes; writes rows and weights (rank 0).
 
-`python -m torch.distributed.run --nproc-per-node 2 tests/two_processes_multitask.py METHOD BATCH STEPS OUT.json [teachers]`
+`python -m torch.distributed.run --nproc-per-node 2 tests/two_processes_multitask.py METHOD,METHOD BATCH STEPS FOLDER [teachers]`
 """
 
 # ruff: noqa: E402 (the path comes first)
@@ -45,4 +45,6 @@ def main(method: str, batch: int, steps: int, out: Path, teachers: bool) -> None
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), sys.argv[5:] == ["teachers"])
+    for method in sys.argv[1].split(","):
+        out = Path(sys.argv[4]) / f"2-{method}.json"
+        main(method, int(sys.argv[2]), int(sys.argv[3]), out, sys.argv[5:] == ["teachers"])

@@ -16,7 +16,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import get_scheduler
 
 from adapters.fusion import no_decay
 from loralib import lora_plus_groups
@@ -28,6 +27,7 @@ from training.checkpoint import TrainableWeights, load_checkpoint, save_checkpoi
 from training.checks import assert_all_got_gradients, assert_finite, trainable_parameters
 from training.interrupt import Interrupted, StopRequest, listening
 from training.progress import Progress
+from training.schedules import make_schedule
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adamw8bit": AdamW8bit, "paged_adamw8bit": partial(AdamW8bit, paged=True)}
 
@@ -87,7 +87,7 @@ class Trainer:
         processes.same_start([p.detach() for p in self.parameters], self.accelerator)
         optimizer = OPTIMIZERS[settings.optimizer](self.groups(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
         warmup = round(settings.warmup_share * settings.steps)
-        self.schedule = get_scheduler(settings.schedule, optimizer, warmup, settings.steps)
+        self.schedule = make_schedule(settings.schedule, optimizer, warmup, settings.steps)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.weights = TrainableWeights(model)
         self.progress = Progress(settings.higher_is_better, settings.keep == "best")

@@ -7,8 +7,6 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import f1_score, matthews_corrcoef
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -55,6 +53,11 @@ def label_scores(guess: list, truth: list, metric: str) -> dict[str, float]:
 
     A correlation with constant guesses is not defined and counts as 0.
     """
+    if metric == "accuracy":
+        return {"accuracy": float(np.mean(np.asarray(guess) == np.asarray(truth)))}
+    from scipy.stats import pearsonr, spearmanr  # here: a second at the start of every command, and few need them
+    from sklearn.metrics import f1_score, matthews_corrcoef
+
     if metric == "pearson_spearman":
         constant = len(set(guess)) == 1 or len(set(truth)) == 1
         p, s = (0.0 if constant else float(f(guess, truth)[0]) for f in (pearsonr, spearmanr))  # pyright: ignore
@@ -63,7 +66,7 @@ def label_scores(guess: list, truth: list, metric: str) -> dict[str, float]:
         wanted, found = np.asarray(truth, dtype=int), np.asarray(guess)
         whole = float((wanted == found).all(-1).mean())
         return {"micro_f1": float(f1_score(wanted, found, average="micro", zero_division=0.0)), "whole_rows": whole}  # pyright: ignore
-    scores = {"accuracy": float(np.mean(np.asarray(guess) == np.asarray(truth)))}
+    scores = label_scores(guess, truth, "accuracy")
     if metric == "matthews":
         scores["matthews"] = float(matthews_corrcoef(truth, guess))
     if metric == "f1":

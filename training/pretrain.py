@@ -8,7 +8,6 @@ No label set is read. Half of the passages carry a remark (a verdict, a title, a
 """
 
 import json
-import math
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ import torch
 from torch.nn import functional as F
 from transformers import BertConfig, BertForPreTraining, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
+from training.schedules import SCHEDULES
 from training.small_world import BAD, GOOD, content_words, remark, sample_passage
 from training.tokenizers import EOS, MASK, MAX_LENGTH, PAD, decoder_tokenizer, encoder_tokenizer
 
@@ -89,8 +89,8 @@ def _run(model, batches: Iterator, loss_of, recipe: Recipe, on_step) -> dict:
 def _warm_cosine(step: int, recipe: Recipe) -> float:
     if step < recipe.warmup_steps:
         return (step + 1) / recipe.warmup_steps
-    done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    rest = max(1, recipe.steps - recipe.warmup_steps)
+    return SCHEDULES["cosine"](min(step - recipe.warmup_steps, rest), rest)
 
 
 # ---------------------------------------------------------------- the encoder

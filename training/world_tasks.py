@@ -9,6 +9,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from datasets import Dataset, DatasetDict
 
@@ -119,13 +120,8 @@ def _data2text(rng: random.Random) -> dict:
 
 def realise(slots: dict, rng: random.Random) -> tuple[str, float]:
     """A text for these facts (name, place, action, friend, mood; None where there is none), and its exact log-probability."""
-    choices: list[float] = []
-
-    def pick(options: dict[str, float]) -> str:
-        option = rng.choices(list(options), list(options.values()))[0]
-        choices.append(math.log(options[option]))
-        return option
-
+    log_ps: list[float] = []
+    pick = partial(_pick, rng, log_ps)
     verb, noun = slots["action"].split()
     core = f"{slots['name']} {verb} the {noun}"
     opening = (
@@ -141,7 +137,14 @@ def realise(slots: dict, rng: random.Random) -> tuple[str, float]:
         rest.append(pick({f"it was a {word} day .": 0.7, f"the day was {word} .": 0.3}))
     if len(rest) == 2 and pick({"friend first": 0.5, "mood first": 0.5}) == "mood first":
         rest.reverse()
-    return " ".join([opening, *rest]), sum(choices)
+    return " ".join([opening, *rest]), sum(log_ps)
+
+
+def _pick(rng: random.Random, log_ps: list[float], options: dict[str, float]) -> str:
+    """One of the options by its probability, whose logarithm joins `log_ps`."""
+    option = rng.choices(list(options), list(options.values()))[0]
+    log_ps.append(math.log(options[option]))
+    return option
 
 
 def slot_errors(meaning: str, text: str) -> tuple[int, int]:
