@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
+from command import run_module
 from triton_here import DEVICE, needs_triton
 
 from kernels import lora_augmented
-from kernels.bench import gpu_report, gpu_sweep
+from kernels.bench import dora, gpu_report, gpu_sweep
 from kernels.bench.contest import Contest, GpuCase, hold, worst
 from kernels.lora_matmul import lora_matmul_reference
 from kernels.roofline import Ceilings
@@ -84,3 +85,12 @@ def test_the_augmented_form_is_lora(r):
     gradients = torch.autograd.grad(wanted, leaves, dy)
     for found, exact in zip(lora_augmented.augmented_backward(dy, wide_x, wide_W, A, 0.5), gradients, strict=True):
         torch.testing.assert_close(found, exact)
+
+
+def test_the_command_on_a_cpu_writes_its_table_beside_its_command(tmp_path):
+    done = run_module("kernels.bench", "dora", "--device", "cpu", "--threads", 1, "--rounds", 1, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "report.md").read_text()
+    assert page.startswith("`python -m kernels.bench dora --device cpu --threads 1 --rounds 1")
+    table = [line for line in page.splitlines() if line.startswith("| 2048×")]
+    assert len(table) == len(dora.SHAPES) and all(line in done.stdout for line in table)

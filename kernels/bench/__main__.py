@@ -3,6 +3,7 @@
 On a CPU it times the torch paths (ours, peft, bitsandbytes); on a GPU the kernels, after measuring the machine's own ceilings.
 """
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,13 +45,23 @@ def main() -> None:
     dtype = settings.dtype if settings.dtype != "auto" else ("bf16" if device == "cuda" else "fp32")
     if device == "cuda" and command != "dora":
         return gpu(command, settings, dtype, console)
+    on_cpu(command, settings, dtype, device, console)
+
+
+def on_cpu(command: str, settings: BenchSettings, dtype: str, device: str, console: Console) -> None:
+    """The torch paths (and `dora`, which has no kernel of its own, on any device): tables, and a report with the command."""
     from kernels.bench import cpu
 
-    if device == "cuda":  # dora
-        return cpu.run(command, (torch.get_num_threads(),), dtype, settings.rounds, settings.out, console, device)
-    console.print(f"{cpu.device_name()}, torch {torch.__version__}: the torch paths; the Triton kernels need a GPU")
+    threads = (torch.get_num_threads(),) if device == "cuda" else settings.threads
+    where = f"{cpu.device_name()}, torch {torch.__version__}, revision {cpu.revision()}"
+    console.print(f"{where}: the torch paths; the Triton kernels need a GPU")
+    page = [f"`python -m kernels.bench {shlex.join(sys.argv[1:])}`", where]
     for name in ("lora", "dora", "nf4", "grouped") if command == "all" else (command,):
-        cpu.run(name, settings.threads, dtype, settings.rounds, settings.out, console)
+        table = cpu.run(name, threads, dtype, settings.rounds, settings.out, console, device)
+        console.print(table, markup=False)
+        page += [f"## {name}", table]
+    (settings.out / "report.md").write_text("\n\n".join(page) + "\n")
+    console.print(f"report, and the plot and rows of `lora`: {settings.out}")
 
 
 def gpu(command: str, settings: BenchSettings, dtype: str, console: Console) -> None:

@@ -20,8 +20,8 @@ COLUMNS = ("device", "torch", "git", "dtype", "M", "K", "N", "r", "threads", "co
 COLUMNS += ("median_s", "low_s", "high_s", "flops", "saved_bytes")
 
 
-def run(name: str, threads: tuple[int, ...], dtype: str, rounds: int, out: Path, console: Console, device: str = "cpu") -> None:
-    """One table on the console. `dora` has no kernel of its own, so it alone can be timed on a GPU here."""
+def run(name: str, threads: tuple[int, ...], dtype: str, rounds: int, out: Path, console: Console, device: str = "cpu") -> str:
+    """The table of one benchmark as Markdown. `dora` has no kernel of its own, so it alone can be timed on a GPU here."""
     if name == "lora":
         return bench_lora(threads, dtype, rounds, out, console)
     header, lines = {"dora": (dora.HEADER, []), "nf4": (nf4.HEADER, []), "grouped": (grouped.HEADER, [])}[name]
@@ -34,19 +34,18 @@ def run(name: str, threads: tuple[int, ...], dtype: str, rounds: int, out: Path,
             lines += nf4.rows(count, kind, nf4.measure(kind, rounds, "cpu"))
         else:
             lines += [grouped.row(count, plan, grouped.measure(*plan, rounds)) for plan in grouped.PLANS]
-    console.print(markdown_table(header, lines), markup=False)
+    return markdown_table(header, lines)
 
 
-def bench_lora(threads: tuple[int, ...], dtype: str, rounds: int, out: Path, console: Console) -> None:
+def bench_lora(threads: tuple[int, ...], dtype: str, rounds: int, out: Path, console: Console) -> str:
     results = []
     plan = [(t, Case(*shape, r, dtype)) for t in threads for shape in SHAPES for r in RANKS]
     for count, case in track(plan, console=console, description="timing lora"):
         torch.set_num_threads(count)
         results.append((count, measure(case, rounds, "cpu")))
-    console.print(markdown_table(HEADER, [row(t, r) for t, r in results]), markup=False)
     write_csv(results, out / f"lora_cpu_{dtype}.csv")
     draw(results, out / f"lora_cpu_{dtype}.png")
-    console.print(f"rows and plot: {out}/lora_cpu_{dtype}.csv, .png")
+    return markdown_table(HEADER, [row(t, r) for t, r in results])
 
 
 def row(threads: int, result: Result) -> tuple[str, ...]:
@@ -68,15 +67,18 @@ def device_name() -> str:
     return f"{platform.processor() or platform.machine()} CPU"
 
 
+def revision() -> str:
+    return subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+
+
 def write_csv(results: list[tuple[int, Result]], path: Path) -> None:
-    revision = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for threads, result in results:
             case = result.case
             for name, time in result.times.items():
-                head = (device_name(), torch.__version__, revision, case.dtype, case.M, case.K, case.N, case.r, threads)
+                head = (device_name(), torch.__version__, revision(), case.dtype, case.M, case.K, case.N, case.r, threads)
                 writer.writerow((*head, name, time.median, time.low, time.high, case.flops, result.saved[name]))
 
 
