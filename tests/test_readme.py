@@ -46,3 +46,27 @@ def test_the_python_of_the_readme_runs(part, words, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert all(word in done.stdout for word in words), done.stdout
+
+
+ROWS = [
+    line.strip("| ").split(" | ")
+    for line in TEXT.partition("<!-- measured -->")[2].partition("<!-- /measured -->")[0].splitlines()[3:]
+]
+NUMBER = re.compile(r"\d[\d,]*\.?\d+")
+
+
+@pytest.mark.parametrize("place", range(len(ROWS)))
+def test_every_figure_of_the_result_table_stands_in_the_report_beside_it(place):
+    """`the same` means the report of the row above."""
+    _, measured, source = ROWS[place]
+    source = ROWS[place - 1][2] if source == "the same" else source
+    assert re.match(r"`python -m \w+( [\w-]+)?", source), "a command"
+    report = (ROOT / re.search(r"\(\[report\]\(([^)]+)\)\)", source)[1]).read_text()
+    figures = NUMBER.findall(re.sub(r"r=\d+", "", measured))
+    assert len(figures) >= 2
+    missing = [figure for figure in figures if figure not in report]
+    assert not missing, f"not in the report: {missing}"
+
+
+def test_the_result_table_is_read():
+    assert len(ROWS) >= 10 and all(len(row) == 3 for row in ROWS)
