@@ -138,20 +138,20 @@ PARTS = {1.1: "attention", 2.9: "+", 3.7: "norm", 4.9: "FFN", 6.5: "+", 8.2: "no
 def draw(panel, placement: str, adapters: list[tuple[float, float]]) -> None:  # from bottom to top
     panel.plot([0, 0], [0, 8.8], color="#888888", zorder=0, linewidth=1.2)
     for low, high in ((0.3, 2.9), (4.25, 6.5)):  # the residual goes round the sub-layer
-        panel.plot([0, -1.6, -1.6, 0], [low, low, high, high], color="#888888", zorder=0, linewidth=1.2)
+        panel.plot([0, -2.5, -2.5, 0], [low, low, high, high], color="#888888", zorder=0, linewidth=1.2)
     for y, text in PARTS.items():
         panel.text(0, y, text, bbox={**ROUND, "facecolor": "white"}, **TEXT)
     for x, y in adapters:
         if x:  # beside, not in the way
             panel.plot([0, x, x, 0], [4.25, 4.25, 5.6, 5.6], color=PURPLE, zorder=0)
         panel.text(x, y, "adapter", color="white", bbox={**ROUND, "facecolor": PURPLE}, **TEXT)
-    panel.set(xlim=(-2.4, 4.2), ylim=(-0.2, 9), xlabel=placement, xticks=[], yticks=[])
+    panel.set(xlim=(-4.4, 4.4), ylim=(-0.2, 9), xlabel=placement, xticks=[], yticks=[])
     panel.spines[:].set_visible(False)
 
 
 # %%
 figure, panels = plt.subplots(1, 3, figsize=(7.6, 4.6))
-where = {"pfeiffer": [(0, 7.35)], "houlsby": [(0, 2.0), (0, 5.75)], "parallel": [(2.6, 4.9)]}
+where = {"pfeiffer": [(0, 7.35)], "houlsby": [(0, 2.0), (0, 5.75)], "parallel": [(3.1, 4.9)]}
 for panel, (placement, adapters) in zip(panels, where.items(), strict=True):
     draw(panel, placement, adapters)
 panels[0].set_title("Three placements of the same small network in a post-norm layer (read upwards)")
@@ -258,7 +258,7 @@ for (name, values), shift in zip(scores.items(), (1, 0.8, 1, 1.25, 1), strict=Tr
     panel.plot([at] * 3, values, "s" if name == "pfeiffer" else "o", color=colours[name], alpha=0.6, label=name)
     panel.plot(at, mean[name], "_", color=colours[name], markersize=20, markeredgewidth=2.5)
 panel.set(xscale="log", ylim=(0, 1), xlabel="trained parameters (two are moved aside)", ylabel="exact match (dots: seeds)")
-panel.set_title("Equal size, after 120 steps: parallel is where full is, pfeiffer is behind")
+panel.set_title("After 120 steps parallel is where full is; pfeiffer, of the same size, is behind")
 panel.legend(ncols=2, loc="lower right", fontsize=8)
 show(figure, "adapters_trained")
 
