@@ -50,7 +50,9 @@ use_style()
 # %% [markdown]
 # ## 1. Two losses on a plane
 #
-# **PCGrad** (Yu et al. 2020): where $g_i$ conflicts with $g_j$, take out of $g_i$ its part along $g_j$. Then add up.
+# **PCGrad** (Yu et al. 2020): where $g_i$ conflicts with $g_j$, take out of $g_i$ its part along $g_j$. Then add up. The cell
+# prints four others beside it: `equal` is the sum; **MGDA** takes the shortest mix, with weights of at least 0 that sum to 1;
+# **CAGrad** the update near the mean that helps the worst task most; **Nash-MTL** solves $G w = 1 / w$.
 #
 # **Predict:** $g_1 = (-4, 1, 1)$ and $g_2 = (6, 1, 1)$. The sum is $(2, 2, 2)$. Is the first number of PCGrad's update larger or
 # smaller than 2?
@@ -78,13 +80,13 @@ for method in (equal, pcgrad, mgda, cagrad, nash_mtl):
 by_hand = pcgrad_by_hand(J)
 assert torch.allclose(J.T @ pcgrad(G), by_hand), "project on the *given* g_j, not on the projected one"
 # g_1 + 22/38 g_2 = (-0.526, 1.579, 1.579), g_2 + 22/18 g_1 = (1.111, 2.222, 2.222); their sum:
-assert by_hand[0] < 2 and torch.allclose(by_hand, torch.tensor([0.5848, 3.8012, 3.8012]).double(), atol=1e-4), "each g_i loses its own part"
+wanted = torch.tensor([0.5848, 3.8012, 3.8012], dtype=torch.float64)
+assert torch.allclose(by_hand, wanted, atol=1e-4), "each g_i loses its part along the other one, then add up"
 
 # %% [markdown]
 # Look at what the library got: not J, but **G**. A projected gradient is still a mix of the given ones, so its weights follow
-# from the products alone. The same holds for all of them: **MGDA** takes the shortest mix with weights of at least 0 that sum to
-# 1, **CAGrad** the update near the mean that helps the worst task most, **Nash-MTL** solves $G w = 1 / w$. So a model with $10^8$
-# shared numbers costs K backward passes and a little algebra on a K × K matrix.
+# from the products alone. The same holds for all of them. So a model with $10^8$ shared numbers costs K backward passes and a
+# little algebra on a K × K matrix.
 #
 # Now walk. Loss 1 is a bowl around (-1, 0). Loss 2 is **20 times as steep**, around (1, 1), and narrow in the other direction.
 # Where neither can fall without the other rising, the point is **Pareto-optimal**: here a curve between the two minima. Every
