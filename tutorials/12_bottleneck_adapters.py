@@ -490,7 +490,8 @@ assert "width 64" in refused and not sites(other), "the wrong width raises, and 
 #    <details><summary>Hint</summary>Collect the rows of one adapter, run it once on them, and put the results back.</details>
 #
 # An open one (★★★, no check): in section 4, is it the place or the factor s = 4 that makes `parallel` faster? Attach both with
-# `BottleneckConfig(scaling=...)` set to 1 and to 4, train them on three seeds, and decide.
+# `BottleneckConfig(scaling=...)` set to 1 and to 4, train them on three seeds, and decide. (`train_model` has no such option: use
+# `apply_method` and `loop.train`, as the function `learn` of lesson 13 does.)
 #
 # ## Summary
 #

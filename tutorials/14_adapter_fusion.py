@@ -331,7 +331,7 @@ for panel, (name, shares, rows, columns) in zip(axes, panels, strict=True):
     panel.grid(visible=False)
     for (y, x), share in [((y, x), shares[y, x]) for y in range(shares.shape[0]) for x in range(shares.shape[1])]:
         panel.text(x, y, f"{share:.1f}", ha="center", va="center", fontsize=8, color="white" if share > 0.6 else "black")
-axes[0].set_title("one fusion hears its own adapter alone; in the other, every token chooses for itself")
+axes[0].set_title("qa hears its own adapter alone;\non 48 labels the tokens disagree")
 show(figure, "fusion_attention")
 
 # %% [markdown]
