@@ -143,7 +143,7 @@ figure, axes = plt.subplots(figsize=(6.2, 3.6), dpi=90)
 axes.plot(*front.T, color="#BBBBBB", linewidth=6, label="Pareto-optimal", zorder=0)
 for name, found in paths.items():
     for path in found:
-        width = 4 if name == "equal" else 1.4  # wide, as pcgrad often walks on it
+        width = 3 if name == "equal" else 1.4  # wide, as pcgrad often walks on it
         axes.plot(*path.T, color=COLOURS[PAINT[name]], linewidth=width, label=name if path is found[0] else None)
         axes.plot(*path[-1], "o", color=COLOURS[PAINT[name]], markersize=5)
 for number, centre in enumerate(CENTRES, 1):
@@ -302,7 +302,7 @@ assert (every < 0).sum() > len(every) / 2, "most pairs conflict"
 # %%
 figure, panels = plt.subplots(1, 2, figsize=(7.2, 3.2))
 shown = [("the gradients conflict a little: cosines", angles, 1.0)]
-shown += [("a step for the row's task: the column's loss falls by ... %", 100 * affinity, 0)]
+shown += [("a step for the row's task:\nthe column's loss falls by ... %", 100 * affinity, 0)]
 for panel, (title, matrix, limit) in zip(panels, shown, strict=True):
     limit = limit or float(matrix.abs().max())
     panel.imshow(matrix, cmap="RdBu", vmin=-limit, vmax=limit)
