@@ -497,7 +497,7 @@ assert "width 64" in refused and not sites(other), "the wrong width raises, and 
 # ## Summary
 #
 # 1. An adapter is U f(Dx + b) + c beside a residual: 2dm + m + d numbers at each place, and the base exactly while U = 0.
-# 2. At equal size the placement (with its factor s) and the learning rate decide how fast it learns; `parallel` kept up with LoRA.
+# 2. At equal size the placement (with its factor s) and the learning rate decide how fast it learns; `parallel` equalled LoRA.
 # 3. f keeps it from merging: it costs 2dm multiplications a token for ever; in return it can be stacked, mixed and left out.
 #
 # **Next:** [lesson 13](13_prefix_and_prompt.py), prefix and prompt tuning.
