@@ -351,7 +351,7 @@ assert max(left) < 1, "less than orthogonal gradients would leave: they cancel"
 # We make a conflict: **sarcasm** has the texts of *sentiment*, the opposite labels, and the **same head**. (Texts are cut at 32
 # tokens here, to be quick: about half of each passage.)
 #
-# **Predict:** a head that knows nothing says ½ to every row. What is the cosine of the two gradients then, nearly? And the mean
+# **Predict:** one head, the same texts, opposite labels: is the cosine of the two gradients near 1, 0 or -1? And what is the mean
 # accuracy of the two tasks after training with equal weights? With PCGrad?
 
 # %%
