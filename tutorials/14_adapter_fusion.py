@@ -3,7 +3,7 @@
 #
 # | | |
 # |:--|:--|
-# | **Needs** | lessons [03](03_lora_for_classification.py) and [06](06_many_adapters.py); attention by name |
+# | **Needs** | lessons [03](03_lora_for_classification.py), [06](06_many_adapters.py) and [12](12_bottleneck_adapters.py) |
 # | **Read and do** | 60 minutes |
 # | **Runs in** | about 60 s on one CPU thread |
 # | **Memory** | 2 GB |

@@ -3,7 +3,7 @@
 #
 # | | |
 # |:--|:--|
-# | **Needs** | lesson [03](03_lora_for_classification.py); what a head and a mixed batch are; gradients as vectors |
+# | **Needs** | lessons [04](04_lora_against_full.py) and [15](15_multitask_heads_and_sampling.py); gradients as vectors |
 # | **Read and do** | 75 minutes |
 # | **Runs in** | about 75 s on one CPU thread |
 # | **Memory** | 2 GB |
