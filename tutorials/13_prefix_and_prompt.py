@@ -81,7 +81,8 @@ def far(found, wanted) -> float:
 # ## 1. A prompt: P words that are in no dictionary
 #
 # The first thing a model does is to look up an embedding for each token. We put P vectors of our own before them. Everything
-# behind sees a longer text: mask and positions grow by P, and labels by P times -100, which no loss counts.
+# behind sees a longer text: the mask gets P ones before it, the positions move by P, and the labels get P entries of -100, which
+# no loss counts.
 #
 # **Predict:** 3 rows of T tokens, P = 4, d = 64, V = 145. What shape have the logits? How many numbers are learnt?
 
@@ -108,10 +109,13 @@ assert torch.allclose(library.loss, by_hand.loss), "is -100 before the labels, a
 # A virtual token at the input reaches the text only through attention: as a key and a value in each layer, which the model
 # computes from it. Prefix tuning skips that computation and learns keys and values directly, for each attention its own:
 #
-# $$\mathrm{attention}_l\big(Q,\; [P_k^l; K^l],\; [P_v^l; V^l]\big).$$
+# $$\mathrm{attention}_l\big(Q^l,\; [P_k^l; K^l],\; [P_v^l; V^l]\big),$$
 #
-# In a decoder a prompt is the special case whose keys and values are tied together by the layers below. In an encoder it is more:
-# there a prompt's tokens read the text as well, and carry on what they read. A prefix cannot read.
+# where $l$ counts the layers, $Q, K, V$ are the text's own queries, keys and values, and $[\,;\,]$ puts one before the other.
+#
+# In a **decoder** a token reads only what stands before it, so a prompt cannot read the text. It is then a prefix with a
+# constraint: its keys and values in all layers follow from P vectors, and a prefix chooses each freely. In an **encoder** a
+# prompt can do what a prefix cannot: its tokens read the text too, and pass on what they read.
 #
 # **Predict:** the decoder has n = 2 attentions with 4 heads of 16. How many numbers have 4 virtual tokens as a prefix? How many
 # logits has a row of T tokens now?
@@ -155,7 +159,8 @@ assert logits.shape[1] == ids.shape[1], "no query is added, so no token: the tex
 # ## 3. Break it on purpose: forget where the text now begins
 #
 # If a prefix's keys and values are those that the model itself computes from P real words, the model cannot know the
-# difference. One thing must be right: after P words, a text begins at position P, not at 0.
+# difference. One thing must be right: after P words, a text begins at position P, not at 0. Here the prefix is made of a
+# sentence of 11 words, so P = 11.
 #
 # **Predict:** is the output of the prefix equal to that of the whole text? If positions begin at 0 (in our library:
 # `keep_positions=True`), do the logits move by less than 1 %, or by more?
@@ -234,7 +239,7 @@ def learn(method, config, rate: float, steps: int, seed: int = 0, train=train_se
 
 
 def config_of(method: str, numbers: int, **more):
-    """So many numbers to learn, as 64 or 256 a virtual token, or 512 a rank."""
+    """A config with so many numbers to learn: a token of a prompt has 64, of a prefix 256, and a rank of LoRA 512."""
     if method == "lora":
         return loralib.LoraConfig(target_modules=["c_attn"], r=numbers // 512, lora_alpha=2 * numbers // 512)
     cls, each = {"prompt": (PromptTuningConfig, 64), "prefix": (PrefixTuningConfig, 256)}[method]
@@ -287,18 +292,21 @@ axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0.08, 0))
 show(figure, "rates")
 
 # %% [markdown]
-# (512 numbers in every line, one seed.) "Prompt tuning does not learn" is most often the left end of this picture: peft's
-# RANDOM with a rate that suits full fine-tuning. There the lines show the starts themselves, and RANDOM is lowest; yet at 3e-2
-# it is last. A low first loss is no sign of a good start. At 0.3 the starts are closer; 0.3 is the largest rate that we try.
+# (512 numbers in every line, one seed.) When somebody says that prompt tuning does not learn, look for the left end of this
+# picture first: a rate that suits full fine-tuning. In 40 steps of it nothing learns, LoRA neither. There the lines show the
+# starts themselves, and RANDOM is lowest; yet at 3e-2 it is the worst of the prompts. A low first loss is no sign of a good
+# start. At 0.3 the starts are closer; 0.3 is the largest rate that we try.
 #
-# On a large model the order is the same. peft's own table (`method_comparison` on MetaMathQA, Llama 3.2 3B, one seed; theirs,
-# not our measurement) has for prompt tuning the accuracy 0.057 with the defaults, 0.234 with the rate 1e-3, and 0.343 with
-# SAMPLE_VOCAB as well; for prefix tuning 0.186, and 0.416 with the rate 5e-3 and a start from a text. LoRA has 0.47 to 0.51.
+# On a large model, too, the rate comes first and the start second. peft's own table (`method_comparison` on MetaMathQA, Llama
+# 3.2 3B, one seed; theirs, not our measurement) has for prompt tuning the accuracy 0.057 with the defaults, 0.234 with the rate
+# 1e-3, and 0.343 with SAMPLE_VOCAB as well; for prefix tuning 0.186, and 0.416 with the rate 5e-3 and a start from a text. LoRA
+# has 0.47 to 0.51.
 #
 # ## 6. Depth against length, at equal numbers
 #
-# 2,048 numbers buy a prompt of 32 tokens, a prefix of 8, or LoRA of rank 4 on the attention's input. Each method gets the best
-# rate of section 5. Three seeds, and with a seed all methods see the same batches.
+# A prompt can only grow in **length**: more tokens at the input. A prefix has **depth**: it acts in every layer. 2,048 numbers
+# buy a prompt of 32 tokens, a prefix of 8, or LoRA of rank 4 on the matrix that makes queries, keys and values. Each method gets
+# the best rate of section 5. Three seeds, and with a seed all methods see the same batches.
 #
 # **Predict:** from 512 to 2,048 numbers, which of the three gets better? Is the longer prompt worth its length?
 
@@ -345,9 +353,11 @@ show(figure, "depth")
 # ## 7. An encoder keeps its positions
 #
 # In an encoder nothing stands "before": all tokens see each other. Must a text still move to position P? peft moves it. We
-# measured, and do not (`keep_positions`). The task is tagging: which words are a name, a thing, a place?
+# measured, and do not (`keep_positions`). The task is tagging: which words are the name of a person or of a place? Its score is
+# the **span F1**: a name counts only if it is found whole, and 1 means all found and none invented.
 #
-# **Predict:** 10 virtual tokens, 50 steps, three seeds. Moved and kept positions: which is better, or is it chance?
+# **Predict:** a prefix of 10 virtual tokens, 50 steps at the rate 0.1, three seeds. Moved and kept positions: which is better, or
+# is it chance?
 
 # %%
 tagging = find_task("tagging")
@@ -367,8 +377,9 @@ assert min(f1[True]) > max(f1[False]), "three of three seeds: this encoder reads
 #
 # ## 8. A network that is thrown away
 #
-# Li & Liang found long prefixes hard to train, and made them by a small network, E → Linear → tanh → Linear, in training only.
-# The network runs once a pass, whatever B is. At the end its result is written down (`eject_prefix`).
+# So far a prefix was a plain table: each number of its keys and values is learnt by itself. Li & Liang found long prefixes hard
+# to train so, and made them by a small network: P learnt vectors E → Linear → tanh → Linear → keys and values. The network runs
+# once a pass, whatever B is, and in training only: at the end its result is written down (`eject_prefix`).
 #
 # **Predict:** at the rate 0.03, too small for the plain table in section 5: does the network learn? After it was ejected, do
 # the logits change in the sixth digit, or not at all?
@@ -395,7 +406,7 @@ assert torch.equal(trained, ejected) and len(calls) == 2, "the same numbers, com
 # %% [markdown]
 # Most of what the network gives is a larger step: with its own rate, 0.3, the plain table comes close.
 #
-# Now the numbers on RoBERTa-base, from its shapes alone:
+# Now the numbers on RoBERTa-base, from its shapes alone. The network is 18 times as large as what it makes:
 
 # %%
 shape = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}  # RoBERTa-base
@@ -410,7 +421,7 @@ print("RoBERTa-base: prefix of 30 with network {:,}, without {:,}; prompt of 10 
 assert counts == [9_872_384, 552_960, 7_680], "2 n P H d_head = 2 · 12 · 30 · 768, and P d = 10 · 768"
 
 # %% [markdown]
-# ## 9. What virtual tokens cost, and what is saved
+# ## 9. What virtual tokens cost
 #
 # Nothing can be merged: the virtual tokens are read again with every text. A prompt of P tokens makes the text P longer, for
 # every layer. A prefix adds only P keys to each query; but it takes P positions of the window too.
@@ -446,6 +457,8 @@ print("prefix of 16 by key heads:", {heads: f"{numbers:,}" for heads, numbers in
 assert shared[1] * 4 == shared[2] * 2 == shared[4], "the prefix has the heads of the keys, not those of the queries"
 
 # %% [markdown]
+# ## 10. In a batch, and in a file
+#
 # Generation pads prompts on the left. The virtual tokens stand before the padding, which is masked, so a row in a batch must
 # come out as it does alone. And a file must give the same model again: one table in peft's format.
 #
@@ -487,7 +500,9 @@ print("wanted:", test_rows[0]["human_reference"])
 # Write in [exercises/13_prefix_and_prompt.py](exercises/13_prefix_and_prompt.py), then `python -m tutorials check 13`.
 #
 # 1. ★ `prompt_as_large`: how many virtual tokens a prompt needs to learn as many numbers as a prefix.
+#    <details><summary>Hint</summary>A prefix has 2 n P H_kv d_head numbers (section 2), a prompt d for each token.</details>
 # 2. ★★ `share_of_prefix`: how much of its attention each token of a text spends on a prefix.
+#    <details><summary>Hint</summary>Section 2's `scores` without the causal mask, then `softmax`.</details>
 # 3. ★★ `shared_prefix_attention`: section 2 for an encoder whose query heads share key heads.
 #    <details><summary>Hint</summary>`repeat_interleave` along the heads: queries 0 and 1 share key head 0.</details>
 #
@@ -500,6 +515,8 @@ print("wanted:", test_rows[0]["human_reference"])
 # **Next:** [lesson 14](14_adapter_fusion.py), AdapterFusion.
 #
 # ## On the real thing
+#
+# Without `--learning-rate`, the command takes a default for the method and the size of the model (`training/methods.py`).
 #
 # ```bash
 # python -m training --task e2e_nlg --model gpt2 --method prefix --num-virtual-tokens 20 --prefix-projection

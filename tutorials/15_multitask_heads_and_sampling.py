@@ -23,7 +23,8 @@
 #
 # Tasks here: *topic* (4 labels), *sentiment* (2), *nli* (does a sentence follow from a story: yes, no, open), *tagging* (is a
 # word a person or a place) and *qa* (where in the story is the answer). *qa* is scored by **exact match**, *tagging* by the
-# F1 of whole names, the others by accuracy.
+# F1 of whole names, the others by accuracy. **The recipe** is the multitask code of the guide that this course grew from. It
+# runs without an error, and some of it does not do what it says.
 
 # %%
 import statistics
@@ -97,10 +98,10 @@ assert torch.equal(one[0], other[0]) and (one[-1] - other[-1]).norm() > 0.1, "ca
 assert (there[0] - here[0]).norm() > 0.01, "an encoder's first token reads the last one"
 
 # %% [markdown]
-# A popular recipe takes `hidden_states[:, 0]` for every backbone. In a decoder that vector is the same for all texts that begin
+# The recipe takes `hidden_states[:, 0]` for every backbone. In a decoder that vector is the same for all texts that begin
 # with the same word: the head is blind, and nothing raises.
 #
-# The same recipe hands the **attention mask** to its heads, which never use it. Texts in a batch are padded to the longest.
+# It also hands the **attention mask** to its heads, which never use it. Texts in a batch are padded to the longest.
 #
 # **Predict:** we pad one text by 20 places and average over *all* places. Does the model's answer to the text stay the same?
 
@@ -129,7 +130,7 @@ print(f"{parameters:,} parameters, {4 * parameters / 1000:.0f} kB in float32")
 assert parameters == sum(768 * labels + labels for labels in (2, 4, 3)) == 6921, "one weight for each width, and one bias"
 
 # %% [markdown]
-# 6,921, not 9 million: more than a thousand times fewer. In a model with linear heads, everything that costs is shared.
+# 6,921, not 9 million: more than a thousand times fewer. With linear heads, nearly all that costs is in the shared backbone.
 #
 # ## 2. One pass for a mixed batch
 #
@@ -138,8 +139,8 @@ assert parameters == sum(768 * labels + labels for labels in (2, 4, 3)) == 6921,
 #
 # $$\sum_k s_k\, w_k\, L_k, \qquad s_k = \text{rows of task } k \,/\, \text{rows of the step}.$$
 #
-# **Predict:** one batch has 5 rows of *topic* and 5 of *tagging*. A *topic* row has one answer. How many has a *tagging* row,
-# and what would happen to *topic* if we took one plain mean over all answers?
+# **Predict:** the batch below has 25 rows, 3 of them for *tagging*; its texts have up to 67 tokens. A *topic* row has one answer.
+# How many has a *tagging* row, about? If we took one plain mean over all answers, how large would the part of *tagging* be?
 
 # %%
 from multitask.balancing import make_balancing
@@ -149,6 +150,7 @@ from multitask.steps import Learner
 features = {task: part.train for task, part in rows.items()}
 manager = MultitaskDataManager(features, model.tasks, tokenizer, batch_size=25, kind="equal", seed=0)
 batch = manager.get_mixed_batch()
+# `3.labels` are the labels of task number 3, tagging: a tag for each token
 print({name: tuple(value.shape) for name, value in batch.items() if value.dim()})
 
 
@@ -175,6 +177,7 @@ for k, task in enumerate(model.names):
     print(
         f"{task:9} {int(mine.sum()):2} rows {answers[task]:4} answers   share {share:.2f}   mean loss {float(loss.detach()):.2f}"
     )
+# the library's loss of a step; balancing "equal" is w_k = 1 (lesson 16 has others)
 total = Learner(model, make_balancing("equal", [spec.kind for spec in model.tasks.values()])).total(batch)
 part = answers["tagging"] / sum(answers.values())
 print(f"tagging would be {part:.0%} of one mean over all answers")
@@ -184,9 +187,8 @@ assert part > 0.8, "a tagging row has an answer for each word"
 
 # %% [markdown]
 # So the mean is taken **inside** each task, and the *rows* decide how much a task counts. Every row is one ticket, whether it
-# asks for one label or for forty tags.
-#
-# Nothing is remembered between two calls: the task of a row is in the batch, and a batch without `task_ids` is an error.
+# asks for one label or for forty tags. The model keeps no "current task" that a caller could forget to set: the task of each row
+# is in the batch.
 #
 # ## 3. Frozen backbone: when are heads enough?
 #
@@ -252,7 +254,8 @@ for (name, new), old in zip(heads_only[0].backbone.named_parameters(), model.bac
 # $$p_k = \frac{\min(n_k, K)^{1/T}}{\sum_j \min(n_j, K)^{1/T}}$$
 #
 # (Raffel et al. 2020, section 3.5.2). **Proportional**: $T = 1$. **Equal**: $T \to \infty$. The cap $K$ keeps a huge task
-# from drowning the others. **Annealed** goes from proportional to nearly equal during the run (Stickland & Murray 2019).
+# from drowning the others. **Annealed** goes from proportional to nearly equal during the run: $1/T$ falls from 1 to 0.2
+# (Stickland & Murray 2019).
 #
 # **Predict:** sizes 50, 100, 200 and $T = 2$. Is the largest task drawn 4, 2 or 1.4 times as often as the smallest?
 
@@ -282,7 +285,7 @@ for name, (options, wanted) in ways.items():
 assert np.isclose(chances_by_hand(2)[2] / chances_by_hand(2)[0], 2), "the root of 4"
 
 # %% [markdown]
-# A recipe that is passed around writes `softmax([size ** temperature])`.
+# The recipe writes `softmax([size ** temperature])`.
 #
 # **Predict:** what are its chances at $T = 1$, where they should be 1/7, 2/7, 4/7?
 
@@ -401,7 +404,7 @@ show(figure, "sampling_decides")
 # %% [markdown]
 # Look at step 30 first. With equal sampling *qa* is far ahead and *tagging* far behind; with proportional sampling it is the
 # other way round. **The chance of being drawn is a budget, and one task pays for the other.** At step 120 the rich task has
-# caught up under either sampling. The poor one, trained on 1 row in 26, ends lower on average.
+# caught up under either sampling. The poor one, trained on 1 row in 26, ends lower than with equal sampling.
 #
 # And sharing itself? Alone, *qa* stands still after step 30: more steps on 40 labels bring nothing. With *tagging* beside it
 # the same 40 labels carry it further. The picture is no triumph, though: most of the way to 1.0 is still there.
@@ -474,7 +477,7 @@ assert noise[best] == min(noise.values()), "least noise: chances in proportion t
 
 # %% [markdown]
 # The mean is the same, the noise is not. It is least when each task is drawn in proportion to the typical length of its
-# gradients, and a weight that makes up for seldom draws is paid in noise. So never tune chances and weights without their
+# gradients; a large weight that makes up for rare draws costs noise. So never tune chances and weights without their
 # product in view: `python -m multitask` prints it as its first line ("an average step moves along ...").
 #
 # ## 7. Break it on purpose: an evaluation that changes training, and a batch that loses tasks
@@ -569,9 +572,11 @@ for missing in ({k: v for k, v in batch.items() if k != "task_ids"}, batch | {"t
 # `python -m tutorials check 15`.
 #
 # 1. ★ `task_chances`: the chances for sizes, a temperature and a cap.
+#    <details><summary>Hint</summary>Section 4's formula: the cap first, then the root, then divide by the sum.</details>
 # 2. ★★ `last_real`: the state of the last real token, with padding on either side.
 #    <details><summary>Hint</summary>Number the places, and put the padding at 0.</details>
 # 3. ★★ `weights_for`: weights that give each task the say you want, whatever the chances.
+#    <details><summary>Hint</summary>p · w must be what is wanted. What is the sum of p · w then?</details>
 #
 # ## Summary
 #

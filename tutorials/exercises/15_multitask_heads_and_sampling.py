@@ -20,8 +20,8 @@ def last_real(states: Tensor, mask: Tensor) -> Tensor:
 
 
 def weights_for(chances: dict[str, float], wanted: dict[str, float]) -> dict[str, float]:
-    """★★ Weights with which the expected update is `wanted` (it sums to 1). Scaled so that an average step has weight 1.
+    """★★ Weights with which the expected update is `wanted` (it sums to 1), so that p · w is what was wanted for each task.
 
-    One line. An average step's weight is Σ p · w.
+    One line. The check also asks that an average step has the weight Σ p · w = 1.
     """
     raise NotImplementedError("weights_for")

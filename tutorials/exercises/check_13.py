@@ -20,7 +20,7 @@ def check_share_of_prefix(answers) -> None:
     assert found.shape == (2, 3, 5), f"one number for each query of each head: {tuple(found.shape)}"
     wanted = 7 / (7 + (q @ k.transpose(-1, -2) / 2).exp().sum(-1))
     assert torch.allclose(found, wanted, atol=1e-5), "P zero keys take P / (P + the sum of the words' exponentials)"
-    large = answers.share_of_prefix(q.abs(), k, torch.full((3, 7, 4), 50.0))
+    large = answers.share_of_prefix(q.abs() + 1, k, torch.full((3, 7, 4), 10.0))
     assert (large > 0.99).all(), "keys that fit the query take nearly all"
 
 

@@ -17,5 +17,5 @@ def last_real(states: Tensor, mask: Tensor) -> Tensor:
 
 
 def weights_for(chances: dict[str, float], wanted: dict[str, float]) -> dict[str, float]:
-    """★★ Weights with which the expected update is `wanted` (it sums to 1). Scaled so that an average step has weight 1."""
+    """★★ Weights with which the expected update is `wanted` (it sums to 1), so that p · w is what was wanted for each task."""
     return {task: wanted[task] / chance for task, chance in chances.items()}
