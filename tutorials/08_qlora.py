@@ -295,7 +295,7 @@ assert relative[values > 1e-3].max() < 0.2, "each decade has twice the levels of
 # | good when trained, worse after merging | merged onto the original weights, or requantised | section 6 |
 # | memory is far above the table | activations, or a base loaded whole first | `loralib.load_4bit`, `--gradient-checkpointing` |
 # | a step is slower than LoRA's | every weight is decoded twice | section 4; it is the price |
-# | no gradient reaches the first layers | torch's old ("reentrant") checkpointing | `prepare_model_for_kbit_training` |
+# | no gradient reaches the first layers | torch's old ("reentrant") gradient checkpointing | `prepare_model_for_kbit_training` |
 # | the loss is bad from the start | one layer quantised badly | section 1: the report's errors; `skip=[...]` |
 #
 # ## Exercises
