@@ -105,7 +105,7 @@ print([round(level, 3) for level in by_hand.tolist()])
 gaps = by_hand.diff()
 print(f"gaps: {gaps.min():.3f} beside zero, {gaps.max():.3f} at the end: {gaps.max() / gaps.min():.1f} times as wide")
 assert torch.equal(by_hand, nf4.levels("nf4")), "equal to the library's, to the last bit: is one side 8 and the other 7 long?"
-assert abs(offset - 0.9677083) < 1e-7, "the mean of two middles, one for each side"
+assert abs(offset - 0.9677083) < 1e-7, "the mean of the two middles"
 
 # %% [markdown]
 # **Predict:** quantiles cut a distribution into equal shares. So does each level get a sixteenth of the weights, 6 %? How
@@ -122,7 +122,7 @@ assert shares[7] > 0.08 and shares[15] < 0.03, "the middle is busy, the ends are
 # %% [markdown]
 # Not equal at all. The levels were divided by the outermost *quantile*, 1.85 standard deviations; a block is divided by its
 # largest *number*, about 2.6 of them. So the levels lie further out than the quantiles of the numbers. (Yoshida 2023, "NF4 Isn't
-# Information Theoretically Optimal (and that's Good)", works this out.)
+# Information Theoretically Optimal (and that's Good)", [arXiv 2306.06965](https://arxiv.org/abs/2306.06965), says why.)
 #
 # ## 3. Is it better, and is a simpler recipe wrong?
 #
@@ -293,5 +293,5 @@ except ValueError as refusal:
 # ```bash
 # python -m loralib quantize path/to/Llama-3.2-1B --out path/to/llama-nf4                # a folder from disk: 4 bits in its files
 # python -m training --task e2e_nlg --model path/to/Llama-3.2-1B --method qlora         # trains beside it (lesson 08)
-# python -m kernels.bench nf4                                                           # on a GPU: kernels and bytes (lesson 10)
+# python -m kernels.bench nf4          # times it: the kernels on a GPU (lesson 10), torch on a CPU
 # ```

@@ -319,7 +319,7 @@ assert torch.equal(nf4_triton.dequantize(q), right), "the library's kernel, for 
 # ## On the real thing
 #
 # ```bash
-# python -m kernels.bench nf4                                                     # on a GPU: times beside bitsandbytes
+# python -m kernels.bench nf4                                                     # on a GPU: the kernels beside bitsandbytes
 # python -m loralib quantize path/to/Llama-3.2-1B --out path/to/llama-nf4          # a base in 4 bits on disk
 # python -m training --task e2e_nlg --model path/to/Llama-3.2-1B --method qlora   # trains beside a 4-bit base
 # ```
