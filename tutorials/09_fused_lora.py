@@ -8,10 +8,10 @@
 # | **Runs in** | about 30 s on one CPU thread |
 # | **Memory** | 2 GB |
 #
-# You have read that a fused LoRA kernel is "4x faster". On a wide layer it cannot be. You will count bytes and operations, find
-# the most that fusing can win, and write a kernel in **Triton**, a language for GPUs, up to its first fused form; then you read
-# two faster ones. No GPU is needed: Triton's **interpreter** runs a kernel with numpy, and its **compiler** builds machine code
-# for a GPU that is not here.
+# Can a **fused** LoRA kernel, one that does several operations at once, be "4x faster"? On a wide layer it cannot. You will count
+# bytes and operations, find the most that fusing can win, and write a kernel in **Triton**, a language for GPUs, up to its first
+# fused form; then you read two others, made for many tokens. No GPU is needed: Triton's **interpreter** runs a kernel with numpy,
+# and its **compiler** builds machine code for a GPU that is not here.
 #
 # | symbol | code | meaning |
 # |:--|:--|:--|
@@ -60,7 +60,8 @@ generator = torch.Generator().manual_seed(0)  # the seed of all numbers below
 # The layer computes $y = x W^T + s\,(x A^T) B^T$. Take 8192 tokens, K = N = 4096, r = 16.
 #
 # **Predict:** how many per cent of the base's multiplications does the LoRA branch add: 0.8 %, 8 %, or 80 %? And if an
-# implementation writes the branch's output to memory, scales it, and adds it: how often does it touch a matrix as large as y?
+# implementation writes the branch's output to memory, scales it, and adds it: how many times does it read or write a whole
+# matrix as large as y (x is as large: K = N)?
 
 # %%
 M, K, N, r = 8192, 4096, 4096, 16
@@ -84,20 +85,20 @@ def eager():
     return result + (x @ A.T) @ B.T * 0.5
 
 
-base = moved_bytes(lambda: x @ W.T)
+base = moved_bytes(lambda: x @ W.T)  # below, the library in plain torch: `addmm` scales, and adds the branch straight into y
 ways = {"eager": eager, "in place": lambda: lora_forward(x, W, None, A, B, 0.5, ((0, n),))}
 extra = {name: (moved_bytes(way) - base) / unit for name, way in ways.items()}
 for name, passes in extra.items():
     print(f"{name:9} {passes:.2f} passes over an M × N matrix more than the base")
-assert 7 < extra["eager"] < 7.5, "read x; write; scale: read, write; add: read, read, write; and the small ones"
-assert 3 < extra["in place"] < 3.5, "read x; addmm: read, write; and the small ones"
+assert 7 < extra["eager"] < 7.5, "read x; write; scale: read, write; add: read, read, write; S, A, B are the rest"
+assert 3 < extra["in place"] < 3.5, "read x; addmm: read, write; S, A, B are the rest"
 
 # %% [markdown]
 # ## 2. The most that a kernel can win
 #
 # A GPU has two limits: operations per second and bytes per second. The time of anything is at least the larger of the two
-# quotients: the **roofline**. We take an H200's two speeds as given, not as measured here: 790 TFLOP/s (10¹² operations a second)
-# with bf16 numbers of 2 bytes, and 4.3 TB/s.
+# quotients: the **roofline**. We assume two speeds of an H200 and do not measure them: 790 TFLOP/s (10¹² operations a second)
+# with bf16 numbers of 2 bytes, and 4.3 TB/s. They are 80 % and 90 % of the data sheet's 989 and 4.8: no kernel gets all of it.
 #
 # **Predict:** the base at these sizes is limited by operations. How many times faster than the eager form can a perfect kernel
 # be: 1.05, 1.26, or 2?
@@ -236,8 +237,9 @@ assert torch.allclose(y1, y_library, atol=1e-5), "yours is the library's: `one_l
 assert (y1.double() - wanted).norm() < 1e-6 * wanted.norm(), "float32 rounding, no more"
 
 # %% [markdown]
-# It needs no second launch, so it is right for a few tokens, where a launch costs more than the sums. At r = 64 and BN = 256
-# its extra products are a quarter of the base's (r / BN): wrong for training.
+# It needs no second launch, so it is right for a few tokens, where a launch costs more than the sums. But each program makes the
+# S of its rows anew. For each tile of x that is r columns more beside BN: at r = 64 and BN = 256 a quarter of the base's
+# products. That is wrong for training.
 #
 # ## 5. Version 2: S once, then one more step of K
 #
@@ -262,6 +264,8 @@ assert more == (N // 32) * 4 * M * r + (M // 32) * B.nbytes, "S per column of ti
 assert torch.allclose(y2, y1, atol=1e-5) and S.shape == (M, 16), "tensor cores take ranks from 16 on: smaller ones are padded"
 
 # %% [markdown]
+# S and B are small, so section 2 was right to count a fused layer as one more read of x.
+#
 # Version 3, `expand_persistent_kernel`, computes the same. It starts as many programs as the GPU has processors;
 # each walks several tiles, and Hopper's copy engine fetches them.
 
@@ -272,7 +276,8 @@ assert torch.allclose(y3, y2, atol=1e-5), "the same sums; numpy may add them in 
 # %% [markdown]
 # ## 6. Break it on purpose: one accumulator too many
 #
-# The natural way to write it is `acc += tl.dot(S, B) * s` after the loop. The numbers are right. We build both forms for a Hopper
+# A GPU's accumulator lies in **registers**, and there are not many. The natural way to write the last step is
+# `acc += tl.dot(S, B) * s` after the loop. The numbers are right. We build both forms for a Hopper
 # GPU (compute capability 9.0), with tiles of 128 × 256. A program is 8 **warps** there, groups of 32 threads that run together.
 #
 # **Predict:** these 256 threads hold the accumulator in registers of 32 bits. How many does one thread need for one
@@ -288,8 +293,10 @@ assert each == 128 and found["inside the accumulator"]["spilled"] == 0, "the pro
 assert found["beside the accumulator"]["spilled"] > 0, "a second accumulator of 128 registers does not fit"
 
 # %% [markdown]
-# The interpreter cannot see this, and the compiler cannot see a wrong sum. So every kernel passes two gates in our tests: numbers
-# in the interpreter, with NaN around every input, and builds for four kinds of GPU, compared with a committed table:
+# What found no register is **spilled**: written to slow memory and read again. The interpreter cannot see this, and the compiler
+# cannot see a wrong sum. So every kernel passes two gates in our tests: numbers in the interpreter, with NaN around every input,
+# and builds for four kinds of GPU, compared with [a committed table](../kernels/ahead_of_time.csv). Its rows for Hopper (the last
+# three kernels are for backward):
 
 # %%
 for row in read_table():
@@ -301,9 +308,9 @@ for row in read_table():
 # %% [markdown]
 # ## 7. Backward, and dropout without a mask
 #
-# The gradients are $dS = s\,dy\,B$, $dB = dy^T S$, $dA = dS^T \tilde x$, $dx = \text{mask}(dS\,A) + dy\,W$. dS and dB read all of
-# dy; one kernel makes both from one read. Dropout keeps no mask: `philox`, a random function of (seed, place), gives the same
-# mask again.
+# The gradients are $dS = s\,dy\,B$, $dB = dy^T S$, $dA = dS^T \tilde x$, $dx = \text{mask}(dS\,A) + dy\,W$. Here mask(...) does
+# what dropout did to x: some places become 0, the others are divided by 1 - p. dS and dB need all of dy; one kernel makes both
+# from one read. Dropout keeps no mask: `philox`, a random function of (seed, place), gives the same mask again.
 #
 # **Predict:** for 8192 tokens of width 4096, how many bytes does a mask of one byte each need, and how many a seed?
 
@@ -312,11 +319,12 @@ M, p = 96, 0.25
 x, dy = torch.randn(M, K, generator=generator), torch.randn(M, N, generator=generator)
 seed = torch.tensor([2026])
 y, S = lora_matmul_triton.lora_forward(x, W, None, A, B, 0.5, seed, p)
-tall = Tiles(32, 32, 0, split=2)
+tall = Tiles(32, 32, 0, split=2)  # split: two programs share the columns of dy
 with traffic() as ranks:
     dS, dB = lora_backward_triton.grad_rank(dy, B, S, 0.5, tall)
-print(f"mask {8192 * 4096:,} bytes, seed {seed.nbytes}; loaded for dS and dB: {ranks.loaded / dy.nbytes:.2f} times dy")
-assert ranks.loaded == dy.nbytes + 2 * 4 * M * r + M // 32 * B.nbytes, "dy once; S for each of 2 parts, B for each 32 rows"
+rest = 2 * S[:, :r].nbytes + M // 32 * B.nbytes
+print(f"mask {8192 * 4096:,} bytes, seed {seed.nbytes}; loaded for dS and dB: dy once, {dy.nbytes:,}, and S and B, {rest:,}")
+assert ranks.loaded == dy.nbytes + rest, "dy once; S for each of 2 parts, B for each 32 rows"
 dx, dA, dB = lora_backward_triton.lora_backward(dy, x, W, A, B, S, 0.5, seed, p)
 keep = keep_mask(seed, M, K, p) / (1 - p)  # the definition in plain torch gives the kernels' mask
 xd, Ad, Bd = (t.double().requires_grad_() for t in (x, A, B))
@@ -341,7 +349,7 @@ small = loralib.get_peft_model(torch.nn.Sequential(torch.nn.Linear(64, 64)), lor
 print(loralib.explain(small, tokens=4096))
 measured = loralib.dispatch.MEASUREMENTS
 print("GPUs measured so far:", ", ".join(measured) or "none. The kernels are checked, not timed: no GPU was to be had")
-assert "torch" in str(loralib.explain(small)), "without a GPU, plain torch"
+assert "torch" in str(loralib.explain(small)), "without a GPU, plain torch: is TRITON_INTERPRET taken for one?"
 
 # %% [markdown]
 # ## What could go wrong
@@ -361,6 +369,7 @@ assert "torch" in str(loralib.explain(small)), "without a GPU, plain torch"
 #
 # 1. ★ `extra_bytes`: what LoRA moves beyond the base in three forms.
 # 2. ★★ `tile_loads`: how many bytes the programs of a tiled product ask for.
+#    <details><summary>Hint</summary>How many programs are there, and how many rows of length K does each one load?</details>
 # 3. ★★★ `add_kernel`: your first kernel: x + s · z for vectors of any length.
 #    <details><summary>Hint</summary>As `double`: mask the loads and the store.</details>
 #

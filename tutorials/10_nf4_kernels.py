@@ -50,7 +50,7 @@ generator = torch.Generator().manual_seed(0)  # the seed of all numbers below
 # %% [markdown]
 # ## 1. The promise: bytes
 #
-# We take an H200's memory speed as given: 4.3 TB/s. (bf16 is a number of 16 bits.)
+# As in lesson 09 we assume an H200's memory speed: 4.3 TB/s. (bf16 is a number of 16 bits.)
 #
 # **Predict:** a weight of 14336 × 4096 in bf16 and in NF4 with double quantisation: how many megabytes each, and in how many
 # microseconds can each be read?
@@ -69,18 +69,18 @@ assert 3.8 < promise < 3.95, "16 bits against 4.127"
 # %% [markdown]
 # ## 2. The budget: instructions
 #
-# Each of the 132 SMs can issue instructions for 128 threads in each of its 1.98 billion cycles per second. While the weights
-# stream in at full speed, how many instructions are there for each of them?
+# By its data sheet an H200 has 132 SMs, and each can issue instructions for 128 threads in each of its 1.98 billion cycles per
+# second. While the weights stream in at full speed, how many instructions are there for each weight?
 #
-# **Predict:** 4, 40, or 400? And what must be done for a weight: take its 4 bits out of a byte, look the level up, scale,
-# multiply, add.
+# **Predict:** 4, 40, or 400? For comparison, this must be done for a weight: take its 4 bits out of a byte, look the level up,
+# scale, multiply, add.
 
 # %%
 issue = 132 * 128 * 1.98e9  # instructions per second
 weights_per_second = bandwidth / (bits["NF4"] / 8)
 budget = issue / weights_per_second
 print(f"{budget:.1f} instructions for each weight, if it is to come at full speed")
-assert 3.8 < budget < 4.2, "an instruction more costs a fifth of the speed"
+assert 3.8 < budget < 4.2, "about 4: is the bandwidth in bytes and the weight in bits?"
 
 # %% [markdown]
 # A bf16 weight has no such problem: 16 bits arrive four times slower, and go to a tensor core as they are.
@@ -146,23 +146,24 @@ figure, axes = plt.subplots(figsize=(7, 3.2))
 counts = [found[name]["per weight"] for name in WAYS]
 axes.barh(WAYS, counts, color=[COLOURS["broken"], COLOURS["head"], COLOURS["lora"]], height=0.55)
 axes.axvline(budget, color=COLOURS["full"], lw=1.5, ls="--", label="budget at full bandwidth")
-axes.set(xlabel="instructions per weight (sm_90)", title="Decoding and writing a weight never fits the budget")
+axes.set(xlabel="instructions per weight (sm_90)", title="None of the three ways fits the budget of 4 instructions")
 axes.legend(loc="lower right")
 axes.invert_yaxis()
 show(figure, "instructions")
 
 # %% [markdown]
-# So its speed is limited by the number of instructions, not by memory. A tree of comparisons, as in one of bitsandbytes' Triton
-# kernels, reaches at most 13 % of the bandwidth. 16 bits need 3.9 times as many bytes, so 4 bits win only above 26 %: this
-# alone makes 4 bits slower than 16.
+# So the speed is limited by the number of instructions, not by memory. 16 bits need 3.9 times as many bytes, so 4 bits win only
+# if they reach more than 1 / 3.9 = 26 % of the bandwidth. A tree of comparisons, as in one of bitsandbytes' Triton kernels,
+# reaches 13 % at most: with it, 4 bits are slower than 16.
 #
 # ## 5. One token: a product without tensor cores
 #
 # `gemv_kernel` is for 1 to 4 tokens. A byte holds two neighbours of a row, $w_1 = c_1 a$ and $w_2 = c_2 a$, with levels c and
-# the scale a of their block. Their part of the sum is $w_1 x_1 + w_2 x_2$. A multiply-add is one instruction.
+# the scale a of their block. Their part of the sum is $w_1 x_1 + w_2 x_2$. A multiply-add (a product, added to a sum) is one
+# instruction.
 #
-# **Predict:** how many instructions does this take if each weight is scaled first? And how many if the scale waits for the sum,
-# $(c_1 x_1 + c_2 x_2)\,a$?
+# **Predict:** how many instructions does it take to add this to the sum so far, if each weight is scaled first? And how many if
+# the scale waits, $(c_1 x_1 + c_2 x_2)\,a$?
 
 # %%
 N, K, r = 96, 512, 8
@@ -176,15 +177,13 @@ look_ups = 8 * q.packed.numel()  # an entry of 8 bytes for each byte; the table 
 print(f"loaded {seen.loaded:,} bytes: {q.packed.nbytes:,} packed, {look_ups:,} from the table, the rest scales and x")
 assert q.packed.nbytes + look_ups < seen.loaded < 1.2 * (q.packed.nbytes + look_ups), "each packed byte once"
 assert torch.allclose(y.double(), x.double() @ exact.T, rtol=1e-4, atol=1e-4), "is the scale the block's own?"
-first = ["c1·a", "c2·a", "·x1", "+ ·x2"]
-later = ["c1·x1", "+ c2·x2", "acc + ·a"]
+first = ["c1·a", "c2·a", "sum + ·x1", "sum + ·x2"]
+later = ["c1·x1", "+ c2·x2", "sum + ·a"]
 table = {(row["kernel"], row["variant"]): row for row in read_table() if row["sm"] == "90"}
 gemv = float(table["gemv_kernel", "M=1 r=16"]["per_weight"])
-print(f"scaled first {len(first)} instructions for a byte (and one to add), scaled later {len(later)}")
+print(f"scaled first {len(first)} instructions for a byte, scaled later {len(later)}")
 best = budget / gemv
-print(
-    f"counted in the main loop: {gemv} per weight; at most {best:.0%} of the bandwidth, {promise * best:.1f} times bf16's speed"
-)
+print(f"all of the main loop: {gemv} per weight; at most {best:.0%} of the bandwidth, {promise * best:.1f} times bf16's speed")
 assert budget < gemv < 8, "decode, scales of scales, two products. (Nothing is written here, so it is less than in section 4)"
 
 # %% [markdown]
@@ -196,26 +195,31 @@ assert budget < gemv < 8, "decode, scales of scales, two products. (Nothing is w
 # shared memory (fast memory of an SM), the second from shared memory only. The decoded weight is in registers. So `gemm_kernel`
 # computes $y^T = W x^T$: the weight comes first, and the tokens are the narrow side.
 #
-# **Predict:** as second operand the weight would be written to shared memory and read again, at each step. If all products go
-# through `wgmma`, how many of the older instruction `mma` are in the kernel?
+# As second operand the weight would be written to shared memory and read again, at each step.
+#
+# **Predict:** now a weight is no longer multiplied by an instruction of its own, but it must be rounded to bf16 and put in place
+# for `wgmma`. Are there more or fewer instructions per weight than the 5.28 of one token?
 
 # %%
 x = torch.randn(20, K, generator=generator)
 S = shrink(x, A, 0.5)
 y = nf4_matmul_triton.nf4_matmul(x, q, None, S, B)  # LoRA is a last step here too
 wanted = x.double() @ exact.T + 0.5 * (x.double() @ A.double().T) @ B.double().T
-assert (y.double() - wanted).norm() < 1e-5 * wanted.norm(), "base in 4 bits and LoRA beside it"
+assert (y.double() - wanted).norm() < 1e-5 * wanted.norm(), "base in 4 bits and LoRA beside it: is S scaled?"
 for M in (16, 64, 256):
     row = table["gemm_kernel", f"M={M} r=16"]
     print(f"M = {M:3}: {row['wgmma']} wgmma, {row['mma']} of the older mma, {row['per_weight']} instructions per weight")
-    assert int(row["wgmma"]) > 0 and row["mma"] == "0", "wgmma is Hopper's tensor-core instruction"
+    assert int(row["wgmma"]) > 0 and row["mma"] == "0", "all products through wgmma, none through the older mma"
+    assert float(row["per_weight"]) > gemv, "rounding and placing a weight costs more than a multiply-add"
 
 # %% [markdown]
+# More. In return, one decoded weight serves all tokens of the tile.
+#
 # ## 7. Many tokens: decode once
 #
 # Every tile of 128 tokens decodes the weight again. With many tokens it is better to decode it once to bf16, and call cuBLAS.
-# How soon depends on whether a program decodes and multiplies **at the same time** (then the larger counts) or **in turn** (the
-# sum).
+# From how many tokens on? That depends on whether a program decodes and multiplies **at the same time** (then the longer of the
+# two counts) or **in turn** (then their sum).
 #
 # **Predict:** decoding once takes 34 µs (it writes 117 MB and reads 30). Decoding inside the product takes 12 µs for each tile
 # of 128 tokens. From how many tokens on does decoding once pay, if the packed product works in turn?
@@ -237,7 +241,7 @@ def floors(M: int) -> tuple[float, float, float]:
 crossing = next(M for M in range(1, 8193) if floors(M)[1] > floors(M)[0])
 print(f"in turn, the packed product loses from {crossing} tokens on")
 assert crossing == 257, "three tiles decode the weight three times: 37 µs, more than the 34 of decoding once"
-assert all(floors(M)[2] < floors(M)[0] for M in range(1, 8193)), "perfect overlap would never lose; nobody has it"
+assert all(floors(M)[2] < floors(M)[0] for M in range(1, 8193)), "at the same time it never loses: the lower edge of the picture"
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 3.6))
@@ -248,6 +252,8 @@ axes.fill_between(tokens, low, high, color=COLOURS["lora"], alpha=0.35, label="p
 axes.axvline(crossing, color=COLOURS["full"], lw=1, ls="--", label=f"{crossing} tokens")
 axes.set_xscale("log", base=2)
 axes.set_yscale("log")
+axes.set_yticks([20, 50, 100, 200, 500], ["20", "50", "100", "200", "500"])
+axes.set_yticks([], minor=True)
 axes.set(xlabel="tokens M", ylabel="µs at least", title=f"In turn, the packed product loses from {crossing} tokens on")
 axes.legend()
 show(figure, "crossing")
@@ -275,11 +281,12 @@ assert torch.equal(nf4_triton.dequantize(q), right), "the library's kernel, for 
 # the same, and the layer computes nonsense. Only a comparison place by place finds it, or a product with the identity matrix
 # (`tests/test_kernels_nf4_triton.py`).
 #
-# ## What a GPU says
+# ## What no count shows
 #
 # All times above are floors: arithmetic with an H200's speeds. The counts of instructions are measured, on what the compiler
 # made. What the look-ups really cost (they go through the L1 cache, which no count shows) only a GPU can say:
-# `python -m kernels.bench nf4` there times them beside bitsandbytes and writes every target as met or missed.
+# `python -m kernels.bench nf4` there times them beside bitsandbytes and writes every target as met or missed. It was not
+# run for this page.
 #
 # ## What could go wrong
 #
@@ -288,7 +295,7 @@ assert torch.equal(nf4_triton.dequantize(q), right), "the library's kernel, for 
 # | 4 bits are slower than 16 | decoding by comparisons | section 4: instructions per weight |
 # | fast alone, slow in the model | the benchmark's weight lay in the L2 cache | walk through several weights |
 # | the layer's output is nonsense, its weights look right | halves of a byte swapped | section 8: the identity matrix |
-# | `rows of whole blocks` is raised | K is not a multiple of the block size | a layer decodes first by itself; do so too |
+# | `rows of whole blocks` is raised | K is not a multiple of the block size | `nf4.dequantize` first, as the layer does |
 # | last bits differ on a GPU only | a multiply-add rounds once, not twice | `enable_fp_fusion=False` in `nf4_triton.py` |
 #
 # ## Exercises
@@ -297,6 +304,7 @@ assert torch.equal(nf4_triton.dequantize(q), right), "the library's kernel, for 
 #
 # 1. ★ `budget`: instructions per weight at full speed, for any card.
 # 2. ★★ `pair_table`: the table of 256 pairs.
+#    <details><summary>Hint</summary>Down the 256 rows, the first index stays for 16 rows while the second runs.</details>
 # 3. ★★ `best_path`: packed or decoded first, by the floors of section 7.
 #    <details><summary>Hint</summary>Decoding is paid once; the packed product pays for each tile of tokens.</details>
 #
@@ -311,7 +319,7 @@ assert torch.equal(nf4_triton.dequantize(q), right), "the library's kernel, for 
 # ## On the real thing
 #
 # ```bash
-# python -m kernels.bench nf4
-# python -m loralib quantize path/to/Llama-3.2-1B --out path/to/llama-nf4
-# python -m training --task e2e_nlg --model path/to/Llama-3.2-1B --method qlora
+# python -m kernels.bench nf4                                                     # on a GPU: the kernels beside bitsandbytes
+# python -m loralib quantize path/to/Llama-3.2-1B --out path/to/llama-nf4          # a base in 4 bits on disk
+# python -m training --task e2e_nlg --model path/to/Llama-3.2-1B --method qlora   # trains beside a 4-bit base
 # ```

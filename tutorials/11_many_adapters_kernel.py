@@ -44,15 +44,21 @@ from training.records import COLOURS, use_style
 from tutorials.interpreted import count_launches, traffic
 from tutorials.show import show
 
+# %%
 torch.set_num_threads(1)
 use_style()
 generator = torch.Generator().manual_seed(0)  # the seed of all numbers below
-draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+
+
+def draw(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=generator)
+
 
 # %% [markdown]
 # ## 1. What a loop costs
 #
-# On a GPU each operation is a launch: some microseconds of Python, whatever it computes.
+# On a GPU each operation is a **launch**: it takes some microseconds to start, whatever it computes. `count_operations` counts
+# them (views such as `.T` move no data and are left out).
 #
 # **Predict:** for each adapter the loop compares, lists its rows, picks them, multiplies twice, and adds. How many operations
 # is that for 8 adapters, and how many for 64?
@@ -73,7 +79,7 @@ for L in (1, 8, 16, 32, 64):
     x, y, ids = draw(M, K), draw(M, N), torch.arange(M) % L
     launches[L] = sum(count_operations(lambda args=(x, y, As, Bs, ids): looped(*args)).values())
     print(f"{L:3} adapters: {launches[L]} operations")
-assert launches[64] == 64 * 6, "compare, list, pick, two products, add: six for each adapter"
+assert launches[64] == 64 * 6, "six for each adapter: compare, list, pick, two products, add"
 
 # %% [markdown]
 # ## 2. The table of tiles, by hand
@@ -95,20 +101,23 @@ print("tiles (adapter, first place, rows):", tiles)
 table = tile_table(ids, adapters=2, height=height)
 assert order == table.order.tolist() and tiles == [tuple(t) for t in table.tiles.tolist() if t[0] >= 0], "equal to the library's"
 assert 3 not in [order[p] for _, low, n in tiles for p in range(low, low + n)], "the base's row is in no tile: nothing touches it"
-assert len(table.tiles) == 6 // 2 + 2, "always M // height + L entries, filled up with adapter -1"
+assert len(table.tiles) == 6 // 2 + 2, "always M // height + L lines, filled up with adapter -1"
 
 # %% [markdown]
+# The library's table has five lines here, two of them empty. Its length depends on M, L and the height alone: full tiles are
+# M // height at most, and each adapter has one at most that is not full. So each batch starts the same number of programs.
+#
 # ## 3. Different ranks in one stack
 #
-# The adapters lie in one tensor, A (L, R, K). An adapter of smaller rank has zeros behind its own rows.
+# The adapters lie in one tensor, A (L, R, K). An adapter of smaller rank has zeros behind its own rows, as in lesson 06.
 #
-# **Predict:** do the zeros change any output?
+# **Predict:** ranks 4, 8 and 2 in a stack of rank 16: which part of A is zeros, 10 %, 50 % or 71 %? Do they change any output?
 
 # %%
 ranks = (4, 8, 2)
 As, Bs = [draw(r, K) for r in ranks], [draw(N, r) for r in ranks]
 A, B = stack_adapters(As, Bs, rank=16)
-print("stacked:", tuple(A.shape), tuple(B.shape))
+print(f"stacked: A {tuple(A.shape)}, B {tuple(B.shape)}; {float((A == 0).float().mean()):.0%} of A is zeros")
 for own_A, own_B, wide_A, wide_B in zip(As, Bs, A, B, strict=True):
     assert torch.allclose(own_B @ own_A, wide_B @ wide_A, atol=1e-5), "zeros times anything: nothing is added"
 
@@ -119,7 +128,8 @@ for own_A, own_B, wide_A, wide_B in zip(As, Bs, A, B, strict=True):
 # wherever they lie (`order` says where), and multiplies them with its adapter's A. Here is the whole kernel, without scale and
 # masks on K.
 #
-# **Predict:** 64 rows in 3 adapters, tiles of 32 rows: how often is each row of x loaded, and how often A?
+# **Predict:** 64 rows, each for one of 3 adapters or for the base; tiles of 32 rows. How often is a row of x loaded, and how
+# often the A of an adapter?
 
 
 # %%
@@ -159,7 +169,7 @@ assert torch.allclose(by_hand, S, atol=1e-4), "yours is the library's `grouped_s
 # %% [markdown]
 # **expand** multiplies the thin S of its tile with B, and adds the result to these rows of y, in place.
 #
-# **Predict:** a row of the base: is it what it was to the last bit, or up to rounding?
+# **Predict:** is a row of the base what it was to the last bit, or up to rounding?
 
 # %%
 scaling = torch.tensor([0.5, 1.0, 2.0])
@@ -201,7 +211,8 @@ assert not dA1[0].any() and not dA1[2].any(), "zero, and written as zero: the me
 # ## 6. The same bits every time
 #
 # Many kernels sum a gradient by **atomic additions**: programs add to one place in whatever order they come. Sums of
-# floating-point numbers depend on the order. Here each adapter's columns belong to one program, which walks its rows in order.
+# floating-point numbers depend on the order. Here each piece of a gradient belongs to one program, which walks the adapter's rows
+# in order.
 #
 # **Predict:** we add 4096 numbers in 20 random orders, in float32. How many different sums?
 
@@ -217,10 +228,10 @@ assert torch.equal(again[0], dA) and torch.equal(again[1], dB), "(the interprete
 # %% [markdown]
 # ## 7. Through the library
 #
-# `mixed_batch` of lesson 06 takes this path by itself where it was measured to win on your GPU. `use_kernels` overrules that, so
-# that we can compare here.
+# `mixed_batch` of lesson 06 takes this path by itself only on a GPU where it was measured to win. `use_kernels` overrules that,
+# so that we can compare here. (As counted here, the library's two launches are one operation of torch.)
 #
-# **Predict:** for three adapters and two layers, by which factor does the number of operations fall?
+# **Predict:** for three adapters and two layers, by which factor does the number of operations fall: 1.5, 5 or 20?
 
 # %%
 torch.manual_seed(0)
@@ -235,7 +246,7 @@ for path in ("torch", "triton"):
     with torch.no_grad(), loralib.use_kernels(path), loralib.mixed_batch(model, rows):
         results[path] = model(same)
         counted[path] = sum(count_operations(lambda: model(same)).values())
-print("operations of torch:", counted)
+print(f"operations: {counted['torch']} with the loop, {counted['triton']} with the kernels")
 assert counted["triton"] <= 9, "for each layer the base, a copy, and one operation that launches both kernels; and the ReLU"
 assert torch.allclose(*results.values(), atol=1e-5), "the loop and the kernels agree"
 
@@ -295,6 +306,7 @@ assert bad == list(range(20, 32)), "one user's text is written with another user
 #
 # 1. ★ `most_tiles`: how long the table can get.
 # 2. ★★ `make_tiles`: the table, from ids.
+#    <details><summary>Hint</summary>The base's rows come first: begin at <code>ids.count(-1)</code>.</details>
 # 3. ★ `pad_rank`: the rank that a tensor core takes.
 #    <details><summary>Hint</summary>`(r - 1).bit_length()` counts the bits of r - 1.</details>
 #

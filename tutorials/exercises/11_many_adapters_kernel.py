@@ -2,9 +2,9 @@
 
 
 def most_tiles(rows: int, adapters: int, height: int) -> int:
-    """★ A number of tiles that is always enough, whatever adapter each of the rows asks for; tiles of `height` rows.
+    """★ How many lines the library's table has: always enough, whatever adapter each of the rows asks for.
 
-    All full tiles there can be, and one that is not full for each adapter. One line.
+    All full tiles of `height` rows that there can be, plus one that is not full for each adapter. One line.
     """
     raise NotImplementedError("most_tiles")
 

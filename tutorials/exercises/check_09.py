@@ -6,6 +6,8 @@ os.environ["TRITON_INTERPRET"] = "1"  # before the answers define a kernel
 
 import torch
 
+from tutorials.interpreted import traffic
+
 
 def check_extra_bytes(answers) -> None:
     for form, passes in (("eager", 7), ("in place", 3), ("fused", 1)):
@@ -24,6 +26,8 @@ def check_add_kernel(answers) -> None:
     for n in (1, 37, 64, 100):
         x, z = torch.randn(n), torch.randn(n)
         whole = torch.full((n + 64,), 7.0)
-        answers.add_kernel[(-(-n // 32),)](x, z, whole[:n], 0.5, n, 32)
+        with traffic() as seen:
+            answers.add_kernel[(-(-n // 32),)](x, z, whole[:n], 0.5, n, 32)
         assert torch.allclose(whole[:n], x + 0.5 * z), f"{n} numbers: wrong values"
         assert (whole[n:] == 7).all(), f"{n} numbers: something was written behind the end: is the store masked?"
+        assert seen.loaded == x.nbytes + z.nbytes, f"{n} numbers: {seen.loaded} bytes loaded, not {2 * x.nbytes}: mask the loads"

@@ -23,5 +23,5 @@ def check_pair_table(answers) -> None:
 def check_best_path(answers) -> None:
     for M, expected in ((1, "packed"), (128, "packed"), (256, "packed"), (257, "decode once"), (4096, "decode once")):
         found = answers.best_path(M, once=3.0, per_tile=1.25, multiply=0.01)
-        assert found == expected, f"{M} tokens: {found}; once 3.0 s, or 1.25 s for each 128 tokens"
+        assert found == expected, f"{M} tokens: {found}, expected {expected}; once 3.0 s, or 1.25 s for each 128 begun"
     assert answers.best_path(64, once=1.0, per_tile=1.0, multiply=0.5) == "decode once", "on a tie, decode once"
