@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,8 +71,9 @@ def test_every_section_asks_and_checks(lesson):
     for section in (s for s in sections if re.match(r"\d+\. ", s)):
         title = section.splitlines()[0]
         assert "# **Predict:**" in section, f"{title!r} asks for no prediction"
-        checks = re.findall(r"^ *assert .+", section, re.MULTILINE)
-        assert checks and all('"' in check for check in checks), f"{title!r} has no assert, or one without a message"
+        assert re.search(r"^ *assert .+", section, re.MULTILINE), f"{title!r} has no assert"
+    for node in ast.walk(ast.parse(lesson.path.read_text())):
+        assert not isinstance(node, ast.Assert) or node.msg, f"line {node.lineno}: an assert without a message"
 
 
 @each_lesson
@@ -83,6 +85,14 @@ def test_it_ends_as_lessons_end(lesson):
     assert "| symptom | likely cause | check |" in text and "Break it on purpose" in text and "**Next:**" in text
     assert "python -m training --task" in text[places[-1] :]
     assert re.search(r"seed", text), "draws need a seed"
+
+
+def test_an_answer_that_stops_is_a_verdict_and_the_next_exercise_is_checked():
+    def check(module):
+        return 1 / module.nothing
+
+    verdict = practice.try_one(SimpleNamespace(nothing=0), check)
+    assert re.fullmatch(r"stopped: ZeroDivisionError: division by zero \(test_tutorials_lessons.py, line \d+\)", verdict)
 
 
 @with_exercises

@@ -29,6 +29,12 @@ COLOURS = {
     "random": "#999999",
     "ceiling": "#009E73",
     "broken": "#D55E00",
+    # ways to weigh several tasks (Tol's muted set)
+    "equal": "#332288",
+    "pcgrad": "#44AA99",
+    "cagrad": "#882255",
+    "mgda": "#999933",
+    "nash_mtl": "#AA4499",
 }
 STYLE = {
     "figure.figsize": (7, 3.6),

@@ -138,14 +138,13 @@ print("loss 2 times 100 moves the end by", {name: round(far, 3) for name, far in
 assert moved["nash_mtl"] < 1e-6 < moved["equal"], "Nash-MTL does not see the scale of a loss, the sum does"
 
 # %%
-PAINT = {"equal": "full", "cagrad": "peft", "pcgrad": "lora", "mgda": "head", "nash_mtl": "ceiling"}
 figure, axes = plt.subplots(figsize=(6.2, 3.6), dpi=90)
 axes.plot(*front.T, color="#BBBBBB", linewidth=6, label="Pareto-optimal", zorder=0)
 for name, found in paths.items():
     for path in found:
         width = 3 if name == "equal" else 1.4  # wide, as pcgrad often walks on it
-        axes.plot(*path.T, color=COLOURS[PAINT[name]], linewidth=width, label=name if path is found[0] else None)
-        axes.plot(*path[-1], "o", color=COLOURS[PAINT[name]], markersize=5)
+        axes.plot(*path.T, color=COLOURS[name], linewidth=width, label=name if path is found[0] else None)
+        axes.plot(*path[-1], "o", color=COLOURS[name], markersize=5)
 for number, centre in enumerate(CENTRES, 1):
     axes.annotate(f"minimum {number}", centre, (-12, 12 if number == 1 else 16), textcoords="offset points", fontsize=8)
 axes.set(title="the method chooses the compromise, and often the start does too", xlabel="x", ylabel="y")
@@ -412,7 +411,7 @@ assert all(curves[seed][-1][1] > -0.3 for seed in SEEDS), "and the conflict is g
 
 # %%
 figure, axes = plt.subplots(figsize=(6.4, 3.0))
-for name, colour in [("equal", "broken"), (0, "lora"), (1, "lora"), (2, "lora")]:
+for name, colour in [("equal", "broken"), (0, "equal"), (1, "equal"), (2, "equal")]:
     label = {"equal": "not told (seed 0)", 0: "told the task (3 seeds)"}.get(name)
     axes.plot(*zip(*curves[name], strict=True), marker="o", color=COLOURS[colour], label=label)
 axes.axhline(0, color=COLOURS["untouched"], linewidth=1)

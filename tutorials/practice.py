@@ -6,6 +6,7 @@
 
 import importlib.util
 import inspect
+import traceback
 from pathlib import Path
 from types import ModuleType
 
@@ -26,7 +27,7 @@ def command(number: str, solutions: bool = False) -> int:
 
 
 def try_one(module: ModuleType, check) -> str:
-    """right, not written yet, or what is wrong."""
+    """right, not written yet, or what is wrong: a failed check, or where the code stopped."""
     try:
         check(module)
     except NotImplementedError:
@@ -36,7 +37,8 @@ def try_one(module: ModuleType, check) -> str:
     except Exception as error:
         if isinstance(error.__cause__, NotImplementedError):  # as Triton's interpreter hands it on
             return "not written yet"
-        raise
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return f"stopped: {type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
     return "right"
 
 

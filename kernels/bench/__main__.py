@@ -34,7 +34,9 @@ class BenchSettings:
 
 def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        sys.exit(f"usage: python -m kernels.bench {'|'.join(COMMANDS)} [--device cpu|cuda] [--help]")
+        sys.exit(
+            f"usage: python -m kernels.bench {'|'.join(COMMANDS)} [options]; `python -m kernels.bench all --help` lists them"
+        )
     command = sys.argv[1]
     settings = tyro.cli(BenchSettings, prog=f"python -m kernels.bench {command}", args=sys.argv[2:])
     device = settings.device if settings.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
