@@ -62,9 +62,7 @@ def run_distillation(settings: DistillSettings, say: Callable[[str], None] = lam
         if folder.finished:
             say(f"{folder.folder} is finished already (--restart trains again)")
             return read_result(folder.folder) or {}
-        open_trackers = Trackers(
-            trackers if folder.main else [], folder.folder, asdict(settings), len(folder.rows) and folder.rows[-1]["step"]
-        )
+        open_trackers = Trackers(trackers if folder.main else [], folder.folder, asdict(settings), folder.last_step)
         folder.listeners.append(open_trackers.keep)
         try:
             return _train(settings, pair, rows, distiller, folder, accelerator)
