@@ -14,7 +14,7 @@ from adapters.bottleneck import Bottleneck, BottleneckConfig
 from adapters.composition import BatchSplit, Composition, Fuse, Stack, members
 from adapters.places import WAYS, Place, find_places
 from adapters.site import SITE, SOURCE, Site, change_from_input, change_output, change_sum, remember_input
-from loralib.heads import owners_of_heads, put_saved_module, replace_module, saved_modules
+from loralib.heads import owners_of_heads, put_saved_module, remove_heads, saved_modules
 from loralib.lora_layer import check_adapter_name
 from loralib.matching import heads_to_save
 from loralib.rows import Rows
@@ -136,11 +136,7 @@ def detach(model: nn.Module, name: str) -> None:
             del site.bottlenecks[name]
         if not site.bottlenecks:
             _remove(model, path)
-    for path, module in saved_modules(model).items():
-        if name in module.copies:
-            module.delete(name)
-        if not module.copies:
-            replace_module(model, path, module.original)
+    remove_heads(model, name)
 
 
 def sites(model: nn.Module) -> dict[str, Site]:

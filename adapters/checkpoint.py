@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from adapters.attach import attach, bottleneck_config, detach, model_width, sites
 from adapters.bottleneck import BottleneckConfig
-from loralib.checkpoint import AdapterFileError, LoadReport, read_json, refuse_meta, write_together
+from loralib.checkpoint import AdapterFileError, LoadReport, check_fits, read_json, refuse_meta, write_together
 from loralib.heads import saved_modules
 from loralib.lora_layer import LoraLayer
 from loralib.rows import Rows
@@ -31,7 +31,7 @@ def save_bottleneck(model: nn.Module, folder: str | Path, name: str = "default")
     """Write one adapter with its heads; KeyError for an unknown name, ValueError for numbers that are not finite."""
     config = bottleneck_config(model, name)
     heads = [path for path, module in saved_modules(model).items() if name in module.copies]
-    settings = asdict(config) | {"type": "bottleneck", "modules_to_save": heads, "width": next(iter(sites(model).values())).width}
+    settings = asdict(config) | {"type": "bottleneck", "modules_to_save": heads, "width": model_width(model)}
     return write_folder(Path(folder), "adapter", settings, adapter_tensors(model, name))
 
 
@@ -82,13 +82,11 @@ def adapter_tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def fill(places: dict[str, Tensor], tensors: dict[str, Tensor], folder: Path) -> None:
-    """Copy a file's tensors into the model, after all names and shapes were found right."""
-    missing, strange = sorted(places.keys() - tensors.keys()), sorted(tensors.keys() - places.keys())
-    if missing or strange:
-        raise AdapterFileError(f"{folder}: missing {missing[:3]}, not in the model {strange[:3]}")
-    for key, tensor in sorted(tensors.items()):
-        if tensor.shape != places[key].shape:
-            raise AdapterFileError(f"{folder}: {key} is {tuple(tensor.shape)}, expected {tuple(places[key].shape)}")
+    """Copy a file's tensors into the model, after all names, shapes and numbers were found right."""
+    check_fits(tensors, places, folder)
+    bad = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise AdapterFileError(f"{folder}: {bad[0]} has values that are not finite")
     for key, tensor in tensors.items():
         places[key].copy_(tensor)
 

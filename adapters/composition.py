@@ -50,6 +50,10 @@ class Fuse:
     def __init__(self, *names: str):
         if len(names) < 2:
             raise ValueError(f"Fuse{names}: a fusion has at least two members")
+        if any("__" in name or name.endswith("_") for name in names):
+            raise ValueError(
+                f"Fuse{names}: `__` stands between the members in a fusion's key, so no name may hold it or end in `_`"
+            )
         object.__setattr__(self, "names", tuple(names))
 
     @property

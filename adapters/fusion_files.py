@@ -64,10 +64,12 @@ def load_fusion(model: nn.Module, folder: str | Path, *, trainable: bool) -> Fus
         add_fusion(model, fuse, config)
         try:
             fill(_fusion_tensors(model, fuse), tensors, folder)
+            if head is not None and head not in fuse.names:
+                raise AdapterFileError(f"{folder}: the head of {head!r}, which is none of its members {list(fuse.names)}")
         except AdapterFileError:
             delete_fusion(model, fuse)
             raise
-    except (AdapterFileError, ValueError):
+    except ValueError:
         for name in new:
             if name in (adapter_configs(model) if kind == "lora" else attached(model)):
                 (delete_adapter if kind == "lora" else detach)(model, name)

@@ -71,5 +71,9 @@ def position_modules(model: Any) -> list[nn.Module]:
 
 def reads_both_ways(model: Any) -> bool:
     """Whether a model is an encoder (BERT): its tokens see those after them, and no order says what stands first."""
-    causal = any(getattr(module, "is_causal", False) for module in model.modules())
-    return not causal and not model.config.is_encoder_decoder
+    return not has_causal_attention(model) and not model.config.is_encoder_decoder
+
+
+def has_causal_attention(model: nn.Module) -> bool:
+    """Whether tokens see those before them alone: also of a decoder that classifies."""
+    return any(getattr(module, "is_causal", False) for module in model.modules())

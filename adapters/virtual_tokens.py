@@ -18,7 +18,7 @@ from adapters.prefix import Layout, PrefixEncoder, PrefixTuningConfig, tiled
 from adapters.prefix_hooks import position_modules, prefix_hooks, reads_both_ways
 from adapters.prompt import PromptEmbedding, PromptTuningConfig
 from adapters.prompt_hooks import prompt_hooks
-from loralib.heads import owners_of_heads, put_saved_module, replace_module, saved_modules
+from loralib.heads import owners_of_heads, put_saved_module, remove_heads, saved_modules
 from loralib.lora_layer import check_adapter_name
 from loralib.matching import heads_to_save
 
@@ -166,11 +166,7 @@ def remove_virtual_tokens(model: nn.Module, name: str) -> None:
     if holder.active == name:
         use_virtual_tokens(model, None)
     del holder.encoders[name], holder.configs[name]
-    for path, head in saved_modules(model).items():
-        if name in head.copies:
-            head.delete(name)
-        if not head.copies:
-            replace_module(model, path, head.original)
+    remove_heads(model, name)
     if not holder.configs:
         delattr(base_of(model), CHILD)
 

@@ -1,8 +1,5 @@
 """What a model costs to answer: parameters, bytes on disk, operations, and time measured in turn with others."""
 
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ from adapters.attention import implementation
 from distill.int8_product import int_mm_is_exact
 from training.batching import Batch
 from training.evaluation import model_inputs
+from training.step_time import ratio, seconds_of
 
 
 def operations(model: Any, batch: Batch) -> int:
@@ -40,7 +38,7 @@ def answering_seconds(models: dict[str, Any], batch: Batch, rounds: int = 20, wa
     times: dict[str, list[float]] = {name: [] for name in models}
     for number in range(warm_up + rounds):
         for name, model in models.items():
-            seconds = _seconds(lambda model=model: model(**inputs))
+            seconds = seconds_of(lambda model=model: model(**inputs))
             if number >= warm_up:
                 times[name].append(seconds)
     return times
@@ -48,17 +46,9 @@ def answering_seconds(models: dict[str, Any], batch: Batch, rounds: int = 20, wa
 
 def speed_up(times: dict[str, list[float]], name: str, to: str) -> tuple[float, float, float]:
     """(20 %, median, 80 %) of the time of `to` over that of `name`, round by round."""
-    ratios = [slow / fast for slow, fast in zip(times[to], times[name], strict=True)]
-    low, *_, high = statistics.quantiles(ratios, n=5)
-    return low, statistics.median(ratios), high
+    return ratio(times[to], times[name])
 
 
 def _product(a: tuple[int, ...], b: tuple[int, ...], **options: Any) -> int:
     """Of (M, K) times (K, N), as torch counts them."""
     return 2 * a[0] * a[1] * b[1]
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started

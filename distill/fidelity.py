@@ -22,7 +22,6 @@ from training.evaluation import answering, model_inputs
 from training.metrics import IGNORE
 
 BINS = 15
-WITH_CLASSES = ("classification", "tagging", "qa", "generation", "text")
 
 
 def answers_of(model: Any, features: list[dict], tokenizer: Any, kind: str, device: torch.device) -> list[Tensor]:

@@ -21,8 +21,8 @@ from multitask.files import CARD, load_multitask
 from multitask.mixed_batches import MixedBatch
 from multitask.multitask_model import OneTask
 from multitask.steps import Learner, MultitaskSteps
+from multitask.task_heads import Answer
 from multitask.trainer import MultitaskTrainer
-from training import metrics
 from training.base_models import window
 from training.batching import Batch
 from training.trained import load_trained
@@ -39,17 +39,12 @@ class DistilledLearner(Learner):
         self.teachers, self.temperature, self.share, self.progress = teachers, temperature, share, 0.0
         """share: of the labels, at the first and the last step"""
 
-    def losses(self, batch: MixedBatch) -> dict[int, tuple[Tensor, float, float]]:
-        found, labels = {}, self.share[0] + (self.share[1] - self.share[0]) * self.progress
-        for task, (answer, rows) in self.model.forward_mixed(batch).items():
-            k, kind = self.model.number(task), self.model.tasks[task].kind
-            count, share = max(int(batch[f"{k}.count"]), 1), float(batch[f"{k}.share"])
-            loss = metrics.loss_sum(kind, answer, rows) / count
-            if task in self.teachers:
-                loss = labels * loss + (1 - labels) * self._soft(task, kind, answer, rows | self._types(k, batch)) / count
-            self.seen[k], self.shares[k] = self.seen.get(k, 0.0) + float(loss.detach()), share
-            found[k] = loss, metrics.answer_count(kind, rows) / count, share
-        return found
+    def mean_loss(self, k: int, answer: Answer, rows: dict[str, Tensor], batch: MixedBatch, count: int) -> Tensor:
+        hard, task = super().mean_loss(k, answer, rows, batch, count), self.model.names[k]
+        if task not in self.teachers:
+            return hard
+        labels = self.share[0] + (self.share[1] - self.share[0]) * self.progress
+        return labels * hard + (1 - labels) * self._soft(task, answer, rows | self._types(k, batch)) / count
 
     def _types(self, k: int, batch: MixedBatch) -> Batch:
         """What tells a row's first text from its second, where the teacher of task number `k` was taught to read it."""
@@ -58,8 +53,8 @@ class DistilledLearner(Learner):
         name = "token_type_ids"
         return {name: batch[name][batch["task_ids"] == k]} if name in batch and known else {}
 
-    def _soft(self, task: str, kind: str, answer: Any, rows: Batch) -> Tensor:
-        teacher = self.teachers[task].answers(rows)
+    def _soft(self, task: str, answer: Answer, rows: Batch) -> Tensor:
+        teacher, kind = self.teachers[task].answers(rows), self.model.tasks[task].kind
         student = answer_logits(kind, answer, rows)
         value = soft_sum(kind, "mse" if kind == "regression" else "kd", student, teacher, self.temperature)
         return value / 2 if kind == "qa" else value  # first and last token: their mean, as in the hard loss

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from adapters.prefix_hooks import has_causal_attention
 from distill.settings import DistillSettings
 from distill.student import PREFIX, copy_student, read_copy
 from distill.student_files import CARD
@@ -48,18 +49,13 @@ def build_pair(settings: DistillSettings) -> Pair:
         )
     student = build_student(settings, spec, first)
     teacher = Teacher([trained.base.model for trained in found], spec.kind, settings.teacher_dropout)
-    return Pair(spec, first, teacher, student, any(_is_causal(base.model) for base in (first.base, student)))
+    return Pair(spec, first, teacher, student, any(has_causal_attention(base.model) for base in (first.base, student)))
 
 
 def _load_teacher(where: str) -> Trained:
     if (Path(where) / CARD).exists():
         raise ValueError(f"teacher {where!r} is a compressed student ({CARD}): teach with the run before it was compressed")
     return load_trained(where)
-
-
-def _is_causal(model: Any) -> bool:
-    """Whether tokens see those before them alone: also of a decoder that classifies."""
-    return any(getattr(module, "is_causal", False) for module in model.modules())
 
 
 def build_student(settings: DistillSettings, spec: TaskSpec, first: Trained) -> Base:

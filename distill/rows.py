@@ -10,10 +10,9 @@ from datasets import Dataset
 from distill.teacher import PREFIX
 from distill.teacher_cache import with_keys
 from distill.terms import LABELLED
-from training.data import evaluation_split, load_task
-from training.encoding import encode
+from training.data import evaluation_split, first_rows, load_task
+from training.encoding import encode, has_answer
 from training.evaluation import HeldOut
-from training.metrics import IGNORE
 from training.tasks import TaskSpec, is_world
 from training.world_tasks import WORLD_TASKS
 
@@ -69,7 +68,7 @@ def load_rows(
         own = [{PREFIX + k: v for k, v in f.items() if k != "labels"} for f in theirs]
         features = [mine | its for mine, its in zip(features, own, strict=True)]
         teachers = encoded_theirs.features
-    features = [f for f in features if f[LABELLED] == 0 or _answerable(f)]
+    features = [f for f in features if f[LABELLED] == 0 or has_answer(f)]
     if not features:
         raise ValueError(f"task {spec.name!r}: no row has an answer within {limit} tokens: raise max_length")
     known = sum(f[LABELLED] for f in features)
@@ -89,20 +88,13 @@ def _splits(spec: TaskSpec, data_dir: str | None, seed: int, sizes, eval_rows: i
             raise ValueError("transfer_rows are those behind the labelled ones: give train_rows too")
         labelled = WORLD_TASKS[spec.name].train_rows
     data = load_task(spec, data_dir, seed, None if labelled is None else labelled + more)
-    rows = data[evaluation_split(data, spec, data_dir)]
     train = data["train"]
     if labelled is not None and more and len(train) <= labelled:
         raise ValueError(f"train_rows={labelled}, transfer_rows={more}: the task has {len(train)} training rows, so none is left")
-    held_out = rows.select(range(min(eval_rows or len(rows), len(rows))))
+    held_out = first_rows(data[evaluation_split(data, spec, data_dir)], eval_rows)
     return train, held_out, len(train) if labelled is None else labelled
 
 
 def _features(train: Dataset, rows: Dataset, spec: TaskSpec, tokenizer: Any, limit: int):
     found, held_out = encode(train[:], spec, tokenizer, limit), encode(rows[:], spec, tokenizer, limit)
     return found.features, held_out, found.truncated
-
-
-def _answerable(feature: dict) -> bool:
-    if "start_positions" in feature:
-        return feature["start_positions"] != IGNORE
-    return not isinstance(feature["labels"], list) or any(label != IGNORE for label in feature["labels"])

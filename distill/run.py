@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from distill.compress import Compressor, check_compress
-from distill.loss_words import HARD, LossWord, needs_teacher
+from distill.loss_words import HARD, STATES, LossWord, needs_teacher
 from distill.measured import as_teacher, assert_same_again, result_of
 from distill.pair import Pair, build_pair
 from distill.report import write_report
@@ -17,8 +17,8 @@ from distill.sequence import OnPolicy, teacher_rows
 from distill.settings import DistillSettings
 from distill.sparse_size import stored_bytes
 from distill.student_files import save_student
-from distill.teacher import Teacher
-from distill.teacher_cache import CARD, TeacherCache, build_cache, open_cache
+from distill.teacher import PREFIX, Teacher
+from distill.teacher_cache import CARD, KEY, TeacherCache, build_cache, open_cache
 from distill.terms import make_projections, make_terms, needs
 from distill.trainer import Distiller, DistillSteps, total_loss, unreached
 from training import loop, processes
@@ -52,7 +52,7 @@ def run_distillation(settings: DistillSettings, say: Callable[[str], None] = lam
     )
     distiller = _distiller(settings, pair, rows, accelerator, say)
     sums = {
-        "train_checksum": checksum([{k: v for k, v in f.items() if k != "example"} for f in rows.train]),
+        "train_checksum": checksum([{k: v for k, v in f.items() if k != KEY} for f in rows.train]),
         "evaluation_checksum": checksum(rows.held_out.encoded.features),
         "teacher_checksum": pair.teacher.checksum(),
     }
@@ -62,9 +62,7 @@ def run_distillation(settings: DistillSettings, say: Callable[[str], None] = lam
         if folder.finished:
             say(f"{folder.folder} is finished already (--restart trains again)")
             return read_result(folder.folder) or {}
-        open_trackers = Trackers(
-            trackers if folder.main else [], folder.folder, asdict(settings), len(folder.rows) and folder.rows[-1]["step"]
-        )
+        open_trackers = Trackers(trackers if folder.main else [], folder.folder, asdict(settings), folder.last_step)
         folder.listeners.append(open_trackers.keep)
         try:
             return _train(settings, pair, rows, distiller, folder, accelerator)
@@ -90,7 +88,7 @@ def _distiller(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: A
     words, shown = settings.words(), needs(settings.words())
     student, teacher = pair.student.model, pair.trained.base.model
     check_pair(settings, pair)
-    if any(shown.values()) and any(name.startswith("teacher.") for name in rows.train[0]):
+    if any(shown.values()) and any(name.startswith(PREFIX) for name in rows.train[0]):
         raise ValueError("teacher and student have different tokenizers, so their tokens' states cannot be compared; logits can")
     projections = make_projections(words, student.config.hidden_size, teacher.config.hidden_size, settings.seed)
     terms = make_terms(words, pair.spec.kind, projections, pair.causal)
@@ -130,7 +128,7 @@ def check_pair(settings: DistillSettings, pair: Pair) -> None:
 def _check_layers(words: Sequence[LossWord], pair: Pair) -> None:
     student, teacher = (m.config.num_hidden_layers for m in (pair.student.model, pair.trained.base.model))
     for word in words:
-        lowest = 0 if word.name in ("hidden", "cosine", "patient", "transfer") else 1
+        lowest = 0 if word.name in STATES else 1
         for layers in word.pairs:
             for layer, count, whose in zip(layers, (student, teacher), ("student", "teacher"), strict=True):
                 if not lowest <= layer <= count:

@@ -75,7 +75,7 @@ class DistillSettings:
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     trackers: str = ""
     out: str | None = None
-    """run folder; None is runs/distill-TASK"""
+    """run folder; None is runs/distill-TASK, or runs/distill-task where `task` is None"""
     restart: bool = False
 
     def __post_init__(self):

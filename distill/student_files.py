@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer
 from distill.compress import CompressConfig
 from distill.compressed_files import load_compressed, save_compressed
 from loralib.qlora import quantize_model
-from loralib.save4bit import save_4bit
+from loralib.save4bit import save_4bit, tied_names
 from training.base_models import AUTO, Base, Source
 from training.sealed import read_sealed, whole_folder, write_sealed
 from training.tasks import TaskSpec, find_task
@@ -66,8 +66,7 @@ def _nf4_model(folder: Path, spec: TaskSpec) -> Any:
         missing, strange = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     except (OSError, SafetensorError, RuntimeError) as error:  # absent, damaged, of another shape
         raise ValueError(f"{folder / 'model.safetensors'}: {error}") from error
-    tied = set(getattr(model, "_tied_weights_keys", None) or {}) if getattr(config, "tie_word_embeddings", False) else set()
-    missing = sorted(set(missing) - tied)
+    missing = sorted(set(missing) - tied_names(model))
     if missing or strange:
         raise ValueError(f"{folder}: missing {missing[:3]}, not in the model {strange[:3]}")
     return model

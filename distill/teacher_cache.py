@@ -24,6 +24,7 @@ from distill.states import answers_in
 from distill.teacher import PREFIX, Teacher
 from loralib.checkpoint import read_json, write_together
 from training.batching import Batch, batches
+from training.metrics import IGNORE
 
 FILE, CARD = "answers.safetensors", "cache.json"
 KEY = "example"
@@ -43,7 +44,7 @@ def with_keys(features: list[dict]) -> list[dict]:
 def row_key(feature: dict) -> int:
     """63 bits of a hash of what the teacher reads, and of where it has to answer."""
     labels = feature.get("labels")
-    places = [label != -100 for label in labels] if isinstance(labels, list) else None
+    places = [label != IGNORE for label in labels] if isinstance(labels, list) else None
     whose = PREFIX if f"{PREFIX}input_ids" in feature else ""
     read = [feature.get(whose + name) for name in ("input_ids", "token_type_ids")]
     content = json.dumps([read, places]).encode()

@@ -26,7 +26,8 @@ class Answers(Protocol):
 class Distiller(nn.Module):
     """A student with what only the run needs: projections to the teacher's width. The teacher's weights are no part of it.
 
-    teacher: asked for states, and for logits where there is no `cache`. `hidden`, `attention`: what both passes must show.
+    teacher: asked for states. answers: asked for logits; the teacher too, or a cache of its answers. `hidden`, `attention`: what
+    both passes must show.
     """
 
     teacher: Teacher | None

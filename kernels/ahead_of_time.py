@@ -40,9 +40,6 @@ class Build:
     loop: tuple[str, ...]
     """the instructions of the main loop: the longest one that has no loop inside"""
 
-    def loop_count(self, pattern: str) -> int:
-        return sum(bool(re.match(pattern, line)) for line in self.loop)
-
 
 def build(kernel, arguments: dict, capability: int, warps: int = 4, stages: int = 3, whole: tuple[str, ...] = ()) -> Build:
     """Compile. `arguments` gives each argument a type ("*bf16", "i32", "fp32"), or its value where it is a constant.

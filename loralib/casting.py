@@ -1,5 +1,7 @@
 """In which dtype a product runs, with and without autocast."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,11 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 def autocast_is_on(device: str) -> bool:
     """False too where there is no autocast, as on the meta device, on which models are counted without memory."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def without_autocast(device: str) -> AbstractContextManager:
+    """For a backward, in which every operand is given the forward's dtype by hand."""
+    return torch.autocast(device, enabled=False) if autocast_is_on(device) else nullcontext()
 
 
 def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

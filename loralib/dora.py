@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from kernels.dora_matmul import dora_backward, dora_forward, row_norms
 from kernels.lora_matmul import drop
-from loralib.casting import cast, compute_dtype
+from loralib.casting import cast, compute_dtype, without_autocast
 from loralib.functional import dropout_mask
 
 
@@ -57,7 +57,7 @@ class DoraLinearFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
-        with torch.autocast(dy.device.type, enabled=False):  # every operand is given the forward's dtype by hand
+        with without_autocast(dy.device.type):
             return _backward(ctx, dy)
 
 

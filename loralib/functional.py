@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from kernels.lora_matmul import Parts, drop, lora_backward, lora_forward
 from kernels.nf4 import Quantized, dequantize
-from loralib.casting import autocast_is_on, cast, compute_dtype
+from loralib.casting import cast, compute_dtype, without_autocast
 from loralib.dispatch import choose, mode_of
 from loralib.fused import FusedLoraFunction, Nf4LinearFunction, dropout_seed
 
@@ -82,10 +82,7 @@ class LoraLinearFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
-        device = dy.device.type
-        if not autocast_is_on(device):
-            return _backward(ctx, dy)
-        with torch.autocast(device, enabled=False):  # every operand is given the forward's dtype by hand
+        with without_autocast(dy.device.type):
             return _backward(ctx, dy)
 
 

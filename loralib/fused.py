@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from kernels.lora_matmul import Parts
 from kernels.nf4 import Quantized
-from loralib.casting import autocast_is_on, cast, compute_dtype
+from loralib.casting import cast, compute_dtype, without_autocast
 
 
 class FusedLoraFunction(torch.autograd.Function):
@@ -38,10 +38,7 @@ class FusedLoraFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
-        device = dy.device.type
-        if not autocast_is_on(device):
-            return _backward(ctx, dy)
-        with torch.autocast(device, enabled=False):  # every operand is given the forward's dtype by hand
+        with without_autocast(dy.device.type):
             return _backward(ctx, dy)
 
 

@@ -84,6 +84,15 @@ def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), leaf, module)
 
 
+def remove_heads(model: nn.Module, adapter_name: str) -> None:
+    """Take an adapter's copies out; a module without any copy is itself again."""
+    for path, head in saved_modules(model).items():
+        if adapter_name in head.copies:
+            head.delete(adapter_name)
+        if not head.copies:
+            replace_module(model, path, head.original)
+
+
 def saved_modules(model: nn.Module) -> dict[str, SavedModule]:
     """Every SavedModule by its path; may be empty."""
     return {name: module for name, module in model.named_modules() if isinstance(module, SavedModule)}

@@ -40,8 +40,8 @@ def prepare_hotswap(model: nn.Module, rank: int, adapter_name: str = "default") 
         slot = layer.slots[adapter_name]
         if not isinstance(layer, Projection) or slot.kind != "lora" or slot.enable_lora is not None:
             raise ValueError(f"{path}: only plain LoRA on Linear and Conv1D can be exchanged, not {slot.kind} here")
-        if slot.r > rank:
-            raise ValueError(f"{path}: the adapter has rank {slot.r}, more than rank={rank}")
+        if len(layer.lora_A[adapter_name]) > rank:
+            raise ValueError(f"{path}: the adapter has room for rank {len(layer.lora_A[adapter_name])}, more than rank={rank}")
     for layer in layers.values():
         assert isinstance(layer, Projection)
         A, B = layer.lora_A[adapter_name], layer.lora_B[adapter_name]
@@ -72,7 +72,7 @@ def hotswap_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "d
     new = _slots_of(model, config, layers, folder)
     expected = {}
     for path, layer in layers.items():
-        (d_out, d_in), r = layer.matrix().shape, new[path].r
+        (d_out, d_in), r = layer.matrix_shape(), new[path].r
         key_A, key_B = layer_keys(path, layer)
         expected |= {key_A: torch.empty(r, d_in, device="meta"), key_B: torch.empty(d_out, r, device="meta")}
     check_fits(tensors, expected, folder)

@@ -11,11 +11,12 @@ from torch import nn
 
 from loralib.biases import add_biases, bias_names, delete_biases, refuse_overlap
 from loralib.config import AdapterConfig, LoraConfig
-from loralib.heads import SavedModule, put_saved_module, replace_module, saved_modules
+from loralib.heads import SavedModule, put_saved_module, remove_heads
 from loralib.layers import LORA_CLASSES, to_lora, to_plain
 from loralib.linear4bit import Linear4bit
 from loralib.lora_layer import LoraLayer, Slot, check_adapter_name, kinds_for
 from loralib.matching import heads_to_save, match_targets
+from loralib.merge import merged_adapters
 from loralib.slots import slots_for
 from loralib.switch import set_active, set_trainable
 
@@ -80,9 +81,8 @@ def add_adapter(
     """Add a further adapter: frozen and inactive until `set_trainable` and `set_active` say otherwise."""
     configs = adapter_configs(model)
     check_adapter_name(adapter_name, configs)
-    merged = [n for m in model.modules() if isinstance(m, LoraLayer) for n in m.merged]
-    if merged:
-        raise RuntimeError(f"adapters {sorted(set(merged))} are merged: unmerge(model) before adding another")
+    if merged_adapters(model):
+        raise RuntimeError(f"adapters {merged_adapters(model)} are merged: unmerge(model) before adding another")
     heads, names = heads_to_save(model, config.modules_to_save), match_targets(model, config)
     refuse_overlap(model, [head for head in heads if not isinstance(model.get_submodule(head), SavedModule)])
     slots = slots_for(config, names)
@@ -134,11 +134,7 @@ def delete_adapter(model: nn.Module, adapter_name: str) -> None:
         if not layer.slots:
             to_plain(layer)
     delete_biases(model, adapter_name)
-    for path, head in saved_modules(model).items():
-        if adapter_name in head.copies:
-            head.delete(adapter_name)
-        if not head.copies:
-            replace_module(model, path, head.original)
+    remove_heads(model, adapter_name)
     del configs[adapter_name]
 
 

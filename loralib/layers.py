@@ -17,6 +17,7 @@ from kernels.dora_matmul import row_norms
 from kernels.nf4 import dequantize
 from loralib.dora import dora_linear
 from loralib.functional import lora_linear
+from loralib.fused import in_blocks
 from loralib.grouped import grouped_rows
 from loralib.linear4bit import Linear4bit
 from loralib.lora_layer import FIXED, TRAINED, LoraLayer, Slot, wide
@@ -101,11 +102,7 @@ class Projection(LoraLayer):
         if slot.enable_lora is None:
             return A[: slot.r], B[:, : slot.r]  # an adapter made to be exchanged is wider than its rank
         d_out = self.matrix_shape()[0]
-        dense, row = B.new_zeros(d_out, len(A)), 0
-        for i, (low, high) in enumerate(slot.ranges(d_out)):
-            dense[low:high, i * slot.r : (i + 1) * slot.r] = B[row : row + high - low]
-            row += high - low
-        return A, dense
+        return A, in_blocks(B, slot.ranges(d_out), d_out, len(A))
 
     def squares(self) -> Tensor:
         """‖W‖² by row, in float32 or wider; computed again when the weight is another one than last time."""
@@ -131,8 +128,8 @@ class Projection(LoraLayer):
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
         if self.hot is not None:  # a scale that `.to(bfloat16)` rounded would be wrong by up to 0.4 %
-            exact = torch.tensor(self.slots[self.hot].scaling, device=self.hot_scaling.device)
-            self.hot_scaling = exact.to(torch.promote_types(self.hot_scaling.dtype, torch.float32))
+            dtype = torch.promote_types(self.hot_scaling.dtype, torch.float32)
+            self.hot_scaling = torch.tensor(self.slots[self.hot].scaling, dtype=dtype, device=self.hot_scaling.device)
         return self
 
     def delete_adapter(self, name):

@@ -23,7 +23,7 @@ def save_4bit(model, folder: Path) -> int:
         bnb_4bit_compute_dtype=first.compute_dtype,
         llm_int8_skip_modules=sorted(linear) or None,
     ).to_dict()
-    tied = set(getattr(model, "_tied_weights_keys", None) or {}) if getattr(model.config, "tie_word_embeddings", False) else set()
+    tied = tied_names(model)
     tensors = {name: t.detach().contiguous().clone() for name, t in model.state_dict().items() if name not in tied}
     folder.mkdir(parents=True, exist_ok=True)
     content = save(tensors, metadata={"format": "pt"})
@@ -33,3 +33,8 @@ def save_4bit(model, folder: Path) -> int:
     config = model.config.to_dict() | {"quantization_config": facts, "architectures": [type(model).__name__]}
     write_atomic(folder / "config.json", (json.dumps(config, indent=2, default=str) + "\n").encode())
     return len(content)
+
+
+def tied_names(model) -> set[str]:
+    """Names that stand for a weight which has another name too, and which no file holds twice."""
+    return set(getattr(model, "_tied_weights_keys", None) or {}) if getattr(model.config, "tie_word_embeddings", False) else set()

@@ -8,7 +8,6 @@ Rows of a comparison, each a way to spend training:
 """
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from multitask.sampling import task_probabilities
 from multitask.settings import MultitaskSettings, pairs
 from training.batching import pad
 from training.paired import clearly_better
+from training.step_time import seconds_of
 from training.tasks import find_task
 
 SINGLE, LONGER = "single", "single, longer"
@@ -99,8 +99,10 @@ def verdict(multitask: Way, single: Way, task: str) -> str:
     return "worse" if clearly_better(its, mine, up) else "no difference"
 
 
-def mean_delta(multitask: Way, single: Way, tasks: list[str]) -> float:
-    """Δm of a way against another, mean over seeds."""
+def mean_delta(multitask: Way, single: Way, tasks: list[str]) -> float | None:
+    """Δm of a way against another, mean over seeds; None where a single model scores 0, to which no gain is relative."""
+    if any(0 in single.scores(task) for task in tasks):
+        return None
     values = []
     for i in range(len(single.results)):
         mine, its = ({task: way.scores(task)[i] for task in tasks} for way in (multitask, single))
@@ -125,10 +127,10 @@ def inference_times(
     }
     for number in range(rounds + 2):
         found = {
-            "K models": _seconds(lambda: [m(**batch, task_name=m.names[0]) for m in single]),
-            "one model, K heads": _seconds(lambda: _all_answers(together, batch)),
-            "one model, one task": _seconds(lambda: together(**batch, task_name=together.names[0])),
-            "one of the K models": _seconds(lambda: single[0](**batch, task_name=single[0].names[0])),
+            "K models": seconds_of(lambda: [m(**batch, task_name=m.names[0]) for m in single]),
+            "one model, K heads": seconds_of(lambda: _all_answers(together, batch)),
+            "one model, one task": seconds_of(lambda: together(**batch, task_name=together.names[0])),
+            "one of the K models": seconds_of(lambda: single[0](**batch, task_name=single[0].names[0])),
         }
         if number >= 2:
             for name, seconds in found.items():
@@ -146,12 +148,6 @@ def _all_answers(model: MultitaskModel, batch: dict) -> None:
     states = model.states(batch["input_ids"], batch["attention_mask"], None, zeros)
     for task in model.names:
         model.heads(states, task, batch["attention_mask"])
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def _keep(way: Way, runs: list[MultitaskSettings], say: Callable) -> dict[str, int]:

@@ -8,6 +8,7 @@ from matplotlib import pyplot as plt
 from multitask.compare import SINGLE, Way, mean_delta, verdict
 from training.paired import spread
 from training.records import file_size, markdown_table, save_figure, use_style
+from training.step_time import ratio
 
 COLOURS = ("#999999", "#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7")
 SIGNS = {"better": " ▲", "worse": " ▼"}
@@ -33,8 +34,9 @@ def scores_table(ways: list[Way]) -> str:
     lines = [["rows", *(f"{results[task]['train_rows']:,}" for task in tasks), ""]]
     for way in ways:
         marks = [SIGNS.get(verdict(way, single, task), "") if way is not single else "" for task in tasks]
-        delta = "" if way is single else f"{100 * mean_delta(way, single, tasks):+.1f} %"
-        lines.append([way.label, *(spread(way.scores(t)) + mark for t, mark in zip(tasks, marks, strict=True)), delta])
+        delta = None if way is single else mean_delta(way, single, tasks)
+        cells = (spread(way.scores(task)) + mark for task, mark in zip(tasks, marks, strict=True))
+        lines.append([way.label, *cells, "" if delta is None else f"{100 * delta:+.1f} %"])
     best = [results[task]["ceiling"] for task in tasks]
     if any(value is not None for value in best):
         lines.append(["best possible", *("" if value is None else f"{value:.3f}" for value in best), ""])
@@ -66,11 +68,8 @@ def times_table(times: dict[str, list[float]]) -> str:
     base = times["K models"]
     lines = []
     for name, mine in times.items():
-        of_rounds = [a / b for a, b in zip(base, mine, strict=True)]
-        low, *_, high = statistics.quantiles(of_rounds, n=5)
-        lines.append(
-            (name, f"{1000 * statistics.median(mine):.1f} ms", f"{statistics.median(of_rounds):.2f} ({low:.2f}–{high:.2f})")
-        )
+        low, middle, high = ratio(base, mine)
+        lines.append((name, f"{1000 * statistics.median(mine):.1f} ms", f"{middle:.2f} ({low:.2f}–{high:.2f})"))
     return markdown_table(("all tasks about the same 64 texts", "time", "K models / this (20–80 %)"), lines)
 
 

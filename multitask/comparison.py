@@ -2,9 +2,15 @@
 
 
 def delta_m(scores: dict[str, float], single: dict[str, float], lower_is_better: frozenset[str] = frozenset()) -> float:
-    """Δm: the mean relative gain over single-task models (Maninis et al. 2019, section 4). KeyError where a task is missing."""
+    """Δm: the mean relative gain over single-task models (Maninis et al. 2019, section 4).
+
+    KeyError where a task is missing, ValueError where a single model scores 0.
+    """
     if set(scores) != set(single):
         raise KeyError(f"scores of {sorted(scores)} against {sorted(single)}: expected the same tasks")
+    none = [task for task, score in single.items() if score == 0]
+    if none:
+        raise ValueError(f"tasks {none} alone score 0: no gain is relative to that")
     gains = [(-1) ** (t in lower_is_better) * (scores[t] - single[t]) / single[t] for t in scores]
     return sum(gains) / len(gains)
 

@@ -23,13 +23,13 @@ from adapters.site import Site
 from loralib.checkpoint import write_atomic
 from multitask.run import run_multitask
 from multitask.settings import MultitaskSettings
-from training.base_models import Base, load_base
+from training.base_models import Base, load_base, window
 from training.batching import batches
-from training.data import evaluation_split, load_task
+from training.data import evaluation_split, first_rows, load_task
 from training.encoding import encode
 from training.evaluation import HeldOut, evaluate, model_inputs
 from training.processes import make_accelerator
-from training.result import TrainResult
+from training.result import TrainResult, metric_key
 from training.run import train_model
 from training.run_folder import TRAINED, read_settings
 from training.settings import TrainSettings
@@ -163,14 +163,15 @@ def held_out_rows(settings: TrainSettings, seed: int, base: Base) -> HeldOut:
     """The evaluation rows of a run, encoded."""
     spec = TASKS[settings.task]
     data = load_task(spec, settings.data_dir, seed, settings.train_rows)
-    rows = data[evaluation_split(data, spec, settings.data_dir)]
-    rows = rows.select(range(min(settings.eval_rows or len(rows), len(rows))))
-    return HeldOut(spec, rows, encode(rows[:], spec, base.tokenizer, settings.max_length))
+    rows = first_rows(data[evaluation_split(data, spec, settings.data_dir)], settings.eval_rows)
+    limit = min(settings.max_length, window(base.model, base.tokenizer))
+    return HeldOut(spec, rows, encode(rows[:], spec, base.tokenizer, limit))
 
 
 def _score(base: Base, held_out: HeldOut) -> float:
-    scores = evaluate(base.model, held_out, base.tokenizer, make_accelerator())
-    return scores["eval_loss" if held_out.spec.metric == "loss" else held_out.spec.metric]
+    accelerator = make_accelerator()
+    base.model.to(accelerator.device)
+    return evaluate(base.model, held_out, base.tokenizer, accelerator)[metric_key(held_out.spec)]
 
 
 @torch.no_grad()

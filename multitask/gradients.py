@@ -64,6 +64,7 @@ def cagrad(G: Gram, c: float = 0.5, steps: int = 500) -> Weights:
 
     min over the simplex of g_w · g_0 + c ‖g_0‖ ‖g_w‖, by projected gradient; then d = g_0 + c ‖g_0‖ / ‖g_w‖ · g_w, not rescaled.
     """
+    _refuse_zeros(G)
     K = len(G)
     mean = torch.full((K,), 1 / K, dtype=G.dtype)
     radius = c * (mean @ G @ mean).sqrt()
@@ -116,6 +117,7 @@ def aligned_mtl(G: Gram) -> Weights:
 
     G = V Λ Vᵀ, B = √λ_min V Λ^-½ Vᵀ over the eigenvalues that are not zero; d = Jᵀ B 1.
     """
+    _refuse_zeros(G)
     values, V = torch.linalg.eigh(G)
     kept = values > len(G) * torch.finfo(G.dtype).eps * values.max()
     values, V = values[kept], V[:, kept]
@@ -139,6 +141,11 @@ def _norms(G: Gram) -> Weights:
         still = (norms == 0).nonzero().flatten().tolist()
         raise ValueError(f"the gradients of tasks {still} are zero: nothing of theirs reaches the shared parameters")
     return norms
+
+
+def _refuse_zeros(G: Gram) -> None:
+    if not G.any():
+        raise ValueError("the gradients of all tasks are zero: nothing of theirs reaches the shared parameters")
 
 
 def _affine_minimum(G: Gram) -> Weights:

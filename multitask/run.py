@@ -16,7 +16,7 @@ from multitask.trainer import MultitaskTrainer
 from training import processes
 from training.base_models import Source, load_backbone, window
 from training.batching import checksum
-from training.data import evaluation_split, load_task
+from training.data import evaluation_split, first_rows, load_task
 from training.encoding import encode
 from training.evaluation import HeldOut
 from training.methods import SMALL_MODEL
@@ -45,8 +45,7 @@ def load_rows(settings: MultitaskSettings, tokenizer: Any, limit: int) -> dict[s
     for name, spec in settings.specs().items():
         folder = folders.get(name)
         data = load_task(spec, folder, settings.seed, settings.rows_of(name))
-        rows = data[evaluation_split(data, spec, folder)]
-        rows = rows.select(range(min(settings.eval_rows or len(rows), len(rows))))
+        rows = first_rows(data[evaluation_split(data, spec, folder)], settings.eval_rows)
         encoded = encode(data["train"][:], spec, tokenizer, limit)
         held_out = HeldOut(spec, rows, encode(rows[:], spec, tokenizer, limit))
         train = encoded.answerable().features
@@ -108,7 +107,7 @@ def run_multitask(
             return read_result(folder.folder) or {}
         if folder.main and not folder.rows and (folder.folder / TRAINED / CARD).exists():
             shutil.rmtree(folder.folder / TRAINED)  # of a run that was started over
-        open_trackers = Trackers(trackers if folder.main else [], folder.folder, asdict(settings), _last_step(folder))
+        open_trackers = Trackers(trackers if folder.main else [], folder.folder, asdict(settings), folder.last_step)
         folder.listeners.append(open_trackers.keep)
         try:
             trainer = make_trainer(model, tokenizer, settings, accelerator)
@@ -170,7 +169,3 @@ def _result(settings, model: MultitaskModel, rows, folder: RunFolder, update, tr
         "file_bytes": file_bytes,
         "train_seconds": sum(row["seconds"] for row in steps),
     }
-
-
-def _last_step(folder: RunFolder) -> int:
-    return folder.rows[-1]["step"] if folder.rows else 0

@@ -13,6 +13,7 @@ from multitask.settings import MultitaskSettings
 from multitask.step_time import WAYS, batch_times
 from training.records import markdown_table
 from training.setting_checks import at_least
+from training.step_time import ratio
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,9 @@ class SpeedSettings:
 def speed(settings: SpeedSettings) -> dict[str, list[float]]:
     torch.set_num_threads(settings.run.threads or 1)
     times, tokens = batch_times(settings.run, settings.rounds)
-    of_rounds = [slow / fast for fast, slow in zip(times["mixed"], times["task by task"], strict=True)]
-    low, *_, high = statistics.quantiles(of_rounds, n=5)
+    low, middle, high = ratio(times["task by task"], times["mixed"])
     rows = [(way, f"{1 / statistics.median(times[way]):.1f}", f"{tokens[way] / settings.rounds:,.0f}") for way in WAYS]
     text = markdown_table(("batches", "steps per second", "tokens per step with padding"), rows)
-    text += (
-        f"\n\ntask by task / mixed: {statistics.median(of_rounds):.2f} ({low:.2f}–{high:.2f}, 20–80 %; {settings.rounds} rounds)"
-    )
+    text += f"\n\ntask by task / mixed: {middle:.2f} ({low:.2f}–{high:.2f}, 20–80 %; {settings.rounds} rounds)"
     Console().print(Markdown(text))
     return times

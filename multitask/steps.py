@@ -10,6 +10,7 @@ from multitask.balancing import Equal
 from multitask.mixed_batches import MixedBatch, tasks_in
 from multitask.multitask_model import MultitaskModel
 from multitask.task_gradients import add_gradients, gram, no_gradients, set_gradients
+from multitask.task_heads import Answer
 from training import metrics, processes
 from training.batching import Batch
 from training.checks import assert_all_got_gradients, assert_finite
@@ -35,11 +36,18 @@ class Learner(nn.Module):
         found = {}
         for task, (answer, rows) in self.model.forward_mixed(batch).items():
             k, kind = self.model.number(task), self.model.tasks[task].kind
-            count, share = int(batch[f"{k}.count"]), float(batch[f"{k}.share"])
-            loss = metrics.loss_sum(kind, answer, rows) / max(count, 1)
+            count, share = max(int(batch[f"{k}.count"]), 1), float(batch[f"{k}.share"])
+            loss = self.mean_loss(k, answer, rows, batch, count)
             self.seen[k], self.shares[k] = self.seen.get(k, 0.0) + float(loss.detach()), share
-            found[k] = loss, metrics.answer_count(kind, rows) / max(count, 1), share
+            found[k] = loss, metrics.answer_count(kind, rows) / count, share
         return found
+
+    def mean_loss(self, k: int, answer: Answer, rows: dict[str, Tensor], batch: MixedBatch, count: int) -> Tensor:
+        """This batch's part of the mean loss of task number `k` over the step's `count` answers.
+
+        rows: its labels, ids and mask; batch: all that was read.
+        """
+        return metrics.loss_sum(self.model.tasks[self.model.names[k]].kind, answer, rows) / count
 
     def total(self, batch: MixedBatch) -> Tensor:
         """Σ share · static · term over the tasks of this batch; once a step also what pulls a fusion's values to the identity."""

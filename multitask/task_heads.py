@@ -163,7 +163,7 @@ def _key(task: str) -> str:
 
 
 def _new_linear(hidden_size: int, outputs: int) -> nn.Linear:
-    """As BERT starts its new heads: small weights, no bias."""
+    """As BERT starts its new heads: small weights, and a bias of zero."""
     layer = nn.Linear(hidden_size, outputs)
     nn.init.normal_(layer.weight, std=0.02)
     nn.init.zeros_(layer.bias)

@@ -4,7 +4,6 @@ A cell is (score after the source - score alone) / score alone. The diagonal is 
 more steps on the same rows give. A source helps if its cell is above that.
 """
 
-import shutil
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from multitask.interference import transfer_gains
 from multitask.run import TRAINED, run_multitask
 from multitask.settings import MultitaskSettings
 from training.paired import clearly_better
+from training.sealed import whole_folder
 from training.tasks import find_task
 
 BACKBONE = "backbone"
@@ -75,10 +75,7 @@ def _score(settings: MultitaskSettings, say: Callable[[str], None]) -> float:
 def _keep_backbone(run: Path, anew: bool) -> None:
     """The backbone of a finished run as a folder of transformers, without heads; whole, or not at all."""
     if anew or not (run / BACKBONE).exists():
-        partial = run / f".{BACKBONE}.partial"
-        for folder in (partial, run / BACKBONE):
-            shutil.rmtree(folder, ignore_errors=True)
         model, tokenizer, _ = load_multitask(run / TRAINED)
-        tokenizer.save_pretrained(partial)
-        model.backbone.save_pretrained(partial)
-        partial.rename(run / BACKBONE)
+        with whole_folder(run / BACKBONE) as partial:
+            tokenizer.save_pretrained(partial)
+            model.backbone.save_pretrained(partial)

@@ -88,10 +88,11 @@ def damage(folder, change_settings=None, change_tensors=None):
 
 DAMAGES = {
     "a tensor is missing": ({"change_tensors": lambda t: t.pop(next(iter(t)))}, "missing"),
-    "a tensor too many": ({"change_tensors": lambda t: t.update(extra=torch.ones(1))}, r"not in the model .'extra'"),
+    "a tensor too many": ({"change_tensors": lambda t: t.update(extra=torch.ones(1))}, r"1 unexpected .e.g. .'extra'"),
     "another shape": ({"change_tensors": lambda t: t.update({min(t): torch.ones(1, 2)})}, "expected"),
     "another width": ({"change_settings": lambda s: s.update(reduction_factor=8)}, "expected"),
     "an unknown setting": ({"change_settings": lambda s: s.update(gate=True)}, "gate"),
+    "a number that is none": ({"change_tensors": lambda t: t[min(t)].fill_(torch.nan)}, "not finite"),
     "another kind": ({"change_settings": lambda s: s.update(type="fusion")}, "type 'fusion', expected 'bottleneck'"),
     "a wrong head": ({"change_settings": lambda s: s.update(modules_to_save=["skull"])}, "skull"),
     "a layer that is not there": ({"change_settings": lambda s: s.update(leave_out=[9])}, "layers 0 to 1"),
@@ -110,6 +111,19 @@ def test_a_damaged_folder_loads_nothing(what, tmp_path):
         load_bottleneck(model, tmp_path, "a", trainable=True)
     assert torch.equal(run(model, "bert"), output) and not sites(model) and not attached(model)
     assert {n: p.requires_grad for n, p in model.named_parameters()} == before
+
+
+@pytest.mark.fault
+def test_a_fusion_with_the_head_of_nobody_leaves_the_model_as_it_was(tmp_path):
+    model, fuse = trained("bert", "sst2", "mnli"), Fuse("sst2", "mnli")
+    add_fusion(model, fuse, seed=0)
+    settings = save_fusion(model, tmp_path, fuse, "sst2") / "fusion_config.json"
+    settings.write_text(settings.read_text().replace('"head": "sst2"', '"head": "cola"'))
+    fresh = tiny.bert()
+    before = run(fresh, "bert")
+    with pytest.raises(AdapterFileError, match="the head of 'cola'"):
+        load_fusion(fresh, tmp_path, trainable=False)
+    assert torch.equal(run(fresh, "bert"), before) and not attached(fresh) and not sites(fresh)
 
 
 @pytest.mark.fault
@@ -239,7 +253,21 @@ def test_a_lora_fusion_comes_back_and_goes_away(tmp_path):
     assert torch.equal(run(model, "bert"), alone["mnli"]) and not sites(model)
 
 
+def test_a_bottleneck_saved_beside_a_fusion_of_wider_layers_comes_back(tmp_path):
+    """The places of a LoRA fusion are as wide as its layers: 3 d for GPT-2's `c_attn`."""
+    model = tiny.gpt2()
+    for name in ("a", "b"):
+        add_adapter(model, LoraConfig(target_modules=["c_attn"], r=2), name, seed=0)
+    attach(model, BottleneckConfig(reduction_factor=4), "small", seed=0)
+    add_fusion(model, Fuse("a", "b"), seed=0)
+    save_bottleneck(model, tmp_path, "small")
+    assert load_bottleneck(tiny.gpt2(), tmp_path, "small", trainable=False).tensors == 8
+
+
 def test_what_cannot_be_fused_is_refused():
+    for names in (("a__b", "c"), ("a_", "b")):  # their key could not be taken apart again, and a member be detached unseen
+        with pytest.raises(ValueError, match="no name may hold it"):
+            Fuse(*names)
     model = lora_members()
     attach(model, BottleneckConfig(reduction_factor=4, modules_to_save=[]), "b")
     with pytest.raises(ValueError, match="cannot be fused together"):

@@ -141,6 +141,8 @@ def test_hot_swap_refuses_what_would_not_fit_and_keeps_what_was(tmp_path):
     lora.prepare_hotswap(model, rank=8)
     with pytest.raises(ValueError, match="room for 8"):
         lora.hotswap_adapter(model, files[1][0])
+    with pytest.raises(ValueError, match="room for rank 8, more than rank=4"):  # made wider once, it stays so
+        lora.prepare_hotswap(model, rank=4)
     other = tiny.llama()
     lora.inject(other, lora.LoraConfig(r=2, target_modules=["q_proj"]))
     lora.save_adapter(other, tmp_path / "other")
@@ -151,6 +153,13 @@ def test_hot_swap_refuses_what_would_not_fit_and_keeps_what_was(tmp_path):
     lora.inject(dora, lora.LoraConfig(r=2, use_dora=True, target_modules=["0"]))
     with pytest.raises(ValueError, match="only plain LoRA"):
         lora.prepare_hotswap(dora, rank=4)
+
+
+def test_a_prepared_scale_is_exact_in_float64():
+    model = nn.Sequential(nn.Linear(4, 4))
+    lora.inject(model, lora.LoraConfig(r=3, lora_alpha=1, target_modules=["0"]))
+    lora.prepare_hotswap(model, rank=4)
+    assert float(model.double()[0].hot_scaling) == 1 / 3
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])

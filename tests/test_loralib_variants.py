@@ -212,6 +212,13 @@ def test_dora_makes_no_temporary_of_the_weights_size():
     assert seen.largest >= d_in * d_out  # the test can fail: peft makes one
 
 
+def test_dora_is_counted_without_memory_as_lora_is():
+    model = nn.Sequential(nn.Linear(4, 4))
+    lora.inject(model, lora.LoraConfig(r=2, use_dora=True, target_modules=["0"]))
+    model.to("meta")(torch.empty(3, 4, device="meta")).sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
 def test_dora_sees_a_base_that_changed():
     model = nn.Sequential(nn.Linear(8, 6))
     lora.inject(model, lora.LoraConfig(r=2, use_dora=True, init_lora_weights=False, target_modules=["0"]))

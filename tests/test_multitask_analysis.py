@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from multitask.balancing import Equal
+from multitask.compare import Way, mean_delta
 from multitask.comparison import delta_m, gap_closed
 from multitask.interference import Interference, affinity, cosines, mean_matrices, task_gram, transfer_gains
 from multitask.multitask_model import MultitaskModel
@@ -103,6 +104,10 @@ def test_defect_20_scores_of_different_scales_are_compared_with_themselves():
     assert delta_m(multitask, single, frozenset({"loss"})) == pytest.approx((0.2 - 0.1 + 0.5) / 3)
     with pytest.raises(KeyError, match="the same tasks"):
         delta_m({"a": 1.0}, single)
+    with pytest.raises(ValueError, match=r"tasks \['a'\] alone score 0"):
+        delta_m({"a": 1.0}, {"a": 0.0})
+    ways = [Way("", [[{"tasks": {"a": {"metric": score}}}]], []) for score in (0.1, 0.0)]
+    assert mean_delta(*ways, ["a"]) is None, "a page after hours of training must not fail for one score"
     assert gap_closed(0.7, 0.5, 0.9) == pytest.approx(0.5)
     with pytest.raises(ValueError, match="no gap"):
         gap_closed(0.7, 0.9, 0.9)

@@ -167,3 +167,9 @@ def test_mgda_does_not_depend_on_the_unit_of_all_losses(size):
     steep = torch.tensor([[1.0, 1e-9], [2000.0, 4000.0]], dtype=torch.float64) * size
     w = mgda(steep @ steep.T)
     assert float(w.sum()) == pytest.approx(1) and (w >= 0).all()
+
+
+def test_gradients_that_are_all_zero_are_told():
+    for method in ("cagrad", "aligned_mtl"):
+        with pytest.raises(ValueError, match="of all tasks are zero"):
+            GRADIENT_METHODS[method](torch.zeros(2, 2, dtype=torch.float64))

@@ -51,7 +51,8 @@ class AdamW8bit(torch.optim.Optimizer):
 
     def _update(self, p: Tensor, state: dict, lr, betas, eps, weight_decay, **_) -> None:
         state["step"] += 1
-        steps, grad = int(state["step"]), p.grad.float() if p.grad is not None else p
+        assert p.grad is not None
+        steps, grad = int(state["step"]), p.grad.float()
         m, v = self._fetch(state, "m", p.device), self._fetch(state, "root_v", p.device).square_()
         m.lerp_(grad, 1 - betas[0])
         v.mul_(betas[1]).addcmul_(grad, grad, value=1 - betas[1])

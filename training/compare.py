@@ -13,7 +13,7 @@ import numpy as np
 
 from loralib.checkpoint import write_atomic
 from training.base_models import load_base, window
-from training.data import evaluation_split, load_task
+from training.data import evaluation_split, first_rows, load_task
 from training.encoding import encode
 from training.evaluation import HeldOut, evaluate
 from training.methods import apply_method, default_learning_rate
@@ -138,8 +138,7 @@ def _after(folder: Path, settings: TrainSettings, train_rows: int, other_text: s
     trained = load_trained(folder / TRAINED)
     spec, tokenizer, model = trained.spec, trained.base.tokenizer, trained.base.model
     limit = min(trained.max_length, window(model, tokenizer))
-    rows = load_task(spec, settings.data_dir, settings.seed, settings.train_rows)["train"]
-    rows = rows.select(range(min(train_rows, len(rows))))
+    rows = first_rows(load_task(spec, settings.data_dir, settings.seed, settings.train_rows)["train"], train_rows)
     accelerator = make_accelerator()
     model.to(accelerator.device)
     scores = evaluate(model, HeldOut(spec, rows, encode(rows[:], spec, tokenizer, limit)), tokenizer, accelerator)
@@ -147,8 +146,7 @@ def _after(folder: Path, settings: TrainSettings, train_rows: int, other_text: s
     if other_text is not None:
         text = find_task("text")
         data = load_task(text, other_text)
-        other = data[evaluation_split(data, text, other_text)]
-        other = other.select(range(min(OTHER_ROWS, len(other))))
+        other = first_rows(data[evaluation_split(data, text, other_text)], OTHER_ROWS)
         held_out = HeldOut(text, other, encode(other[:], text, tokenizer, limit))
         found["other_loss"] = evaluate(model, held_out, tokenizer, accelerator)["eval_loss"]
     write_atomic(path, (json.dumps(found) + "\n").encode())

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from training.conditions import measure, report
+from training.setting_checks import at_least
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,9 @@ class ConditionsSettings:
 
     seeds: int = 3
     out: Path = Path("runs/conditions")
+
+    def __post_init__(self):
+        at_least({"seeds": 2}, self)  # one seed has no spread, and that would show after all its runs
 
 
 def run(settings: ConditionsSettings) -> None:

@@ -28,7 +28,7 @@ def load_task(spec: TaskSpec, data_dir: str | None = None, seed: int = 0, train_
     data = _plain(data)
     check_splits(data, spec, where)
     if train_rows is not None:
-        data["train"] = data["train"].shuffle(seed=seed).select(range(min(train_rows, len(data["train"]))))
+        data["train"] = first_rows(data["train"].shuffle(seed=seed), train_rows)
     return data
 
 
@@ -37,6 +37,11 @@ def evaluation_split(data: Splits, spec: TaskSpec, data_dir: str | None = None) 
     if is_world(spec.name) and data_dir is None:
         return "test"
     return next(name for name in EVALUATED if name in data)
+
+
+def first_rows(rows: Dataset, count: int | None) -> Dataset:
+    """The first `count` rows, or all where there are fewer; None is all."""
+    return rows.select(range(min(count or len(rows), len(rows))))
 
 
 def _from_folder(folder: Path):

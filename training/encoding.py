@@ -26,7 +26,7 @@ class Encoded:
 
     def answerable(self) -> "Encoded":
         """Without the rows whose whole answer was cut off: there is nothing to learn from them."""
-        kept = [f for f in self.features if _has_answer(f)]
+        kept = [f for f in self.features if has_answer(f)]
         return Encoded(kept, self.truncated)
 
 
@@ -49,7 +49,8 @@ def prompt_ids(prompt: str | list[dict], spec: TaskSpec, tokenizer) -> list[int]
     return tokenizer(prompt + spec.prompt_end)["input_ids"]
 
 
-def _has_answer(feature: dict) -> bool:
+def has_answer(feature: dict) -> bool:
+    """Whether a label of the row, or its answer in the context, was not cut off."""
     if "start_positions" in feature:
         return feature["start_positions"] != IGNORE
     labels = feature["labels"]

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import track
 
 from training.base_models import window
-from training.data import evaluation_split, load_task
+from training.data import evaluation_split, first_rows, load_task
 from training.data_checks import check_rows
 from training.encoding import encode
 from training.evaluation import HeldOut, evaluate
@@ -54,7 +54,7 @@ def evaluate_trained(settings: EvaluateSettings) -> None:
     if split not in data:
         raise ValueError(f"there is no split {split!r}; there are {sorted(data)}")
     check_rows(data[split], spec, split)
-    rows = data[split].select(range(min(settings.rows or len(data[split]), len(data[split]))))
+    rows = first_rows(data[split], settings.rows)
     encoded = encode(rows[:], spec, tokenizer, min(settings.max_length or trained.max_length, window(model, tokenizer)))
     accelerator = make_accelerator()
     scores = evaluate(model.to(accelerator.device), HeldOut(spec, rows, encoded), tokenizer, accelerator)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib import pyplot as plt
 
+from training.paired import spread
 from training.records import COLOURS, file_size, markdown_table, save_figure, use_style
 from training.run_folder import CONFIG, ROWS, RunError, read_config, read_result, read_rows
 
@@ -93,18 +94,18 @@ def _cells(group: list[Run]) -> tuple[str, ...]:
     results = [r.result for r in group if r.result]
     first = results[0]
     scores = [
-        _mean([r["texts"][name] for r in results if name in r["texts"]], digits)
+        _spread([r["texts"][name] for r in results if name in r["texts"]], digits)
         for name, digits in (("bleu", 1), ("chrf", 1), ("rouge_l", 3))
     ]
     return (
         first["task"],
         first["method"],
         ", ".join(str(r["seed"]) for r in results),
-        _mean([r["steps"] for r in results], 0),
+        _spread([r["steps"] for r in results], 0),
         first["metric_name"],
-        _mean([r["start_metric"] for r in results], 3),
-        _mean([r["metric"] for r in results], 3),
-        _mean([r["loss"] for r in results], 3),
+        _spread([r["start_metric"] for r in results], 3),
+        _spread([r["metric"] for r in results], 3),
+        _spread([r["loss"] for r in results], 3),
         *scores,
         f"{first['trainable']:,}",
         file_size(first["file_bytes"]),
@@ -112,11 +113,8 @@ def _cells(group: list[Run]) -> tuple[str, ...]:
     )
 
 
-def _mean(values: list[float], digits: int) -> str:
-    if not values:
-        return ""
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return mean if len(set(values)) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+def _spread(values: list[float], digits: int) -> str:
+    return spread(values, digits) if values else ""
 
 
 def draw_losses(runs: list[Run], path: Path) -> Path:

@@ -15,7 +15,7 @@ from training import loop, processes
 from training.base_models import Base, load_base, window
 from training.batching import Steps, checksum
 from training.checkpoint import frozen_checksum
-from training.data import evaluation_split, load_task
+from training.data import evaluation_split, first_rows, load_task
 from training.encoding import Encoded, encode
 from training.evaluation import HeldOut, evaluate, objective_of
 from training.generation import Sample, checked_prompts, generate_samples, references_by_prompt
@@ -53,7 +53,7 @@ def _train(
     settings: TrainSettings, spec: TaskSpec, data, base: Base, accelerator: Accelerator, trackers: list[str]
 ) -> TrainResult:
     split = evaluation_split(data, spec, settings.data_dir)
-    rows = data[split].select(range(min(settings.eval_rows or len(data[split]), len(data[split]))))
+    rows = first_rows(data[split], settings.eval_rows)
     method = apply_method(settings.method, base, spec, settings.adapter_config(), settings.seed)
     train_set, held_out = _encode_both(settings, spec, data["train"], rows, split, base, accelerator)
     if settings.gradient_checkpointing:
@@ -101,10 +101,8 @@ class _Run:
         folder, resumed = self.folder, bool(self.folder.rows)
         self.base.model.to(self.accelerator.device)
         if resumed:
-            _say(f"going on after step {folder.rows[-1]['step']} of {self.settings.steps}", self.accelerator)
-        open_trackers = Trackers(
-            trackers if folder.main else [], folder.folder, asdict(self.settings), folder.rows[-1]["step"] if resumed else 0
-        )
+            _say(f"going on after step {folder.last_step} of {self.settings.steps}", self.accelerator)
+        open_trackers = Trackers(trackers if folder.main else [], folder.folder, asdict(self.settings), folder.last_step)
         folder.listeners.append(open_trackers.keep)
         try:
             return self.train(resumed)

@@ -95,6 +95,11 @@ class RunFolder:
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
         return rows
 
+    @property
+    def last_step(self) -> int:
+        """The step of the last row; 0 before there is one."""
+        return self.rows[-1]["step"] if self.rows else 0
+
     def keep(self, row: dict) -> None:
         """Add a row: in memory, in the file (one write, so that a kill cannot leave half a line), to the trackers."""
         self.rows.append(row)

@@ -4,6 +4,7 @@ A machine that slows down slows all methods of that round; so the ratio within a
 """
 
 import statistics
+import time
 from collections.abc import Callable, Iterable
 
 from training.base_models import load_base, window
@@ -42,12 +43,20 @@ def times_in_turn(
 
 def ratios(times: dict[str, list[float]], to: str) -> dict[str, tuple[float, float, float]]:
     """(20 %, 50 %, 80 % quantile) of the time of `to` over each row's own, round by round: 2 means twice as fast."""
-    found = {}
-    for label, mine in times.items():
-        of_rounds = [base / own for base, own in zip(times[to], mine, strict=True)]
-        low, *_, high = statistics.quantiles(of_rounds, n=5)
-        found[label] = (low, statistics.median(of_rounds), high)
-    return found
+    return {label: ratio(times[to], mine) for label, mine in times.items()}
+
+
+def ratio(over: list[float], under: list[float]) -> tuple[float, float, float]:
+    """(20 %, 50 %, 80 % quantile) of over / under, round by round."""
+    of_rounds = [a / b for a, b in zip(over, under, strict=True)]
+    low, *_, high = statistics.quantiles(of_rounds, n=5)
+    return low, statistics.median(of_rounds), high
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def trainer_of(settings: TrainSettings) -> Trainer:
@@ -55,10 +64,13 @@ def trainer_of(settings: TrainSettings) -> Trainer:
     spec = find_task(settings.task)
     base = load_base(spec, settings.model, settings.seed, four_bit=settings.method == "qlora")
     apply_method(settings.method, base, spec, settings.adapter_config(), settings.seed)
+    if settings.gradient_checkpointing:
+        base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     rows = load_task(spec, settings.data_dir, settings.seed, settings.train_rows)["train"]
     limit = min(settings.max_length, window(base.model, base.tokenizer))
     features = encode(rows[:], spec, base.tokenizer, limit).answerable().features
     accelerator = make_accelerator(settings.mixed_precision)
     steps = Steps(features, base.tokenizer, settings.batch_size, settings.seed, settings.accumulation, 0, 1)
     base.model.train()
-    return Trainer(base.model, steps, objective_of(spec.kind), LoopSettings(steps=10**6, warmup_share=0.0), accelerator)
+    loop_settings = LoopSettings(steps=10**6, warmup_share=0.0, optimizer=settings.optimizer)
+    return Trainer(base.model, steps, objective_of(spec.kind), loop_settings, accelerator)

@@ -95,7 +95,7 @@ def step_times(task: str, ways: list[str], folder: Path, rounds: int) -> dict[st
     trainers = {}
     for way in (way for way in ways if way != "untouched"):
         if way == "distilled":
-            trainers[way] = _student_trainer(task, _folder(folder, task, "full", 0) / TRAINED)
+            trainers[way] = _student_trainer(_folder(folder, task, "full", 0) / TRAINED)
         else:
             members = {"members": ",".join(_members(task, 0, folder))} if way == "fusion" else {}
             trainers[way] = trainer_of(TrainSettings(task=task, **WAYS[way], **members))
@@ -163,7 +163,7 @@ def _kept_by_student(folder: Path, seed: int) -> int:
     return saved_bytes(lambda: objective_of(spec.kind).loss_sum(model, batch), model.parameters())
 
 
-def _student_trainer(task: str, teacher: Path) -> DistillSteps:
+def _student_trainer(teacher: Path) -> DistillSteps:
     """The student's trainer as `_distilled` has it: its step asks the teacher too."""
     big, words = load_trained(teacher), read_losses(WAYS["distilled"]["losses"])
     student = copy_student(big.base.model, read_copy(WAYS["distilled"]["student"])).requires_grad_(True).train()

@@ -21,8 +21,12 @@ def table(found: list[Measured], times: Times) -> str:
     slower, rows = _slower(times), []
     for way in dict.fromkeys(m.way for m in found):
         mine = [m for m in found if m.way == way]
-        score = spread([m.metric for m in mine]) if len(mine) > 1 else f"{mine[0].metric:.3f}"
-        cells = [way, score, f"{100 * statistics.mean(share(found, way)):.0f} %", f"{mine[0].trained:,}"]
+        cells = [
+            way,
+            spread([m.metric for m in mine]),
+            f"{100 * statistics.mean(share(found, way)):.0f} %",
+            f"{mine[0].trained:,}",
+        ]
         cells += [file_size(mine[0].file_bytes), file_size(mine[0].saved_bytes)] if mine[0].trained else ["", ""]
         rows.append([*cells, f"{slower[way]:.2f}" if way in slower else ""])
     return markdown_table(HEADER, rows)

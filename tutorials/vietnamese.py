@@ -1,12 +1,9 @@
 """The course in Vietnamese: one line for each lesson, and the table of lessons on the Vietnamese start page `vi.md`."""
 
-import re
-
 from tutorials.lessons import HERE, Lesson
+from tutorials.pages import TABLE
 
 START = HERE / "vi.md"
-TABLE = re.compile(r"(<!-- lessons -->\n).*?(<!-- /lessons -->)", re.DOTALL)
-
 LINES = {
     "00": "Mọi điểm số trong khóa học được so với một mức trần mà bạn tự tính được",
     "01": "Hai ma trận mỏng dạy cho một mô hình đóng băng gần như mọi điều mà toàn bộ trọng số học được",
@@ -26,10 +23,10 @@ LINES = {
     "15": "Một mạng xương sống phục vụ nhiều tác vụ, và tần suất lấy mẫu từng tác vụ quyết định ai được lợi",
     "16": "Các tác vụ quả thật xung đột, thông tin mới chấm dứt được xung đột, và trọng số bằng nhau thì khó đánh bại",
     "17": "Xác suất của mô hình thầy nói nhiều hơn nhãn, và những dòng dữ liệu mà thầy trả lời quan trọng hơn nhiệt độ",
-    "18": "Chưng cất đặc trưng và quan hệ: học trò nhìn cả trạng thái bên trong của thầy, không chỉ câu trả lời",
-    "19": "Chưng cất khi sinh văn bản: học từ văn bản của thầy, hay từ chính văn bản mà học trò viết ra",
-    "20": "Chưng cất, cắt tỉa và lượng tử hóa: ghép ba cách nén, và đo xem mỗi cách góp được bao nhiêu",
-    "21": "Mọi phương pháp trên cùng một biểu đồ: chất lượng, số tham số, bộ nhớ và thời gian",
+    "18": "Quan hệ giữa các token của thầy dạy một học trò hẹp nhiều bằng thêm 1.500 văn bản, trạng thái của thầy thì ít hơn",
+    "19": "KL xuôi giữ mọi cách nói; KL ngược, văn bản tìm kiếm chùm và nhiệt độ viết thấp đổi bớt cách nói lấy sự đúng",
+    "20": "Cắt ma trận bớt byte và thời gian, ít bit hơn bớt byte, còn số không chẳng bớt gì nếu định dạng không biết đến",
+    "21": "Phần lớn phương pháp đạt cùng một điểm, nên chi phí quyết định; một hạt giống ngẫu nhiên chọn người thắng nhờ may mắn",
 }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tutorials import vietnamese
 from tutorials.lessons import HERE, ROOT, Lesson, all_lessons
+from tutorials.pages import TABLE
 
 PARTS = (
     ("06", "The small world, and LoRA", "Thế giới nhỏ, và LoRA"),
@@ -46,7 +47,7 @@ def index() -> str:
 def vietnamese_start() -> str:
     """`vi.md` with cards in the place of its table."""
     shown = cards("###", HERE, title=lambda part: part[1], line=vietnamese.line, minutes=vietnamese.minutes)
-    return vietnamese.TABLE.sub(lambda found: shown, vietnamese.START.read_text())
+    return TABLE.sub(lambda found: shown, vietnamese.START.read_text())
 
 
 def parts() -> list[tuple[str, str, list[Lesson]]]:
