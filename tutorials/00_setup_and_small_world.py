@@ -326,9 +326,10 @@ assert "vocabulary" in message, "an unknown word must stop the run: a quiet [UNK
 # ## 8. The pretrained model has already learnt what "good" is
 #
 # The repository also holds a small **encoder** (a BERT with width D = 64), the *committed* base: its file came with `git
-# clone`. It was trained once to guess hidden words of stories (**pretraining**). It has never read a task's labels. But half of its stories carried a short remark, such as
-# `it was a good day .`, as texts on the web do. And to guess a hidden adjective, you must know whether the day is good
-# or bad. So it should have learnt polarity. We hide the first adjective of each story and ask for it.
+# clone`. It was trained once to guess hidden words of stories (**pretraining**). It has never read a task's labels. But
+# half of its stories carried a short remark, such as `it was a good day .`, as texts on the web do. And to guess a hidden
+# adjective, you must know whether the day is good or bad. So it should have learnt polarity. We hide the first adjective
+# of each story and ask for it.
 #
 # **Predict:** how often does its guess have the right polarity? And a model with random weights?
 
