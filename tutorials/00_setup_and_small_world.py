@@ -13,7 +13,8 @@
 # We know its hidden causes, so we can compute the best accuracy that *any* model can reach: the **ceiling**.
 #
 # After this lesson you know that your machine is ready, you can compute a ceiling by hand, and you have met the small
-# **base model** that later lessons adapt. New words are explained in the [glossary](GLOSSARY.md).
+# **base model** that later lessons adapt. New words are explained in the [glossary](GLOSSARY.md). At each **Predict**, stop
+# and write your guess down: on this page the answer follows at once.
 #
 # Letters for shapes, in the whole course:
 #
@@ -47,8 +48,8 @@ print(f"device: {device}")
 # ## 1. Your machine is ready
 #
 # Three of our folders have names that are also packages on PyPI: `kernels`, `adapters` and `loralib`. If you install one
-# of those, Python may import the stranger instead of our code, and transformers may look into our folder for things that
-# are not there. So we look for strangers.
+# of those, Python may import that other package instead of our code, and transformers may look into our folder for things
+# that are not there. So we look for such strangers.
 #
 # **Predict:** `import kernels` is our folder of GPU code. On a computer without a GPU, will this import fail?
 #
@@ -89,7 +90,9 @@ assert sys.version_info >= (3, 11), "Python is too old: the course needs 3.11 or
 # - a **topic**: music, sport, food or science. The story has three *events* (somebody does something). Each event shows
 #   the topic with probability `RHO`, and otherwise one of the three other topics;
 # - a **polarity**: a good day or a bad day. The story has five *clauses* (`the room was ...`). Each clause shows the
-#   polarity with probability `Q`. Some clauses hide it behind a `not`.
+#   polarity with probability `Q`. Some clauses hide it behind a `not`: `not warm` shows a bad day.
+#
+# Two more sentences say who was where and who met whom. They matter for other tasks. Then all sentences are shuffled.
 #
 # **Predict:** read the story below. What is the topic? Was the day good or bad?
 
@@ -108,9 +111,9 @@ assert len(passage.votes) == EVENTS and len(passage.signs) == CLAUSES, "this is 
 assert TOPICS[max(passage.votes, key=passage.votes.count)] != TOPICS[passage.topic], "take a story that misleads its reader"
 
 # %% [markdown]
-# You most likely said *sport*. That is the best guess, and it is wrong: two of the three events happened to show
-# another topic than the hidden one. No reader, no rule and no model can know better from this text. This is why a
-# ceiling below 1 exists.
+# (The list of events has the order in which they were drawn, before the shuffling.) You most likely said *sport*. That is
+# the best guess, and it is wrong: two of the three events happened to show another topic than the hidden one. No reader,
+# no rule and no model can know better from this text. This is why the ceiling lies below 1.
 #
 # ## 3. The best guess is Bayes' rule, computed by hand
 #
@@ -135,8 +138,8 @@ for topic, p in zip(TOPICS, posterior(passage.votes, len(TOPICS), RHO), strict=T
 print(f"one vote more makes a topic {RHO / ((1 - RHO) / 3):.0f} times likelier")
 
 # %% [markdown]
-# One vote more multiplies a topic's weight by $\rho$ divided by $(1 - \rho) / 3$. Now we hold our rule to the library's,
-# on many stories, for both hidden things.
+# The last line is $\rho$ divided by $(1 - \rho) / 3$. For the polarity the same function serves: five votes (the clauses)
+# for two choices, each right with probability $Q$. Now we compare it with the library's, on many stories, for both.
 
 # %%
 rng = random.Random(1)
@@ -152,7 +155,8 @@ print("500 stories: our posterior is the library's")
 # ## 4. The ceiling of a test set
 #
 # A rule that always gives the likeliest topic is right with probability $\max_t p(t \mid v)$. The mean of this number
-# over the test stories is the best accuracy that one can expect on them. It is called the **Bayes accuracy**.
+# over the test stories is the best accuracy that one can expect on them. It is called the **Bayes accuracy**. There are two
+# tasks: `topic` asks for the topic of a story, and `sentiment` for its polarity (was the day good or bad?).
 #
 # **Predict:** `RHO` is the accuracy of a rule that looks at *one* event. Three events are known. Is the ceiling below
 # `RHO`, the same, or above?
@@ -237,7 +241,7 @@ for panel, (task, title) in zip(panels, titles.items(), strict=True):
     names = [name for owner, name in scores if owner == task]
     values = [scores[task, name] for name in names]
     bars = [2 * standard_error(value, len(tests[task])) for value in values]
-    panel.errorbar(names, values, bars, fmt="o", color=COLOURS["head"], capsize=5)
+    panel.errorbar(names, values, bars, fmt="o", color="black", capsize=5)
     panel.axhline(ceiling(task, tests[task]), color=COLOURS["ceiling"], linestyle="--", label="ceiling")
     panel.set(title=title, ylim=(0, 1.08), xlim=(-0.6, len(names) - 0.4))
 panels[0].set(ylabel="accuracy on the test set")
@@ -280,7 +284,7 @@ assert too_good(score, "topic"), "a leaked test set must be noticed: compare wit
 assert not any(too_good(value, task) for (task, _), value in scores.items()), "an honest rule was called a leak"
 
 # %% [markdown]
-# On real data such a score is celebrated. Here we know that it cannot be honest.
+# On real data nothing would tell you that 1.000 is too much. Here the ceiling does.
 #
 # ## 7. Words become numbers
 #
@@ -311,7 +315,7 @@ from training.tasks import find_task
 
 print("a real sentence:", tokenizer.tokenize("the movie was great"), "->", tokenizer("the movie was great")["input_ids"])
 try:
-    encode({"sentence": ["the movie was great"], "label": [1]}, find_task("sentiment"), tokenizer, 96)
+    encode({"sentence": ["the movie was great"], "label": [1]}, find_task("sentiment"), tokenizer, 96)  # at most 96 tokens
     message = ""
 except ValueError as error:
     message = str(error)
@@ -319,12 +323,13 @@ print("ValueError:", message.partition(":")[0])
 assert "vocabulary" in message, "an unknown word must stop the run: a quiet [UNK] hides that the data do not fit"
 
 # %% [markdown]
-# ## 8. The committed model has already learnt what "good" is
+# ## 8. The pretrained model has already learnt what "good" is
 #
-# Beside the world there is a small **encoder** (a BERT with width D = 64). It was trained once to guess hidden words of
-# stories. It has never read a task's labels. But half of its stories carried a short remark, such as
-# `it was a good day .`, as texts on the web do. And to guess a hidden adjective, you must know whether the day is good
-# or bad. So it should have learnt polarity. We hide the first adjective of each story and ask for it.
+# The repository also holds a small **encoder** (a BERT with width D = 64), the *committed* base: its file came with `git
+# clone`. It was trained once to guess hidden words of stories (**pretraining**). It has never read a task's labels. But
+# half of its stories carried a short remark, such as `it was a good day .`, as texts on the web do. And to guess a hidden
+# adjective, you must know whether the day is good or bad. So it should have learnt polarity. We hide the first adjective
+# of each story and ask for it.
 #
 # **Predict:** how often does its guess have the right polarity? And a model with random weights?
 

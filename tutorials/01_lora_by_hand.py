@@ -14,16 +14,17 @@
 #
 # | symbol | code | meaning |
 # |:--|:--|:--|
-# | B, T, D, H, R | `# (B, T, D)` | in shapes: batch, tokens, width, heads, rank |
+# | B, T, D | `# (B, T, D)` | in shapes: batch, tokens, width (in formulas, $B$ is the matrix below) |
+# | $x$, $y$ | `x` | input and output of a layer, a row for each token; $L$ is the loss |
 # | $W_0$ | `weight` (d_out, d_in) | the frozen weight |
 # | $A$ | `lora_A` (r, d_in) | first thin matrix, starts random |
 # | $B$ | `lora_B` (d_out, r) | second thin matrix, starts at zero |
-# | $r$, $\alpha$ | `r`, `lora_alpha` | rank, and numerator of the scale `scaling` = $\alpha / r$ |
+# | $r$, $\alpha$, $s$ | `r`, `lora_alpha`, `scaling` | rank, numerator of the scale, and the scale $s = \alpha / r$ |
 #
 # Where the code differs from the paper: the paper writes columns, $h = W_0 x + B A x$. Code has one token per *row*, so
 # it says `x @ W.T + (x @ A.T) @ B.T` with the same $A$ and $B$. The paper starts $A$ with a normal distribution; the
-# library starts it as torch starts a linear layer. For **embeddings** the start is the other way round ($A$ zero, $B$
-# random): there, $A$ has one column per word, and most words are rare.
+# library starts it as torch starts a linear layer, evenly between $\pm 1 / \sqrt{d_{in}}$. For **embeddings** the library, as
+# Microsoft's, starts the other way round ($A$ zero, $B$ random).
 
 # %%
 import math
@@ -123,7 +124,7 @@ layer = loralib.Linear(D, D, r=R, lora_alpha=ALPHA)
 layer.weight.data.copy_(base.weight)
 layer.bias.data.copy_(base.bias)
 nn.init.normal_(hand.B)
-layer.lora_A["default"].data.copy_(hand.A)
+layer.lora_A["default"].data.copy_(hand.A)  # adapters have names: this one is called "default" (lesson 06 has several)
 layer.lora_B["default"].data.copy_(hand.B)
 
 for module in (hand, layer):
@@ -237,7 +238,7 @@ assert 0.9 < moves[16][1] / moves[4][1] < 1.1, "with α/r the step should not de
 
 # %% [markdown]
 # The product sums over $r$ terms that all point downhill, so the step grows like $r$; dividing by $r$ takes that back.
-# (Later in training the terms agree less. Then $\alpha / \sqrt r$ is the better scale; lesson 05 measures it.)
+# (Later in training the terms agree less, and the sum grows more slowly. Lesson 05 looks at that case.)
 #
 # In code, peft's defaults are `r=8, lora_alpha=8`. Microsoft's `Linear(..., r=8)` has `lora_alpha=1`, so its scale is
 # 1/8. Read both numbers before you compare two results.
@@ -285,7 +286,8 @@ assert by_hand % 12 == 0 and by_hand % 768 == 0, "a true count must pass the sam
 # ## 6. What a rank can and cannot learn
 #
 # Let us hide a change of rank 4 in a layer: $W^\ast = W_0 + T$, where $T$ has the singular values 4, 3, 2, 1 and no others.
-# LoRA shall find $T$ by gradient descent. Eckart and Young (1936) tell what the best matrix of rank $r$ leaves over:
+# LoRA must find $T$ by gradient descent. Write $\sigma_1 \ge \sigma_2 \ge \dots$ for the singular values of $T$. Eckart and
+# Young (1936) tell what the best matrix of rank $r$ leaves over (the squares of all its entries, summed):
 #
 # $$\min_{\text{rank} \le r} \lVert T - \Delta W \rVert^2 = \sum_{i > r} \sigma_i^2.$$
 #
@@ -382,6 +384,8 @@ by_hand = sum(8 * sum(shape) for _, _, shape, _, _ in report.rows)
 assert by_hand == counted.adapter, "r (d_in + d_out) over all rows must be the library's count"
 
 # %% [markdown]
+# (13.8 % is the share of base *and* adapter, as peft counts. Later we divide by the base alone: that is 16 %.)
+#
 # Next, a training loop. For the first and the last time we write it ourselves.
 #
 # **Predict:** after training, which of these changed: the query weight, its `lora_A`, its `lora_B`?
@@ -392,7 +396,7 @@ def train_by_hand(model, steps: int, learning_rate: float) -> list[float]:
     """AdamW on whatever is trainable; returns the losses."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=learning_rate)
     losses = []
-    for [batch] in islice(Steps(features, small.tokenizer, batch_size=16, seed=0), steps):
+    for [batch] in islice(Steps(features, small.tokenizer, batch_size=16, seed=0), steps):  # a list of one batch a step
         loss = model(**batch).loss
         optimizer.zero_grad()
         loss.backward()
@@ -411,13 +415,15 @@ assert all("lora_" in n or ".copies." in n for n in changed), "a frozen weight m
 assert sum(losses[-5:]) < 0.95 * sum(losses[:5]), "the loss should fall: is anything trainable in the optimizer?"
 
 # %% [markdown]
-# The library's loop does the same, and more: a learning-rate schedule, clipping, an evaluation, records on disk, and a
-# check that every trainable parameter got a gradient. From here on we use it.
+# (`.copies.` is in the name of the trained head: inject keeps the old one beside it.) The library's loop does the same, and
+# more: a learning rate that rises and falls, a limit on the gradient's length, an evaluation, records on disk, and a check
+# that every trainable parameter got a gradient. From here on we use it.
 #
 # ## 8. LoRA against the head alone and against all weights
 #
-# Five runs with the same base, data, order of batches and number of steps. The **head alone** can only read what the
-# frozen model already puts into its last layer. **Full** trains every weight.
+# Five runs with the same base, data, order of batches and number of steps, each at the default learning rate of its method
+# (head 1e-2, LoRA 5e-3, full 1e-3). The **head alone** can only read what the frozen model already puts into its last
+# layer. **Full** trains every weight. **Exact match** is the share of answers whose first and last word are both right.
 #
 # **Predict:** order the three by accuracy. Is LoRA with $r = 8$ nearer to the head or to full? And $r = 1$?
 
@@ -538,6 +544,8 @@ assert lora.file_bytes < full.file_bytes / 3, "the adapter's file is too big: do
 #    values.</details>
 # 4. ★★★ `join`: replace two adapters on one layer by a single one of rank $r$, as well as possible. Then try it on two
 #    adapters that you trained: how small can $r$ be?
+#    <details><summary>Hint</summary>What two adapters do together is the sum of their changes: a matrix. You can already
+#    find its best factors.</details>
 #
 # ## Summary
 #
@@ -546,7 +554,7 @@ assert lora.file_bytes < full.file_bytes / 3, "the adapter's file is too big: do
 # 2. One factor starts at zero and the other must not: then the start is no change at all, and B moves first.
 # 3. On a task where the head alone fails, LoRA with a small share of the weights came close to full fine-tuning.
 #
-# **Next:** lesson 02, LoRA for generation: the same layer in a GPT. ([All lessons](README.md))
+# **Next:** [lesson 02](02_lora_for_generation.py), LoRA for generation: the same layer in a GPT.
 #
 # ## On the real thing
 #

@@ -17,7 +17,8 @@
 # |:--|:--|:--|
 # | B, T, V | `# (B, T, V)` | in shapes: batch, tokens, words of the vocabulary |
 # | $x$, $y_1 \dots y_n$ | prompt, answer | the facts, and the tokens of a reference with its end of text |
-# | $H$ | `ceiling(...)` | entropy per token: the floor of the loss |
+# | $H$ | `ceiling(...)` | entropy per token: the floor of the loss (the library says *ceiling* for any best possible score) |
+# | nat | | the unit of a loss with the natural logarithm: 1 nat for a token of probability 1/e |
 # | SER | `slot_errors` | slot error rate: wrong and missing facts per fact |
 #
 # Differences from the papers: LoRA (Hu et al. 2021) was tested on E2E with GPT-2 medium, a model 3,000 times larger than ours.
@@ -76,7 +77,8 @@ assert abs(one_choice - 0.67) < 0.01, "entropy is the mean of -log p under p its
 # The grammar knows the probability of each of its texts: the product of all its choices. The mean of $-\log p$ over the test set,
 # per token, is the **floor** $H$. All other tokens are certain, so they cost nothing.
 #
-# **Predict:** a text has about 15 tokens and four or five choices. Is the floor per token nearer to 0.02, 0.2 or 2 nats?
+# **Predict:** a text has about 15 tokens and at most five choices (one adjective among eight is one). Is the floor per token
+# nearer to 0.02, 0.2 or 2 nats?
 
 # %%
 tokens = [len(text.split()) + 1 for text in test["human_reference"]]  # + 1: the end of text is predicted as well
@@ -88,9 +90,8 @@ assert 0.1 < floor < 0.4, "count the end of text as a token, and divide by all t
 # %% [markdown]
 # ## 2. Only the answer is learnt
 #
-# A GPT, a **decoder**, reads one row of tokens: the prompt, then the answer. It must learn to *write* the answer and only to
-# *read* the prompt.
-# So the **labels** are the tokens themselves, and -100 ("do not count") on the prompt.
+# A GPT, a **decoder**, reads one row of tokens: the prompt (the facts and `=>`), then the answer. It must learn to *write* the
+# answer and only to *read* the prompt. So the **labels** are the tokens themselves, and -100 ("do not count") on the prompt.
 #
 # **Predict:** what share of all tokens carries a label: about a tenth, about half, or nearly all?
 
@@ -110,7 +111,7 @@ def encode_by_hand(row) -> dict:
 
 
 hand = [encode_by_hand(row) for row in test]
-library = encode(test[:], spec, tokenizer, 96)
+library = encode(test[:], spec, tokenizer, 96)  # rows of at most 96 tokens
 scored = sum(label != -100 for f in hand for label in f["labels"]) / sum(len(f["labels"]) for f in hand)
 print(f"{scored:.0%} of the tokens are learnt; {library.truncated} rows were too long")
 assert hand == library.features, "prompt, answer, end of text, in this order: where do yours differ?"
@@ -153,13 +154,14 @@ assert mean < mean_of_means, "short batches must not count as much as long ones"
 # %% [markdown]
 # Worse than blind: the base has never seen such a list of facts, and it is *sure* of something else (its usual stories).
 #
-# The second point is a bug that many training loops had for years: with gradient accumulation they averaged the means of
-# the parts.
-# Ours sums all parts, and divides once by the number of labelled tokens in the whole step, over all processes too.
+# The mean of means is a real bug: with gradient accumulation, the trainer of transformers averaged the means of the parts
+# until October 2024 ([their report](https://huggingface.co/blog/gradient_accumulation)). Ours sums all parts, and divides once
+# by the number of labelled tokens in the whole step, over all processes too.
 #
 # ## 4. Three ways to learn it
 #
-# The same base, data and order of batches: the word head alone, LoRA on all linear layers, and all weights.
+# The same base, data and order of batches: the **head** alone (here the last layer, which scores every word), LoRA on all
+# linear layers, and all weights, each at its default learning rate. This is one seed, for time.
 #
 # **Predict:** which of them comes nearest to the floor? Will any of them reach it?
 
@@ -192,7 +194,8 @@ show(figure, "02_losses")
 
 # %% [markdown]
 # On this task LoRA stays behind full fine-tuning. The base has 116 thousand weights, LoRA trains 16 thousand, and the task is new
-# to it: it has never seen a list of facts. Lesson 04 measures when LoRA is enough and when it is not.
+# to it: it has never seen a list of facts. (With three seeds and 600 steps: LoRA 0.551 ± 0.003, full 0.342 ± 0.008, in the
+# README.) Lesson 04 measures when LoRA is enough and when it is not.
 #
 # ## 5. From the loss to a text
 #
@@ -202,6 +205,10 @@ show(figure, "02_losses")
 
 
 # %%
+from training.encoding import prompt_ids
+from training.generation import generate_texts
+
+
 @torch.no_grad()
 def greedy_by_hand(model, prompt: list[int], most: int) -> list[int]:
     ids = list(prompt)
@@ -213,9 +220,6 @@ def greedy_by_hand(model, prompt: list[int], most: int) -> list[int]:
     return ids[len(prompt) :]
 
 
-from training.encoding import prompt_ids
-from training.generation import generate_texts
-
 prompts = [prompt_ids(row["meaning_representation"], spec, tokenizer) for row in test.select(range(8))]
 alone = [tokenizer.decode(greedy_by_hand(lora.model, prompt, 40)) for prompt in prompts]
 together = generate_texts(lora.model, tokenizer, prompts, "greedy", max_new_tokens=40)
@@ -224,8 +228,8 @@ print("LoRA: ", alone[0])
 assert alone == together, "the library pads a batch on the left and masks the padding: texts must not change by it"
 
 # %% [markdown]
-# The model decides: it has learnt the end of text like any other token. (**Beam search** keeps the best few texts instead of one;
-# you write it in exercise 4, and `--decoding lora_paper` uses ten.)
+# The model decides: it has learnt the end of text like any other token (`most` only limits a text that does not end).
+# (**Beam search** keeps the best few texts instead of one. You write it in exercise 4.)
 #
 # ### Break it on purpose: no end of text
 #
@@ -255,19 +259,22 @@ lengths = {}
 for name, features in (("with its end", whole), ("without", endless)):
     texts = generate_texts(train_lora(features, 150), tokenizer, prompts, max_new_tokens=60)
     lengths[name] = sum(len(t.split()) for t in texts) / len(texts)
-    print(f"{name:<12} {lengths[name]:5.1f} words on average. {texts[0][:95]}")
-assert lengths["with its end"] < 30 < lengths["without"], "only a model that saw the end of text can end a text"
+    cut = sum(len(t.split()) == 60 for t in texts)
+    print(f"{name:<12} {lengths[name]:4.1f} words on average, {cut} of 8 stopped by the limit. {texts[0][:80]}")
+assert lengths["with its end"] < 30 < lengths["without"], "without the end in its labels, a text should run on: was it cut off?"
 
 # %% [markdown]
+# Without its end, a text has said everything after 12 words and runs on for 30 more. It does stop before the limit, but only
+# because the base learnt in pretraining where a *story* ends. Nothing has told it where an *answer* ends.
+#
 # ## 6. Is the text true?
 #
 # In the small world each word says one thing, so we can read the facts back from a text. The **slot error rate** (SER; Wen et al.
 # 2015, section 4.1) counts facts that are missing and facts that were added, per fact that was given. A wrong name counts twice:
 # the right one is missing, and a false one was added.
 #
-# **Predict:** LoRA's loss is about 0.3 above the floor, and its texts are fluent. In what share of its texts is
-# *everything* true:
-# nine of ten, half, or fewer than one in five?
+# **Predict:** LoRA's loss is about 0.35 above the floor, and its texts are fluent. In what share of its texts is
+# *everything* true: nine of ten, half, or fewer than one in five?
 
 # %%
 from training.generation import generate_samples, references_by_prompt
@@ -288,16 +295,16 @@ rates = {m: slot_error_rate(texts) for m, texts in samples.items()}
 for method, (rate, right) in sorted(rates.items(), key=lambda item: -item[1][0]):
     print(f"{method:<10} slot error rate {rate:.2f}   everything true in {right:4.0%} of the texts")
 assert rates["full"][0] < rates["lora"][0] < rates["head"][0], "a lower loss should say fewer false things"
-assert rates["lora"][1] < 0.3, "0.3 nats above the floor is a lot: some fact is wrong in most texts"
+assert rates["lora"][1] < 0.3, "0.35 nats above the floor is a lot: some fact is wrong in most texts"
 
 # %%
 wrong = next(s for s in samples["lora"] if slot_errors(s.prompt, s.text)[0])
 print(f"facts:     {wrong.prompt}\nLoRA:      {wrong.text}\nreference: {wrong.reference}")
 
 # %% [markdown]
-# The sentence is perfect, and what it says is not. The *form* of a text is most of its tokens and is learnt first. The
-# facts are few
-# tokens, and each must be looked up in the prompt. Look at the loss again with this in mind.
+# (A rate above 1 is possible: false facts count too.) The sentence is perfect, and what it says is not. The *form* of a text
+# is most of its tokens. The facts are few tokens, and each must be looked up in the prompt. Look at the loss again with this
+# in mind.
 #
 # **Predict:** we split LoRA's loss: tokens that carry a fact (names, verbs, places ...) against all others. Which part is higher?
 
@@ -324,9 +331,8 @@ for method, (fact, other) in parts.items():
 assert parts["lora"][0] > 2 * parts["lora"][1], "the facts should be the hard part: are fact_ids the words after each colon?"
 
 # %% [markdown]
-# The facts stand in the prompt, so nearly all of their loss could go away. The others hold the choices that nobody can
-# know (which
-# adjective, which order), so a part of *their* loss is the floor. One mean loss hides this difference.
+# The facts stand in the prompt, so nearly all of their loss could go away. The others hold the choices that nobody can know
+# (which adjective, which order), so a part of *their* loss is the floor. One mean loss hides this difference.
 #
 # ## 7. BLEU rewards form, and even a perfect writer does not get 100
 #
@@ -334,8 +340,7 @@ assert parts["lora"][0] > 2 * parts["lora"][1], "the facts should be the hard pa
 # cannot tell an important word from another.
 #
 # **Predict:** let the grammar itself write a *second* text for the same facts: perfectly true, perfectly fluent. What
-# BLEU does it
-# get against the first text: 100, about 60, or 20? And if we give eight references for each meaning?
+# BLEU does it get against the first text: 100, about 60, or 20? And if we give eight references for each meaning?
 
 # %%
 from training.generation import Sample
@@ -398,7 +403,8 @@ show(figure, "02_bleu_and_truth")
 # | LoRA r=8, all attention projections | 1.670 ± 0.008 | 19.3 ± 1.7 | 39.7 ± 1.7 | 0.335 ± 0.014 | 2.21 ± 0.14 | 17,920 |
 # | full fine-tuning | 1.197 ± 0.006 | 38.8 ± 1.3 | 47.3 ± 0.8 | 0.479 ± 0.011 | 4.13 ± 0.06 | 260,032 |
 #
-# Mean ± standard deviation over 3 seeds, measured with
+# chrF, ROUGE-L and NIST compare a text with its references as BLEU does: by runs of letters, by the longest common sequence
+# of words, and by runs of words in which rare ones count more. Mean ± standard deviation over 3 seeds, measured with
 #
 # ```bash
 # python -m training --task e2e_nlg --model FOLDER --data-dir FOLDER --steps 1000 --max-length 256 --score-texts None \
@@ -406,10 +412,9 @@ show(figure, "02_bleu_and_truth")
 # python -m training report runs/e2e
 # ```
 #
-# LoRA learns the form of E2E and few of its facts, as in the small world; full fine-tuning gets twice its BLEU. Half of the
+# Full fine-tuning of the same base gets twice LoRA's BLEU: the base can hold more than this LoRA put into it. Half of the
 # restaurant names in the test set never occur in the training set, and a model of this size does not copy new names. The paper
-# reports 70.4 BLEU with GPT-2 medium (its table 3); we had no machine to measure that. A LoRA cannot add to a base what the base
-# is too small to hold.
+# reports 70.4 BLEU with GPT-2 medium (its table 3); we had no machine to measure that.
 #
 # ## What could go wrong
 #
@@ -431,7 +436,9 @@ show(figure, "02_bleu_and_truth")
 # 3. ★★ `floor_of`: the floor per token from the probabilities of a grammar's choices.
 #    <details><summary>Hint</summary>The entropies of independent choices add up; then divide by the expected length.</details>
 # 4. ★★★ `beam_search`: keep the best few texts at each step instead of one. Is the likeliest text also the truest? Try it with
-#    LoRA's model from section 4, and count slot errors.
+#    LoRA's model from section 4 (open the lesson as a notebook and paste your function), and count slot errors.
+#    <details><summary>Hint</summary>Keep a list of (score, new tokens). In each round replace every unfinished text by its
+#    <code>width</code> best continuations, then sort the list and cut it to <code>width</code>.</details>
 #
 # ## Summary
 #
@@ -439,12 +446,12 @@ show(figure, "02_bleu_and_truth")
 # 2. The entropy of the data is a floor under the loss. What lies above it can be the facts, which are few tokens among many.
 # 3. BLEU measures form against the references you have. A perfect writer gets less than 100, a fluent liar gets a lot.
 #
-# **Next:** lesson 03, LoRA for classification. ([All lessons](README.md))
+# **Next:** [lesson 03](03_lora_for_classification.py), LoRA for classification.
 #
 # ## On the real thing
 #
-# The same with GPT-2 from the Hub, and the decoding of the LoRA paper (10 beams, length penalty 0.8, no 4-gram twice). It needs a
-# network, and a GPU helps:
+# The first command runs here, on the small world. The others use GPT-2 from the Hub, and the decoding of the LoRA authors' code
+# (10 beams, length penalty 0.8, no 4-gram twice). They need a network, and a GPU helps; we did not run them:
 #
 # ```bash
 # python -m training --task data2text --method lora --score-texts 200

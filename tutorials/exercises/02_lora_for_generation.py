@@ -24,7 +24,7 @@ def joint_mean(means: list[float], counts: list[int]) -> float:
 def floor_of(choices: list[list[float]], tokens: float) -> float:
     """★★ The floor, in nats per token, of a grammar that makes these independent choices in every text of `tokens` tokens.
 
-    Each choice is the list of its probabilities, e.g. [0.6, 0.4]. Two lines.
+    Each choice is the list of its probabilities, e.g. [0.6, 0.4] (one may be 0, which costs nothing). Two lines.
     """
     raise NotImplementedError("floor_of")
 

@@ -25,3 +25,11 @@ def verdict(a: list[float], b: list[float]) -> str:
     Five lines.
     """
     raise NotImplementedError("verdict")
+
+
+def forgotten_at(points: list[tuple[float, float]], task_loss: float) -> float:
+    """★★★ The loss on stories of a method at `task_loss`, from its runs: points (task loss, loss on stories), in any order.
+
+    A straight line between the two neighbours; ValueError outside of the points, since nobody measured there. About six lines.
+    """
+    raise NotImplementedError("forgotten_at")

@@ -25,3 +25,11 @@ def principal_part(W: Tensor, r: int) -> tuple[Tensor, float]:
     Three lines, with torch.linalg.svd.
     """
     raise NotImplementedError("principal_part")
+
+
+def plain_lora(A: Tensor, B: Tensor, A_start: Tensor, B_start: Tensor) -> tuple[Tensor, Tensor]:
+    """★★★ Factors of a plain LoRA, same scaling, for the unchanged base: their product is B A - B_start A_start.
+
+    A and A_start are (r, d_in), B and B_start (d_out, r); the answer has rank 2r, exactly. One or two lines.
+    """
+    raise NotImplementedError("plain_lora")

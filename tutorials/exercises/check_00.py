@@ -2,7 +2,12 @@
 
 import math
 
+import transformers
+
 from training.world_tasks import build, ceiling
+
+transformers.utils.logging.set_verbosity_error()  # its report about weights that a masked-word model leaves out
+transformers.utils.logging.disable_progress_bar()
 
 
 def check_rows_needed(answers) -> None:
@@ -11,7 +16,7 @@ def check_rows_needed(answers) -> None:
         error = 3 * math.sqrt(accuracy * (1 - accuracy) / n)
         assert error <= gap + 1e-9, f"{n} rows: three standard errors are {error:.4f}, more than {gap}"
         error = 3 * math.sqrt(accuracy * (1 - accuracy) / (n - 1))
-        assert error > gap, f"{n - 1} rows would do as well"
+        assert error > gap - 1e-9, f"{n - 1} rows would do as well"
 
 
 def check_sentiment_rule(answers) -> None:

@@ -11,7 +11,7 @@ from training.tokenizers import encoder_tokenizer
 
 
 def rows_needed(accuracy: float, gap: float) -> int:
-    return math.ceil(9 * accuracy * (1 - accuracy) / gap**2 - 1e-9)  # 3 sqrt(a (1 - a) / n) <= gap, solved for n
+    return math.ceil(9 * accuracy * (1 - accuracy) / gap**2)  # 3 sqrt(a (1 - a) / n) <= gap, solved for n
 
 
 def sentiment_rule(text: str) -> int:

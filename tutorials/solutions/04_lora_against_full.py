@@ -1,5 +1,6 @@
 """Our answers to lesson 04."""
 
+import itertools
 import statistics
 
 import torch
@@ -25,3 +26,12 @@ def verdict(a: list[float], b: list[float]) -> str:
     if abs(mean) <= 2 * error:
         return "no difference that counts"
     return "a" if mean > 0 else "b"
+
+
+def forgotten_at(points: list[tuple[float, float]], task_loss: float) -> float:
+    """★★★ The loss on stories of a method at `task_loss`, from its runs: points (task loss, loss on stories), in any order."""
+    ordered = sorted(points)
+    for (left, low), (right, high) in itertools.pairwise(ordered):
+        if left <= task_loss <= right:
+            return low + (high - low) * (task_loss - left) / (right - left)
+    raise ValueError(f"no run on both sides of {task_loss}: train one before you compare")

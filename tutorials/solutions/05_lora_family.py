@@ -19,3 +19,8 @@ def principal_part(W: Tensor, r: int) -> tuple[Tensor, float]:
     """★★ (the best rank-r part of W, its distance from W in the Frobenius norm)."""
     U, S, Vh = torch.linalg.svd(W, full_matrices=False)
     return U[:, :r] * S[:r] @ Vh[:r], float(S[r:].norm())
+
+
+def plain_lora(A: Tensor, B: Tensor, A_start: Tensor, B_start: Tensor) -> tuple[Tensor, Tensor]:
+    """★★★ Factors of a plain LoRA, same scaling, for the unchanged base: their product is B A - B_start A_start."""
+    return torch.cat([A, A_start]), torch.cat([B, -B_start], dim=1)
