@@ -212,6 +212,8 @@ def _places(model: nn.Module, config: BottleneckConfig) -> list[Place]:
         if not kept:
             raise ValueError(f"leave_out={config.leave_out} leaves no layer")
         return kept
+    if config.leave_out:
+        raise ValueError(f"leave_out={config.leave_out}: `places` says already where adapters go")
     for path, way, *_ in config.places:
         if way not in WAYS:
             raise ValueError(f"place {path!r}: way {way!r}, expected one of {', '.join(WAYS)}")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.markdown import Markdown
 
+from loralib.checkpoint import write_atomic
 from multitask.fusion_page import draw_quality, draw_weights, page
 from multitask.fusion_study import Study, run_study
 from training.base_models import load_base
@@ -88,8 +89,8 @@ def fuse(settings: FuseSettings) -> None:
     results = run_study(study, console.print)
     chart, weights = draw_quality(results, settings.out / "quality.png"), draw_weights(results, settings.out / "attention.png")
     text = page(results, study, shlex.join(["python", "-m", "adapters", *sys.argv[1:]]), chart.name, weights.name)
-    (settings.out / "report.md").write_text(text)
-    (settings.out / "results.json").write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n")
+    write_atomic(settings.out / "report.md", text.encode())
+    write_atomic(settings.out / "results.json", (json.dumps([asdict(r) for r in results], indent=1) + "\n").encode())
     console.print(Markdown(text))
     print(f"report: {settings.out / 'report.md'}")
 

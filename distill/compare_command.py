@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
 from accelerate import PartialState
 from rich.console import Console
@@ -14,6 +15,7 @@ from rich.markdown import Markdown
 from distill.compare import Way, compare, costs
 from distill.compare_page import draw, page
 from distill.settings import DistillSettings
+from loralib.checkpoint import write_atomic
 from training.run_folder import write_json
 from training.setting_checks import at_least
 
@@ -46,10 +48,11 @@ def run(settings: CompareSettings) -> list[Way]:
     if not main:
         return ways
     console.print("answering times, in turn ...")
+    torch.set_num_threads(settings.run.threads or 1)
     found = costs(ways, settings.run.teacher)
     chart = draw(ways, found, out / "compare.png")
     text = page(ways, found, chart.name, shlex.join(["python", "-m", "distill", *sys.argv[1:]]))
-    (out / "report.md").write_text(text)
+    write_atomic(out / "report.md", text.encode())
     write_json(out / "results.json", {"ways": {way.text: way.results for way in ways}, "costs": found})
     Console().print(Markdown(text))
     print(f"report: {out / 'report.md'}   chart: {chart}   numbers: {out / 'results.json'}")

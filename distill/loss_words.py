@@ -77,6 +77,8 @@ def _read(text: str) -> LossWord:
         raise ValueError(f"loss {text!r}: {name} takes {wanted}")
     if len(set(pairs)) < len(pairs):
         raise ValueError(f"loss {text!r}: a pair of layers comes twice")
+    if numbers.get("a") == (0, 0):
+        raise ValueError(f"loss {text!r}: a=0 asks the teacher and does not listen; that is the loss hard")
     if numbers.get("w") == (0, 0):
         raise ValueError(f"loss {text!r}: w=0 has no effect; leave the loss out")
     return LossWord(text, name, tuple(pairs), numbers)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 
 from distill.compress import Compressor, check_compress
@@ -25,15 +24,17 @@ from training import loop, processes
 from training.base_models import window
 from training.batching import Steps, batches, checksum
 from training.evaluation import evaluate
-from training.methods import SMALL_MODEL, default_learning_rate
+from training.methods import default_learning_rate
 from training.randomness import seeded
 from training.result import metric_key
 from training.run_folder import RESULT, TRAINED, RunFolder, read_result, write_json
+from training.threads import threads_restored, use_threads
 from training.trackers import Trackers, tracker_names
 
 IMPORTANCE_ROWS = 256
 
 
+@threads_restored()
 def run_distillation(settings: DistillSettings, say: Callable[[str], None] = lambda text: None) -> dict:
     """Train, or go on, or read what is finished; returns the content of the folder's result.json.
 
@@ -43,8 +44,7 @@ def run_distillation(settings: DistillSettings, say: Callable[[str], None] = lam
     if not accelerator.is_main_process:
         say = lambda text: None  # noqa: E731
     pair = build_pair(settings)
-    small = sum(p.numel() for p in pair.trained.base.model.parameters()) < SMALL_MODEL
-    torch.set_num_threads(settings.threads or (1 if small else torch.get_num_threads()))
+    use_threads(settings.threads, pair.trained.base.model)
     rows = _rows(settings, pair)
     say(
         f"{rows.labelled} rows with labels, {rows.unlabelled} without"

@@ -16,6 +16,7 @@ from rich.markdown import Markdown
 
 from distill.compare import Way, compare
 from distill.settings import DistillSettings
+from loralib.checkpoint import write_atomic
 from training.paired import spread
 from training.records import markdown_table, save_figure, use_style
 from training.run_folder import write_json
@@ -67,7 +68,7 @@ def sweep(settings: SweepSettings) -> list[Way]:
         f"{settings.seeds} seed{'s' * (settings.seeds > 1)}. The best of {len(ways)} cells is a choice made on these very\nrows: "
         f"it will do worse on others.\n\n![grid]({chart.name})\n"
     )
-    (out / "report.md").write_text(text)
+    write_atomic(out / "report.md", text.encode())
     write_json(out / "results.json", {way.text: way.results for way in ways})
     Console().print(Markdown(text))
     print(f"report: {out / 'report.md'}   numbers: {out / 'results.json'}")

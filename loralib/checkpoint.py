@@ -87,6 +87,12 @@ def load_adapter(
     tensors = _without_base_copies(model, config, read_tensors(folder), folder / WEIGHTS)
     if config.modules_to_save:  # peft lists names that a model may lack (`classifier`, `score`): the file decides
         there = [n for n in config.modules_to_save if any(f".{n}." in f".{key}" for key in tensors)]
+        lost = [n for n in config.modules_to_save if n not in there and _has_weights(model, n)]
+        if lost and with_heads:
+            raise AdapterFileError(
+                f"{folder / WEIGHTS}: no tensors of {lost}, which {CONFIG} names in modules_to_save and this "
+                f"{type(model).__name__} has: it would answer with a random head (with_heads=False loads the rest)"
+            )
         if not with_heads:
             tensors = {key: t for key, t in tensors.items() if not any(f".{n}." in f".{key}" for n in there)}
         config = _replace(config, modules_to_save=there if with_heads else [])
@@ -103,6 +109,11 @@ def load_adapter(
     if trainable or len(adapter_configs(model)) == 1:  # a first adapter freezes the base, as `inject` does
         set_trainable(model, adapter_name if trainable else [])
     return LoadReport(len(tensors), len(tensors), cast)
+
+
+def _has_weights(model: nn.Module, name: str) -> bool:
+    ends = (m for path, m in model.named_modules() if f".{path}".endswith(f".{name}"))
+    return any(next(m.parameters(), None) is not None for m in ends)
 
 
 def read_config(folder: Path) -> AdapterConfig:

@@ -105,6 +105,8 @@ def _nothing(name: str, paths: list[str], model: nn.Module) -> str:
 
 def _of_layers(names: list[str], config: AdapterConfig) -> list[str]:
     if config.layers_to_transform is None:
+        if config.layers_pattern:
+            raise ValueError(f"layers_pattern={config.layers_pattern!r} picks nothing without layers_to_transform")
         return names
     given = config.layers_to_transform
     wanted = [given] if isinstance(given, int) else list(given)

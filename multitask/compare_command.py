@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import tyro
 from rich.console import Console
 from rich.markdown import Markdown
 
+from loralib.checkpoint import write_atomic
 from multitask.compare import Way, compare, inference_times
 from multitask.compare_page import draw, page
 from multitask.settings import MultitaskSettings
@@ -35,6 +37,8 @@ class CompareSettings:
         at_least({"seeds": 1}, self)
         if not self.samplings or len(set(self.samplings)) < len(self.samplings):
             raise ValueError(f"samplings={self.samplings}: expected different ways of sampling")
+        if self.run.restart:
+            raise ValueError("restart: a comparison goes on with what it finds; remove its folder (--out) to start over")
         if self.run.task_sampling != MultitaskSettings.task_sampling:
             raise ValueError("task_sampling: a comparison has --samplings")
         if len(self.run.specs()) < 2:
@@ -46,10 +50,11 @@ def run(settings: CompareSettings) -> list[Way]:
     out = Path(settings.run.out or f"runs/multitask-compare-{'-'.join(settings.run.specs())}")
     ways = compare(settings.run, settings.seeds, settings.samplings, settings.longer, out, console.print)
     console.print("answering times, in turn ...")
+    torch.set_num_threads(settings.run.threads or 1)
     times = inference_times(ways[0].folders[0], ways[-1].folders[0][0])
     chart = draw(ways, out / "compare.png")
     text = page(ways, times, chart.name, shlex.join(["python", "-m", "multitask", *sys.argv[1:]]))
-    (out / "report.md").write_text(text)
+    write_atomic(out / "report.md", text.encode())
     write_json(out / "results.json", {"ways": {way.label: way.results for way in ways}, "answer_seconds": times})
     Console().print(Markdown(text))
     print(f"report: {out / 'report.md'}   chart: {chart}   numbers: {out / 'results.json'}")

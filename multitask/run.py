@@ -5,8 +5,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from multitask.files import CARD, save_multitask
 from multitask.fused_members import fuse_trained
 from multitask.multitask_model import MultitaskModel
@@ -19,9 +17,9 @@ from training.batching import checksum
 from training.data import evaluation_split, first_rows, load_task
 from training.encoding import encode
 from training.evaluation import HeldOut
-from training.methods import SMALL_MODEL
 from training.run_folder import RESULT, RunFolder, read_result, write_json
 from training.tasks import is_world
+from training.threads import threads_restored, use_threads
 from training.trackers import Trackers, tracker_names
 from training.world_tasks import ceiling
 
@@ -75,6 +73,7 @@ def build_model(settings: MultitaskSettings) -> tuple[MultitaskModel, Any, Sourc
     return model, tokenizer, source
 
 
+@threads_restored()
 def run_multitask(
     settings: MultitaskSettings,
     say: Callable[[str], None] = lambda text: None,
@@ -92,8 +91,7 @@ def run_multitask(
     if not accelerator.is_main_process:
         say = lambda text: None  # noqa: E731
     model, tokenizer, source = build_model(settings)
-    small = sum(p.numel() for p in model.parameters()) < SMALL_MODEL
-    torch.set_num_threads(settings.threads or (1 if small else torch.get_num_threads()))
+    use_threads(settings.threads, model)
     rows = load_rows(settings, tokenizer, min(settings.max_length, window(model.backbone, tokenizer)))
     for name, part in rows.items():
         if part.truncated or part.lost:

@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 from rich.markdown import Markdown
 
+from loralib.checkpoint import write_atomic
 from multitask.report import draw_gains
 from multitask.settings import MultitaskSettings
 from multitask.transfer import Transfer, measure_transfer
@@ -41,7 +42,7 @@ def run(settings: TransferSettings) -> Transfer:
     found = measure_transfer(settings.run, settings.seeds, out, console.print)
     chart = draw_gains(found.gains(), tasks, out / "transfer.png")
     text = page(found, tasks, settings, chart.name)
-    (out / "report.md").write_text(text)
+    write_atomic(out / "report.md", text.encode())
     cells = {f"{source}>{target}": scores for (source, target), scores in found.after.items()}
     write_json(out / "results.json", {"alone": found.alone, "after": cells})
     Console().print(Markdown(text))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from multitask.multitask_model import MultitaskModel
+from training.base_models import window
 from training.batching import batches
 from training.encoding import refuse_unknown_words
 from training.evaluation import answering
@@ -32,6 +33,7 @@ def zero_shot(
     KeyError for an unknown task, ValueError for one without the label `entailment`.
     """
     model.number(nli_task)
+    max_length = min(max_length, window(model.backbone, tokenizer))
     labels = model.tasks[nli_task].labels
     if ENTAILMENT not in labels:
         raise ValueError(f"task {nli_task!r} has the labels {labels}: zero-shot needs one named {ENTAILMENT}")

@@ -37,7 +37,7 @@ WRONG = [
     ({"losses": ("kd", "scores:1->1"), "student": "copy:1,hidden=32,heads=2"}, "the student has 2 heads, the teacher 4"),
     ({"losses": ("jsd:beta=1",)}, "beta=1 is outside"),
     ({"losses": ("hard",), "transfer_rows": 9}, "transfer_rows have no labels"),
-    ({"losses": ("kd:a=0",), "transfer_rows": 9}, "transfer_rows have no labels"),
+    ({"losses": ("hard",), "transfer_rows": 9}, "transfer_rows have no labels"),
     ({"losses": ("hard",), "cache": "x"}, "leave --cache out"),
     ({"cache_top": 1}, "give --cache FOLDER"),
     ({"cache": "x", "cache_top": 1, "losses": ("mse",)}, "mse compares logits"),

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from loralib.checkpoint import write_atomic
 from training.benchmark import Entry, benchmark_page, plan_tasks, run_benchmark
 from training.own_process import WORD
 from training.setting_checks import at_least
@@ -40,7 +41,7 @@ def benchmark(settings: BenchmarkSettings) -> list[Entry]:
     out = Path(base.out or "runs/benchmark")
     entries = run_benchmark(tasks, base, settings.data_root, settings.seeds, out, console.print)
     text = benchmark_page(entries, base, shlex.join([*WORD.split(), *sys.argv[1:]]))
-    (out / "report.md").write_text(text)
+    write_atomic(out / "report.md", text.encode())
     console.print(text, markup=False)
     print(f"report: {out / 'report.md'}")
     return entries

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from tqdm.auto import tqdm
 
+from loralib.checkpoint import write_atomic
 from training.compare import Compared, check_plan, make_plan, run_plan, tune
 from training.compare_page import Times, draw, page
 from training.own_process import WORD
@@ -48,6 +49,8 @@ class CompareSettings:
             raise ValueError(f"learning_rates={self.learning_rates}: expected factors above 0")
         if 0 < self.rounds < 5:
             raise ValueError(f"rounds={self.rounds}: expected 0, or at least 5 for quantiles")
+        if self.run.restart:
+            raise ValueError("restart: a comparison goes on with what it finds; remove its folder (--out) to start over")
         if self.run.method != TrainSettings.method:
             raise ValueError(f"method={self.run.method!r}: a comparison runs every method; leave --method out")
 
@@ -70,7 +73,7 @@ def compare(settings: CompareSettings) -> list[Compared]:
         times = step_times(trained, settings.rounds, lambda numbers: tqdm(numbers, leave=False, disable=None))
     chart = draw(rows, out / "compare.png")
     text = page(rows, tried, times, chart.name, shlex.join([*WORD.split(), *sys.argv[1:]]))
-    (out / "report.md").write_text(text)
+    write_atomic(out / "report.md", text.encode())
     kept = ("metric", "start_metric", "loss", "texts", "trainable", "head_parameters", "file_bytes", "saved_bytes")
     kept += ("optimizer_bytes", "peak_bytes", "seconds_per_step", "learning_rate", "seed", "steps", "metric_name", "task")
     write_json(

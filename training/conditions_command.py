@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from loralib.checkpoint import write_atomic
 from training.conditions import measure, report
 from training.setting_checks import at_least
 
@@ -25,6 +26,6 @@ def run(settings: ConditionsSettings) -> None:
     console = Console(soft_wrap=True)
     results = measure(settings.out, range(settings.seeds), console.print)
     page = report(results, range(settings.seeds))
-    (settings.out / "report.md").write_text(page)
-    (settings.out / "results.json").write_text(json.dumps([asdict(m) for m in results], indent=1) + "\n")
+    write_atomic(settings.out / "report.md", page.encode())
+    write_atomic(settings.out / "results.json", (json.dumps([asdict(m) for m in results], indent=1) + "\n").encode())
     console.print(page, markup=False)

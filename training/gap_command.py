@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markdown import Markdown
 
+from loralib.checkpoint import write_atomic
 from training.gap import ENDS, ROWS, draw, measure_gap, page
 from training.own_process import WORD
 from training.run_folder import write_json
@@ -45,7 +46,7 @@ def gap(settings: GapSettings) -> None:
         write_json(settings.out / f"{task}.json", asdict(gaps[-1]))
     chart = draw(gaps, names, settings.out / "gap.png")
     text = page(gaps, names, shlex.join([*WORD.split(), *sys.argv[1:]]), chart.name)
-    (settings.out / "report.md").write_text(text)
-    (settings.out / "results.json").write_text(json.dumps([asdict(g) for g in gaps], indent=1) + "\n")
+    write_atomic(settings.out / "report.md", text.encode())
+    write_atomic(settings.out / "results.json", (json.dumps([asdict(g) for g in gaps], indent=1) + "\n").encode())
     console.print(Markdown(text))
     print(f"report: {settings.out / 'report.md'}   chart: {chart}")

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from loralib.checkpoint import write_atomic
 from training.report import draw_losses, find_runs, report_page
 
 
@@ -27,5 +28,5 @@ def report(settings: ReportSettings) -> None:
     if settings.out is not None:
         settings.out.mkdir(parents=True, exist_ok=True)
         chart = draw_losses(runs, settings.out / "losses.png")
-        (settings.out / "report.md").write_text(f"{page}\n![training losses]({chart.name})\n")
+        write_atomic(settings.out / "report.md", (f"{page}\n![training losses]({chart.name})\n").encode())
         print(f"report: {settings.out / 'report.md'}   chart: {chart}")

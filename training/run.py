@@ -1,11 +1,8 @@
 """One training run from a task's name to a folder of results: `train_model("sentiment", method="lora")`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
@@ -19,7 +16,7 @@ from training.data import evaluation_split, first_rows, load_task
 from training.encoding import Encoded, encode
 from training.evaluation import HeldOut, evaluate, objective_of
 from training.generation import Sample, checked_prompts, generate_samples, references_by_prompt
-from training.methods import SMALL_MODEL, apply_method, default_learning_rate
+from training.methods import apply_method, default_learning_rate
 from training.progress import Progress
 from training.randomness import seeded
 from training.result import Measured, TrainResult, finish, finished_result, metric_key
@@ -27,6 +24,7 @@ from training.run_folder import TRAINED, RunFolder
 from training.settings import TrainSettings
 from training.tasks import TaskSpec, find_task
 from training.text_metrics import text_scores
+from training.threads import threads_restored, use_threads
 from training.trackers import Trackers, tracker_names
 from training.trained import save_trained
 
@@ -45,7 +43,8 @@ def train_model(task: str, settings: TrainSettings | None = None, **changes) -> 
     accelerator = processes.make_accelerator(settings.mixed_precision)
     data = load_task(spec, settings.data_dir, settings.seed, settings.train_rows)
     base = load_base(spec, settings.model, settings.seed, settings.random_weights, four_bit=settings.method == "qlora")
-    with _threads(settings.threads, base):
+    with threads_restored():
+        use_threads(settings.threads, base.model)
         return _train(settings, spec, data, base, accelerator, trackers)
 
 
@@ -230,14 +229,3 @@ def _check_prompts(settings: TrainSettings, held_out: HeldOut, base: Base) -> No
 def _say(text: str, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
         tqdm.write(text)
-
-
-@contextmanager
-def _threads(wanted: int | None, base: Base) -> Iterator[None]:
-    before = torch.get_num_threads()
-    small = sum(p.numel() for p in base.model.parameters()) < SMALL_MODEL
-    torch.set_num_threads(wanted or (1 if small else before))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

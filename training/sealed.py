@@ -23,14 +23,22 @@ KINDS = (".safetensors", ".json")
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to write into. At the end it takes the place of `folder`, which is complete or as it was before."""
-    partial = folder.with_name(f".{folder.name}.partial")
+    """A new folder to write into. At the end it takes the place of `folder`, which is complete or as it was before.
+
+    No file system exchanges two folders in one step everywhere: killed between the two renames, the old one is `.NAME.old`.
+    """
+    partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
     shutil.rmtree(partial, ignore_errors=True)
+    if old.exists() and not folder.exists():
+        os.replace(old, folder)
     partial.mkdir(parents=True)
     try:
         yield partial
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            os.replace(folder, old)
         os.replace(partial, folder)
+        shutil.rmtree(old, ignore_errors=True)
     except SafetensorError as error:  # what transformers' writer raises on a full disk
         raise OSError(f"{folder}: cannot be written ({error})") from error
     finally:

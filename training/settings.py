@@ -146,7 +146,7 @@ class TrainSettings:
         positive(("learning_rate", "max_grad_norm", "lora_alpha", "lora_plus_ratio"), self)
         below_one(("warmup_share", "lora_dropout"), self)
         self._refuse_unused()
-        if self.method == "fusion" and self.members.count(",") < 1:
+        if self.method == "fusion" and len([m for m in self.members.split(",") if m.strip()]) < 2:
             raise ValueError(f"members={self.members!r}: a fusion has at least two, joined by commas")
 
     def _refuse_unused(self) -> None:

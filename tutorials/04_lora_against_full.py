@@ -349,7 +349,8 @@ def paired_by_hand(a: list[float], b: list[float]) -> tuple[float, float]:
 
 for label in ("LoRA r=4", "LoRA r=8", "LoRA r=16"):
     mean, error = paired_by_hand(scores[label], scores["full"])
-    assert torch.allclose(torch.tensor([mean, error]), torch.tensor(paired_gap(scores[label], scores["full"])))
+    theirs = paired_gap(scores[label], scores["full"])
+    assert torch.allclose(torch.tensor([mean, error]), torch.tensor(theirs)), "√n, and n - 1 in the deviation"
     print(f"{label:9} {[round(s, 3) for s in scores[label]]}: {mean:+.4f} ± {error:.4f}, counts: {abs(mean) > 2 * error}")
 assert abs(mean) < 2 * error, "the largest difference counts least: one seed of r = 16 went wrong, and three are few"
 
