@@ -142,9 +142,9 @@ for k, name in ((not_bad, "not (bad)"), (not_good, "not (good)")):
     print(f"{name:11} is like good {float(like[k, good]):.2f}, like bad {float(like[k, bad]):.2f}")
 assert like[not_bad, good] > 3 * like[not_bad, bad], "'not' of 'not bad' offers what 'good' offers"
 assert like[not_good, bad] > 3 * like[not_good, good], "and 'not' of 'not good' what 'bad' offers"
-figure, axes = plt.subplots(figsize=(4.8, 4.2))
+figure, axes = plt.subplots(figsize=(5.2, 4.2))
 names = ["good", "bad", "not (bad)", "(not) bad", "not (good)", "(not) good"]
-figure.colorbar(axes.imshow(like[pick][:, pick], cmap="Greens", vmin=0, vmax=1), label="share of the likeness")
+figure.colorbar(axes.imshow(like[pick][:, pick], cmap="Greens", vmin=0, vmax=1), shrink=0.75, label="share of the likeness")
 axes.set_xticks(range(6), names, rotation=40, ha="right")
 axes.set_yticks(range(6), names)
 for i, j in ((2, 0), (4, 1)):
@@ -425,7 +425,7 @@ for panel, name in zip(panels, NAMES[:2], strict=True):
     panel.axvline(best[name], color=COLOURS["ceiling"], linestyle="--", label="the teacher")
     panel.set_xlabel(name)
 panels[0].set_yticks(range(len(WAYS)), list(WAYS))
-panels[0].set_title("relations on 100 texts: as good as 1,600 texts")
+panels[0].set_title("relations: 100 texts as good as 1,600")
 panels[1].set_title("and they bring the truth nearer")
 panels[1].set_xticks([0.05, 0.1, 0.15, 0.2])
 panels[1].legend(loc="lower right")
