@@ -14,7 +14,7 @@ def soft_gradient(z: Tensor, v: Tensor, T: float) -> Tensor:
 def mixed_loss(z: Tensor, v: Tensor, labels: Tensor, T: float, a: float) -> Tensor:
     """★★ (1 - a) · mean cross-entropy of the labelled rows + a · mean T² KL of all rows. No label (N): -100.
 
-    A batch without any label has the teacher's part alone. Three lines.
+    A batch without any label has only the second part, a · mean T² KL. Three lines.
     """
     raise NotImplementedError("mixed_loss")
 

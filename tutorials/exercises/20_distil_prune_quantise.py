@@ -6,7 +6,7 @@ from torch import Tensor
 def to_int8(w: Tensor) -> tuple[Tensor, Tensor]:
     """★ Whole numbers (N, K) of dtype int8 and one scale a row (N, 1), so that w ≈ q · scale, off by half a scale at most.
 
-    A row of zeros stays a row of zeros. Three lines.
+    A row of zeros stays a row of zeros, with any scale above 0. Three lines.
     """
     raise NotImplementedError("to_int8")
 
