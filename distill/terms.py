@@ -5,8 +5,8 @@
 So a token counts as much as any other, wherever it stands, and padding not at all.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,8 @@ class Term:
     total: Callable[[Sight], Tensor]
     asks: bool = False
     """whether it needs the teacher's answers"""
+    learned: Mapping[str, nn.Module] = field(default_factory=dict)
+    """the projections that it passes the student's states through, by key: they must learn with the student"""
 
 
 def make_terms(words: Sequence[LossWord], kind: str, projections: nn.ModuleDict, causal: bool) -> list[Term]:
@@ -129,7 +131,9 @@ def _between_layers(word: LossWord, projections: nn.ModuleDict, causal: bool) ->
 
     by_row = word.name in ("patient", "transfer")
     count = (lambda batch: len(batch["input_ids"])) if by_row else (lambda batch: int(batch["attention_mask"].sum()))
-    return Term(word.text, lambda progress: word.number("w", progress), count, total)
+    keys = (projection_key(word.name, pair) for pair in word.pairs)
+    learned = {key: projections[key] for key in keys if key in projections}
+    return Term(word.text, lambda progress: word.number("w", progress), count, total, learned=learned)
 
 
 def _one_pair(word: LossWord, pair: tuple[int, int], sight: Sight, projections: nn.ModuleDict, causal: bool) -> Tensor:

@@ -26,6 +26,7 @@ class Answers(Protocol):
 class Distiller(nn.Module):
     """A student with what only the run needs: projections to the teacher's width. The teacher's weights are no part of it.
 
+    projections: holds each projection that a term uses, or ValueError: outside, it would stay where the draw put it.
     teacher: asked for states. answers: asked for logits; the teacher too, or a cache of its answers. `hidden`, `attention`: what
     both passes must show.
     """
@@ -49,6 +50,10 @@ class Distiller(nn.Module):
         self.asks = any(term.asks for term in self.terms)
         self.teacher_seconds = 0.0
         """spent on the teacher since the start; on a GPU only what it takes to ask"""
+        kept = set(projections.children())
+        lost = [key for term in self.terms for key, layer in term.learned.items() if layer not in kept]
+        if lost:
+            raise ValueError(f"projections lack {lost}, which a term uses and which would not learn: hand in what made the terms")
         self.shows = {"hidden": hidden, "attention": attention}
         if (hidden or attention) and teacher is None:
             raise ValueError("losses on states need the teacher itself: its cache holds answers only")

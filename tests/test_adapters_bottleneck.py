@@ -216,6 +216,8 @@ def test_adapter_drop_and_layers():
         attach(model, BottleneckConfig(leave_out=(7,)), "b")
     with pytest.raises(ValueError, match="leaves no layer"):
         attach(model, BottleneckConfig(leave_out=(0, 1)), "b")
+    with pytest.raises(ValueError, match="`places` says already where adapters go"):
+        attach(model, BottleneckConfig(places=(("bert.encoder.layer.0", "parallel"),), leave_out=(0,)), "b")
 
 
 def test_rows_of_a_batch_have_adapters_of_their_own():

@@ -279,3 +279,16 @@ def test_200_damaged_files_all_raise_and_none_loads(tmp_path):
             assert str(folder) in str(error) and len(str(error)) > len(str(folder)) + 15
             assert not any("lora" in n for n, _ in model.named_parameters()), (index, kind)
     assert not quiet, f"{len(quiet)} of {len(kinds)} damaged files loaded quietly: {quiet}"
+
+
+def test_a_head_that_the_settings_name_and_the_file_lacks_is_refused(tmp_path):
+    """It would load, and answer with a random head."""
+    model = tiny.bert()
+    lora.inject(model, lora.LoraConfig(r=2, target_modules=["query"]))
+    lora.save_adapter(model, tmp_path)
+    tensors = {k: v for k, v in load_file(tmp_path / WEIGHTS).items() if "classifier" not in k}
+    save_file(tensors, tmp_path / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(lora.AdapterFileError, match=r"no tensors of \['classifier'\].*random head"):
+        lora.load_adapter(tiny.bert(), tmp_path, trainable=False)
+    report = lora.load_adapter(tiny.bert(), tmp_path, trainable=False, with_heads=False)
+    assert report.tensors == report.expected == len(tensors)

@@ -59,6 +59,7 @@ def test_all_linear_leaves_a_new_task_head_alone_and_trains_it_whole():
         ({"target_modules": ["self_attn"]}, "Name the layers inside"),
         ({"target_modules": ["norm"]}, "Name the layers inside"),
         ({"layers_to_transform": []}, "empty"),
+        ({"layers_pattern": "layers"}, "picks nothing without layers_to_transform"),
         ({"layers_to_transform": [7]}, r"layers \[7\]"),
         ({"target_modules": ["q_proj"], "modules_to_save": ["layers"]}, "no forward"),
     ],

@@ -126,6 +126,7 @@ def test_one_factor_is_taken_without_a_trial(tmp_path):
     ("words", "expected"),
     [
         (["--method", "full"], "leave --method out"),
+        (["--restart"], "remove its folder"),
         (["--ranks", 2, 2], "different whole numbers"),
         (["--rounds", 3], "at least 5"),
         (["--learning-rates", -1], "factors above 0"),

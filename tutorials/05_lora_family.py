@@ -233,8 +233,8 @@ for name in ("DoRA", "PiSSA", "(IA)³"):
 
 # %%
 figure, panel = plt.subplots(figsize=(6.4, 3.2))
-for i, values in enumerate(scores.values()):
-    panel.plot([i] * 3, values, "o", color=COLOURS["lora"], markersize=7, alpha=0.8)
+for i, (values, colour) in enumerate(zip(scores.values(), ("lora", "dora", "pissa", "ia3"), strict=True)):
+    panel.plot([i] * 3, values, "o", color=COLOURS[colour], markersize=7, alpha=0.8)
     panel.plot([i - 0.25, i + 0.25], [sum(values) / 3] * 2, color=COLOURS["full"], linewidth=1.5)
 panel.set_xticks(range(len(scores)), list(scores))
 panel.set(title="two seeds of LoRA differ more than the means of any two methods", ylabel="exact match (dots: seeds, line: mean)")

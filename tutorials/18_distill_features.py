@@ -554,25 +554,36 @@ assert not any(p.requires_grad for p in big.parameters()), "and the teacher's we
 # The other one: $W$ belongs neither to the student nor to the teacher, so it is easily forgotten when the optimizer is made. Then
 # it stays where the draw put it, and the student must bend its states to a random map.
 #
-# **Predict:** is there an error? And how far does $W$ move?
+# **Predict:** is there an error when nothing trains $W$? And how far does it move?
 
 # %%
 for way in ("in the run", "forgotten"):
     words = read_losses(["hidden:2->2"])
-    P = make_projections(words, 32, 64, seed=1)
+    P = make_projections(words, 32, 64, seed=1).requires_grad_(way == "in the run")
     start = P["hidden 2 to 2"].weight.detach().clone()
-    terms, lost = make_terms(words, "classification", P, causal=False), torch.nn.ModuleDict()
-    mine = narrow_student()
+    terms, mine = make_terms(words, "classification", P, causal=False), narrow_student()
     for part in (mine.bert.pooler, mine.classifier):  # no loss on states reaches them
         part.requires_grad_(False)
-    taught(Distiller(mine, lost if way == "forgotten" else P, terms, teacher, None, hidden=True), rows.train, seed=1, steps=30)
+    taught(Distiller(mine, P, terms, teacher, None, hidden=True), rows.train, seed=1, steps=30)
     moved = float((P["hidden 2 to 2"].weight.detach() - start).norm())
     print(f"W {way}: it moved by {moved:.3f}")
     assert (moved == 0) == (way == "forgotten"), "no error tells; compare W before and after"
 
 # %% [markdown]
-# `python -m distill` puts them in by itself. With a loop of your own, compare $W$ before and after.
+# A student that is made with `Distiller` cannot lose a $W$: it wants to have every one that a term uses. With a loop of your own,
+# compare $W$ before and after.
 #
+# **Predict:** what does the message name?
+
+# %%
+try:
+    Distiller(mine, torch.nn.ModuleDict(), terms, teacher, None, hidden=True)
+    raise AssertionError("a term without its W must be refused")
+except ValueError as error:
+    print(error)
+    assert "hidden 2 to 2" in str(error), "which pair of layers has lost its W?"
+
+# %% [markdown]
 # ## What could go wrong
 #
 # | symptom | likely cause | check |

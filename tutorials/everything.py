@@ -54,6 +54,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 MEMBERS = ("sentiment", "topic", "qa")  # tasks of a fusion's adapters, beside the task's own
 COLOUR = {way: COLOURS[options.get("method", "distilled")] for way, options in WAYS.items()}
+COLOUR |= {"rsLoRA r=32": COLOURS["rslora"], "DoRA": COLOURS["dora"]}
 
 
 @dataclass(frozen=True)
