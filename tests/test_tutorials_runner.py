@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from tutorials import lessons, pages, practice, render, sources
+from tutorials.with_titles import with_titles
 
 HEAD = """# %% [markdown]
 # # 07 · Water is wet
@@ -180,3 +181,22 @@ def test_the_command_lists_and_refuses():
     assert all(f"{lesson.number}  {lesson.claim}" in listed.stdout for lesson in lessons.all_lessons())
     refused = run("run", "99")
     assert refused.returncode == 1 and refused.stderr.startswith("error: no lesson '99'")
+
+
+def test_a_lesson_is_run_with_its_titles_and_keeps_its_lines(tmp_path):
+    source = "# %% [markdown]\n# # Title\n#\n# ## 1. It's \"one\"\n#\n# text\n\n# %%\nprint('result')\nassert False, 'why'\n"
+    (tmp_path / "x.py").write_text(source)
+    command = [sys.executable, "tutorials/with_titles.py", str(tmp_path / "x.py")]
+    done = subprocess.run(command, cwd=lessons.ROOT, capture_output=True, text=True)
+    assert done.stdout == '\n## 1. It\'s "one"\nresult\n'
+    assert 'x.py", line 10' in done.stderr and "why" in done.stderr
+    for lesson in lessons.all_lessons():
+        text = lesson.path.read_text()
+        assert len(with_titles(text).splitlines()) == len(text.splitlines()) and with_titles(text) != text
+
+
+def test_a_python_without_torch_is_told_what_to_do():
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "tutorials", "run", "00"], cwd=lessons.ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "no torch" in done.stderr and "source .venv/bin/activate" in done.stderr

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from tutorials import lessons
@@ -37,6 +38,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _do(wanted: argparse.Namespace) -> int:
+    if wanted.command not in (None, "list") and find_spec("torch") is None:
+        told = "run `make setup` once, then `source .venv/bin/activate` in every new terminal"
+        raise RuntimeError(f"this Python ({sys.executable}) has no torch: {told}")
     if wanted.command == "run":
         return lessons.run(lessons.find(wanted.number))
     if wanted.command == "render":

@@ -91,8 +91,8 @@ def listing() -> str:
 
 
 def run(lesson: Lesson) -> int:
-    """Run a lesson in a fresh process from the project's root; returns its exit status."""
-    command = [sys.executable, str(lesson.path.relative_to(ROOT))]
+    """Run a lesson in a fresh process from the project's root, with its section titles; returns its exit status."""
+    command = [sys.executable, "tutorials/with_titles.py", str(lesson.path.relative_to(ROOT))]
     return subprocess.run(command, cwd=ROOT, env=environment(), check=False).returncode
 
 
