@@ -62,7 +62,7 @@ def test_memory_and_batches_counted_on_the_22_m_encoder():
 def test_the_quoted_scores_are_those_of_the_results():
     sst2, e2e = results("sst2"), results("e2e")
     mean = lambda rows, key: sum(r[key] for r in rows) / len(rows)  # noqa: E731
-    assert f"{mean(sst2['LoRA r=8'], 'metric'):.3f}" == "0.843" and f"{mean(sst2['full'], 'metric'):.3f}" == "0.851"
+    assert f"{mean(sst2['LoRA r=8'], 'metric'):.3f}" == "0.844" and f"{mean(sst2['full'], 'metric'):.3f}" == "0.851"
     start, top = mean(e2e["untouched"], "metric"), mean(e2e["full"], "metric")
     kept = [round(100 * (mean(e2e[f"LoRA r={r}"], "metric") - start) / (top - start)) for r in (1, 4, 8, 16)]
     assert kept == [74, 85, 89, 93]

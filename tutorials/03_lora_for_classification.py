@@ -264,7 +264,7 @@ assert one_way > 0.9, "far below one half is a sign of swapped labels, not of a 
 #
 # (On qqp the most frequent label is 0, and F1 counts label 1, so the floor is 0.) Read it with section 3: on cola, mrpc and
 # rte the model is at its floor after so few steps, although "0.814" looks fine. On SST-2, three seeds: head alone 0.655 ±
-# 0.025, LoRA r = 8 0.843 ± 0.009, full 0.851 ± 0.005 ([report](../training/results/sst2/report.md), [the claims of the old
+# 0.025, LoRA r = 8 0.844 ± 0.008, full 0.851 ± 0.005 ([report](../training/results/sst2/report.md), [the claims of the old
 # guide](../CLAIMS.md)).
 #
 # ## What could go wrong

@@ -150,7 +150,7 @@ assert abs(eight.metric - qlora.metric) < 0.05 * qlora.metric, "rounded averages
 
 # %% [markdown]
 # One seed, one small model: that QLoRA's loss is lower means nothing. On real text, three seeds each: E2E with a decoder of 260
-# thousand parameters, loss 2.090 ± 0.050 (LoRA) and 2.098 ± 0.074 (QLoRA); SST-2 with a 22 M encoder, accuracy 0.843 ± 0.009 and
+# thousand parameters, loss 2.090 ± 0.050 (LoRA) and 2.098 ± 0.074 (QLoRA); SST-2 with a 22 M encoder, accuracy 0.844 ± 0.008 and
 # 0.857 ± 0.006 ([report](../training/results/qlora/report.md)). Note the time of a step: QLoRA buys memory, not speed.
 #
 # ## 5. The memory of 7 and 70 billion, by a formula that you can check
