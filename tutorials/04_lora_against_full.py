@@ -357,8 +357,10 @@ assert abs(mean) < 2 * error, "the largest difference does not count: one seed o
 # %% [markdown]
 # The small difference of r = 8 counts, the large one of r = 16 does not. Seed 1 of r = 16 runs at a rate that is too high for it
 # and goes its own way: three days earlier, with code that differed in the last bits only, it ended at 0.788 instead of 0.672,
-# while 19 of the other 20 runs gave the same digits. A table with one number per method hides this. Three seeds are the least. Even then the rule finds a difference about one time
-# in five where there is none (a t-distribution with two degrees of freedom lies beyond ±2 with probability 0.18).
+# while 19 of the other 20 runs gave the same digits.
+#
+# A table with one number per method hides all this. Three seeds are the least. Even then the rule finds a difference about one
+# time in five where there is none (a t-distribution with two degrees of freedom lies beyond ±2 with probability 0.18).
 #
 # ## Which one should I take?
 #
