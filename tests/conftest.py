@@ -1,6 +1,7 @@
 """Shared ground of the tests: one thread, no network, and the real data where it lies beside the project."""
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -8,6 +9,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import pytest
+import tiny_folder
 import torch
 
 if not torch.cuda.is_available():  # Triton reads it when a kernel is defined
@@ -32,3 +34,20 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def shared() -> Path:
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, str]:
+    """Folders of models by kind: two that are whole, and four in which something is missing or cut."""
+    folder = tmp_path_factory.mktemp("models")
+    made = {"encoder": tiny_folder.encoder(folder / "encoder"), "decoder": tiny_folder.decoder(folder / "decoder")}
+    shutil.copytree(made["encoder"], folder / "no tokenizer")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / "no tokenizer" / name).unlink()
+    shutil.copytree(made["encoder"], folder / "no weights")
+    (folder / "no weights" / "model.safetensors").unlink()
+    shutil.copytree(made["encoder"], folder / "cut weights")
+    weights = folder / "cut weights" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    (folder / "empty").mkdir()
+    return made | {name: str(folder / name) for name in ("no tokenizer", "no weights", "cut weights", "empty")}

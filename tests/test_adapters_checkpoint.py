@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
-from test_adapters_bottleneck import MODELS, run
+from test_adapters_architectures import MODELS, run
 
 from adapters.attach import activate, attach, attached, sites, train_only
 from adapters.bottleneck import BottleneckConfig

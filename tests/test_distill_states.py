@@ -4,11 +4,16 @@ import pairs
 import pytest
 import tiny
 import torch
+from torch import nn
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from adapters import PrefixTuningConfig, add_virtual_tokens
+from distill.loss_words import read_losses
 from distill.losses import MASKED
 from distill.states import NAME, Heard, answer_logits, answers_in, look
+from distill.teacher import Teacher
+from distill.terms import make_projections, make_terms
+from distill.trainer import Distiller
 from training import metrics
 
 LENGTHS = (9, 4, 6)
@@ -173,3 +178,14 @@ def test_a_decoder_that_classifies_answers_once_for_a_row():
     rows = rows | {"input_ids": rows["input_ids"].clamp(min=1) * rows["attention_mask"], "labels": torch.tensor([0, 1, 2])}
     seen = look(model, rows, attention=True)
     assert answer_logits("classification", seen.out, rows).shape == (3, 3)
+
+
+def test_a_projection_that_would_not_learn_is_refused():
+    student, teacher = pairs.model("tagging", 1, hidden_size=12), Teacher([pairs.model("tagging", 9)], "tagging")
+    words = read_losses(["hidden:1->2"])
+    projections = make_projections(words, 12, teacher.models[0].config.hidden_size, seed=0)
+    terms = make_terms(words, "tagging", projections, causal=False)
+    assert Distiller(student, projections, terms, teacher, None, hidden=True).projections is projections
+    for others in (nn.ModuleDict(), make_projections(words, 12, teacher.models[0].config.hidden_size, seed=0)):
+        with pytest.raises(ValueError, match=r"projections lack \['hidden 1 to 2'\]"):
+            Distiller(student, others, terms, teacher, None, hidden=True)

@@ -3,7 +3,6 @@
 import pairs
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from distill import features, relations
@@ -12,7 +11,6 @@ from distill.losses import LOSSES, binary_soft_targets
 from distill.states import answer_logits, answers_in, look
 from distill.teacher import Teacher
 from distill.terms import LABELLED, labelled_only, make_projections, make_terms, soft_sum
-from distill.trainer import Distiller
 from training import metrics
 
 CASES = [(name, kind) for kind in pairs.KINDS for name in (*pairs.SOFT, "hard") if pairs.fits(name, kind)]
@@ -297,14 +295,3 @@ def test_another_width_is_projected_by_a_matrix_that_trains_and_keeps_lengths():
     words = read_losses(["hidden:1->1"])
     first, again, other = (make_projections(words, 12, 24, seed)["hidden 1 to 1"].weight for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other) and not make_projections(words, 24, 24, 0)
-
-
-def test_a_projection_that_would_not_learn_is_refused():
-    student, teacher = pairs.model("tagging", 1, hidden_size=12), Teacher([pairs.model("tagging", 9)], "tagging")
-    words = read_losses(["hidden:1->2"])
-    projections = make_projections(words, 12, teacher.models[0].config.hidden_size, seed=0)
-    terms = make_terms(words, "tagging", projections, causal=False)
-    assert Distiller(student, projections, terms, teacher, None, hidden=True).projections is projections
-    for others in (nn.ModuleDict(), make_projections(words, 12, teacher.models[0].config.hidden_size, seed=0)):
-        with pytest.raises(ValueError, match=r"projections lack \['hidden 1 to 2'\]"):
-            Distiller(student, others, terms, teacher, None, hidden=True)

@@ -7,11 +7,10 @@ import tiny
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers.pytorch_utils import Conv1D
 
 import loralib as lora
 from kernels.measure import saved_bytes
-from kernels.nf4 import dequantize, levels, quantize
+from kernels.nf4 import dequantize, quantize
 from loralib.layers import QuantizedLinear
 from loralib.linear4bit import Linear4bit
 from loralib.merge4bit import merge_dequant, merge_requant
@@ -143,123 +142,6 @@ def test_all_seven_projections_of_a_llama():
 # ---------------------------------------------------------------- the whole model
 
 
-@pytest.mark.parametrize(("make", "count"), [(tiny.llama, 21), (tiny.gpt2, 8), (tiny.bert, 13)])
-def test_quantize_model_replaces_all_but_heads_and_says_the_error(make, count):
-    model, plain = make(), make()
-    report = quantize_model(model)
-    assert len(report.rows) == count
-    heads = [m for n, m in model.named_modules() if n in ("lm_head", "classifier")]
-    assert heads and not any(isinstance(m, Linear4bit) for m in heads)
-    assert 0.05 < report.error < 0.15 and 4.1 < report.bits < 4.8
-    assert f"{count} layers" in str(report) and report.rows[0].path in str(report)
-    for row in report.rows:
-        layer = plain.get_submodule(row.path)
-        weight = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
-        assert tuple(weight.shape) == row.shape
-    # the model computes what a float model with the decoded weights computes
-    for row in report.rows:
-        layer, packed = plain.get_submodule(row.path), model.get_submodule(row.path)
-        W = dequantize(packed.quantized)
-        layer.weight.data = W.T.contiguous() if isinstance(layer, Conv1D) else W
-    torch.testing.assert_close(model(tiny.ids()).logits, plain(tiny.ids()).logits, atol=1e-5, rtol=1e-5)
-
-
-def test_skip_names_must_fit_and_a_model_is_quantised_once():
-    model = tiny.llama()
-    with pytest.raises(ValueError, match="nearest"):
-        quantize_model(model, skip=["down_prj"])
-    report = quantize_model(model, skip=["down_proj"])
-    assert len(report.rows) == 18 and isinstance(model.model.layers[0].mlp.down_proj, nn.Linear)
-    with pytest.raises(ValueError, match="already"):
-        quantize_model(model)
-    with pytest.raises(ValueError, match="already"):
-        quantize_model(tiny_with_lora())
-
-
-def tiny_with_lora():
-    model = tiny.llama()
-    lora.inject(model, lora.LoraConfig(target_modules=["q_proj"]))
-    return model
-
-
-def test_bad_weights_are_named_and_nothing_is_changed():
-    model = tiny.llama()
-    model.model.layers[1].mlp.up_proj.weight.data[3, 3] = float("inf")
-    with pytest.raises(ValueError, match=r"model.layers.1.mlp.up_proj.weight"):
-        quantize_model(model)
-    assert not any(isinstance(m, Linear4bit) for m in model.modules())
-
-
-@pytest.mark.fault
-def test_tied_weights_are_refused():
-    model = tiny.llama()
-    model.model.layers[1].self_attn.q_proj.weight = model.model.layers[0].self_attn.q_proj.weight
-    with pytest.raises(ValueError, match="skip"):
-        quantize_model(model)
-
-
-def test_prepare_freezes_widens_and_checkpoints():
-    model = tiny.llama(dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match="quantize_model"):
-        prepare_model_for_kbit_training(model)
-    quantize_model(model)
-    codes = model.model.layers[0].self_attn.q_proj.weight.clone()
-    assert prepare_model_for_kbit_training(model) is model
-    floats = [p.dtype for p in model.parameters() if p.is_floating_point()]
-    assert set(floats) == {torch.float32} and not any(p.requires_grad for p in model.parameters())
-    layer = model.model.layers[0].self_attn.q_proj
-    assert layer.compute_dtype == torch.bfloat16 and torch.equal(layer.weight, codes)
-    lora.inject(model, lora.LoraConfig(r=2, target_modules=["q_proj"]))
-    model.train()
-    assert model.is_gradient_checkpointing
-    model(tiny.ids(), labels=tiny.ids()).loss.backward()
-    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
-
-
-def test_gradient_checkpointing_gives_the_same_gradients():
-    grads = []
-    for checkpointing in (False, True):
-        model = tiny.llama()
-        quantize_model(model)
-        prepare_model_for_kbit_training(model, checkpointing)
-        lora.inject(model, lora.LoraConfig(r=2, target_modules=["v_proj"], init_lora_weights=False), seed=0)
-        model.train()(tiny.ids(), labels=tiny.ids()).loss.backward()
-        grads.append([p.grad for p in model.parameters() if p.requires_grad])
-    for a, b in zip(*grads, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
-
-
-def test_moving_and_casting_a_model_leaves_codes_and_scales():
-    model = qlora_model(tiny.llama())
-    layer = model.model.layers[0].mlp.up_proj
-    before = copy.deepcopy(layer.quantized)
-    model.to(torch.bfloat16).double().float()
-    after = layer.quantized
-    assert torch.equal(before.packed, after.packed) and torch.equal(before.absmax, after.absmax)
-    assert torch.equal(before.nested.absmax, after.nested.absmax) and after.nested.absmax.dtype == torch.float32
-    assert torch.equal(before.nested.offset, after.nested.offset)
-
-
-def test_state_dict_goes_round_and_strangers_are_refused():
-    model, other = tiny.llama(), tiny.llama(seed=1)
-    quantize_model(model)
-    quantize_model(other, double_quant=False, blocksize=32)
-    state = model.state_dict()
-    other.load_state_dict(state)
-    assert torch.equal(other(tiny.ids()).logits, model(tiny.ids()).logits)
-    name = "model.layers.0.mlp.up_proj.weight"
-    for change, words in (
-        (lambda s: s.pop(f"{name}.absmax"), "absmax"),
-        (lambda s: s.update({name: s[name][:-1]}), "entries"),
-        (lambda s: s.update({f"{name}.quant_map": s[f"{name}.quant_map"] * 0.9}), "other levels"),
-        (lambda s: s.update({f"{name}.quant_state.bitsandbytes__nf4": torch.zeros(3, dtype=torch.uint8)}), "description"),
-    ):
-        broken = dict(state)
-        change(broken)
-        with pytest.raises(RuntimeError, match=words):
-            other.load_state_dict(broken)
-
-
 def test_an_adapter_goes_from_a_4bit_base_to_a_file_and_back(tmp_path):
     model = trained_a_little(qlora_model())
     lora.save_adapter(model, tmp_path)
@@ -275,74 +157,6 @@ def test_an_adapter_goes_from_a_4bit_base_to_a_file_and_back(tmp_path):
 
 
 # ---------------------------------------------------------------- merging
-
-
-def test_pt29_merge_dequant_computes_what_the_qlora_model_computed():
-    model = trained_a_little(qlora_model())
-    exact = {p: dequantize(m.quantized) + m.delta_weight("default") for p, m in lora.lora_layers(model).items()}
-    logits = model(tiny.ids()).logits
-    report = merge_dequant(model)
-    assert len(report.rows) == 21 and report.error == 0 and report.bits == 32
-    assert not any(isinstance(m, Linear4bit | lora.Linear) for m in model.modules())
-    assert all(torch.equal(model.get_submodule(path).weight, weight) for path, weight in exact.items())
-    torch.testing.assert_close(model(tiny.ids()).logits, logits, atol=1e-5, rtol=1e-5)
-
-
-def test_merge_dequant_in_16_bits_says_its_rounding():
-    model = trained_a_little(qlora_model())
-    report = merge_dequant(model, dtype=torch.bfloat16)
-    assert 1e-4 < report.error < 2**-8 and report.bits == 16
-    assert model.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize("double_quant", [False, True])
-def test_pt29_merge_requant_is_within_half_the_widest_gap(double_quant):
-    model = trained_a_little(qlora_model(double_quant=double_quant))
-    exact = {p: dequantize(m.quantized) + m.delta_weight("default") for p, m in lora.lora_layers(model).items()}
-    report = merge_requant(model)
-    assert 0.02 < report.error < 0.15 and 4 < report.bits < 5.1
-    for path, weight in exact.items():
-        layer = model.get_submodule(path)
-        assert type(layer) is Linear4bit
-        scale = quantize(weight).absmax.repeat_interleave(64)[: weight.numel()].view(weight.shape)
-        slack = 1e-6 if not double_quant else 0.02  # the scale itself is rounded to 8 bits
-        bound = scale * (levels("nf4").diff().max() / 2 + slack)
-        assert ((dequantize(layer.quantized) - weight).abs() <= bound + 1e-6).all()
-
-
-def test_gpt2s_conv1d_becomes_itself_again():
-    model = trained_a_little(qlora_model(tiny.gpt2(), targets=["c_attn", "c_proj"]))
-    logits = model(tiny.ids()).logits
-    merge_dequant(model)
-    plain = tiny.gpt2()
-    plain.load_state_dict({n: p for n, p in model.state_dict().items() if ".mlp.c_fc." not in n}, strict=False)
-    assert type(model.transformer.h[0].attn.c_attn) is Conv1D
-    assert model.transformer.h[0].attn.c_attn.weight.shape == plain.transformer.h[0].attn.c_attn.weight.shape
-    torch.testing.assert_close(model(tiny.ids()).logits, logits, atol=1e-5, rtol=1e-5)
-
-
-def test_a_plain_merge_is_refused_and_a_wrong_name_leaves_the_model_as_it_was():
-    model = trained_a_little(qlora_model())
-    logits = model(tiny.ids()).logits
-    with pytest.raises(ValueError, match="merge_dequant"):
-        lora.merge(model)
-    with pytest.raises(ValueError, match="cannot merge"):
-        merge_dequant(model, "nobody")
-    assert isinstance(model.model.layers[0].mlp.up_proj, QuantizedLinear)
-    assert torch.equal(model(tiny.ids()).logits, logits)
-    with pytest.raises(ValueError, match="no 4-bit layers with LoRA"):
-        merge_requant(tiny_with_lora())
-
-
-def test_rows_with_adapters_of_their_own_on_a_4bit_base():
-    model = trained_a_little(qlora_model())
-    ids = tiny.ids(batch=2)
-    with lora.mixed_batch(model, ["default", None]):
-        both = model(ids).logits
-    one = model(ids[:1]).logits
-    with lora.disable_adapters(model):
-        two = model(ids[1:]).logits
-    torch.testing.assert_close(both, torch.cat([one, two]), atol=1e-5, rtol=1e-5)
 
 
 def test_the_reported_error_is_that_of_the_whole_matrix():
