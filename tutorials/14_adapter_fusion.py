@@ -319,7 +319,7 @@ assert all(shares[:, 0].mean() > 1 / shares.shape[1] for shares in maps.values()
 assert by_token[:, 0].max() - by_token[:, 0].min() > 0.1, "tokens do not agree: this is what dynamic means"
 
 # %%
-figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.2), width_ratios=[1, 1, 5])
+figure, axes = plt.subplots(1, 3, figsize=(9.2, 3.1), dpi=100, width_ratios=[1, 1, 5])
 words = base.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0])[:18]
 panels = [(case, maps[case].T, ["own", *others[case]], ["layer 1", "layer 2"]) for case in CASES]
 panels.append(("48 labels, layer 1: the first tokens of one text", by_token[:18].T, ["own", *others["48 labels"]], words))
