@@ -16,6 +16,8 @@ if not torch.cuda.is_available():  # Triton reads it when a kernel is defined
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SHARED = Path(__file__).parents[2] / "shared"
+LONG = ("processes", "resume", "compare", "builds", "book", "faults", "commands")
+"""in the names of files whose tests take long, most of them with processes of their own"""
 
 
 def pytest_configure(config):
@@ -23,7 +25,8 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: "tutorial" not in item.keywords)  # the longest first, so that no worker waits at the end
+    # the longest first, so that no worker waits at the end
+    items.sort(key=lambda item: ("tutorial" not in item.keywords, not any(word in item.path.stem for word in LONG)))
     for item in items:
         if "real" in item.keywords and not (SHARED / "data").exists():
             item.add_marker(pytest.mark.skip(reason="the real data (shared/data) is not beside the project"))
