@@ -9,7 +9,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import pytest
-import tiny_folder
 import torch
 
 if not torch.cuda.is_available():  # Triton reads it when a kernel is defined
@@ -42,6 +41,8 @@ def shared() -> Path:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, str]:
     """Folders of models by kind: two that are whole, and four in which something is missing or cut."""
+    import tiny_folder  # here: it brings transformers, and Triton has to see TRITON_INTERPRET first
+
     folder = tmp_path_factory.mktemp("models")
     made = {"encoder": tiny_folder.encoder(folder / "encoder"), "decoder": tiny_folder.decoder(folder / "decoder")}
     shutil.copytree(made["encoder"], folder / "no tokenizer")

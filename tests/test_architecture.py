@@ -1,6 +1,8 @@
 """The rooms and the one direction: who may import whom, how large a file and a function may be."""
 
 import ast
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -66,3 +68,17 @@ def test_only_commands_and_reports_print():
             continue
         calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
         assert not [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"], path
+
+
+def test_shapes_are_checked_in_every_module_that_states_them():
+    """And in no other: the check costs a call of each function as much as a small tensor operation."""
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["addopts"]
+    checked = re.search(r"--jaxtyping-packages=(\S+)", options)[1].split(",")
+    packages = ("kernels", "loralib", "adapters", "training", "multitask", "distill")
+    files = [path for package in packages for path in (ROOT / package).glob("*.py")]
+    stating = [
+        path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+        for path in files
+        if "from jaxtyping" in path.read_text()
+    ]
+    assert sorted(checked) == sorted([*stating, "checker.check"])

@@ -178,7 +178,7 @@ def test_training_with_it_ends_within_1_percent_of_adamw(task, tmp_path):
     for seed in range(3):
         for optimizer, found in losses.items():
             out = str(tmp_path / f"{optimizer}{seed}")
-            run = train_model(task, method="full", steps=60, eval_rows=100, seed=seed, optimizer=optimizer, out=out, **QUICK)
+            run = train_model(task, method="full", steps=40, eval_rows=100, seed=seed, optimizer=optimizer, out=out, **QUICK)
             found.append(run.loss)
             sizes[optimizer] = run.optimizer_bytes
     means = {name: sum(found) / 3 for name, found in losses.items()}
