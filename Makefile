@@ -5,6 +5,10 @@ BIN = $(VENV)/bin
 RUN = $(BIN)/python
 export TOKENIZERS_PARALLELISM = false
 export TRANSFORMERS_VERBOSITY ?= error
+# The tests start many processes: with this variable set, each would compile our modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+# pip would take a minute to compile thousands of modules that nobody imports; Python compiles what it meets.
+INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
 .PHONY: help setup demo test test-slow kill-test test-oldest lint tutorial tutorials bench book clean
 
@@ -15,15 +19,15 @@ setup: $(VENV)/.ready  ## make .venv with everything needed (only when something
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(INSTALL) torch
+	$(INSTALL) -e '.[test]'
 	touch $@
 
 demo: setup  ## every method side by side on two tasks (under 6 minutes), report in runs/demo
 	$(RUN) -m tutorials everything --seeds 1 --out runs/demo
 
 test: setup  ## every test that a laptop can run
-	$(RUN) -m pytest -q -n 2 -m 'not slow'
+	$(RUN) -m pytest -q -n 2 --dist worksteal -m 'not slow'
 
 test-slow: setup  ## the long tests: both bases pretrained again (20 minutes)
 	$(RUN) -m pytest -q -m slow --timeout 3600
@@ -43,7 +47,7 @@ tutorial: setup  ## run one lesson: make tutorial N=01
 	$(RUN) -m tutorials run $(N)
 
 tutorials: setup  ## render the lessons whose sources changed into tutorials/rendered
-	$(RUN) -m pip install --quiet -c constraints.txt -e '.[test,render]'
+	$(INSTALL) -e '.[test,render]'
 	$(RUN) -m tutorials render
 
 bench: setup  ## the kernel benchmarks: on a GPU the Triton kernels, on a CPU the torch paths

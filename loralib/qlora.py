@@ -10,6 +10,7 @@ import inspect
 import math
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -136,13 +137,18 @@ def refuse_used_twice(model: nn.Module, layers: dict[str, nn.Module]) -> None:
 def _refuse_readers_of_the_dtype(model: nn.Module, path: str) -> None:
     """Some models ask a layer's weight for its dtype and cast their activations to it: here they would become whole numbers."""
     parent, _, name = path.rpartition(".")
+    kind = type(model.get_submodule(parent))
+    if re.search(rf"self\.{re.escape(name)}\.weight\.dtype", _source(kind)):
+        raise ValueError(f"{kind.__name__} reads self.{name}.weight.dtype, which is uint8 in 4 bits: give skip=[{name!r}]")
+
+
+@lru_cache(maxsize=256)  # to find a class, `inspect` parses its whole file: 40 ms for each layer of a model
+def _source(kind: type) -> str:
+    """The text of a class, or none where its file is not there."""
     try:
-        source = inspect.getsource(type(model.get_submodule(parent)))
+        return inspect.getsource(kind)
     except (OSError, TypeError):
-        return
-    if re.search(rf"self\.{re.escape(name)}\.weight\.dtype", source):
-        kind = type(model.get_submodule(parent)).__name__
-        raise ValueError(f"{kind} reads self.{name}.weight.dtype, which is uint8 in 4 bits: give skip=[{name!r}]")
+        return ""
 
 
 def quantized_layer(layer: nn.Module, path: str, compute_dtype: torch.dtype | None = None, **options) -> Linear4bit:

@@ -8,6 +8,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from loralib.checkpoint import write_atomic
@@ -62,7 +63,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """Write a PNG without a time stamp, so that the same picture is the same file."""
     figure.tight_layout()
     content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": None})
+    FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})  # savefig draws everything twice
     plt.close(figure)
     write_atomic(path, content.getvalue())
     return path

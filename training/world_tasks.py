@@ -9,14 +9,14 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 from datasets import Dataset, DatasetDict
 
 from training import small_world as world
 
 TAGS = ("O", "B-PER", "B-LOC", "I-LOC")
-TEST_ROWS = 1000
+VALIDATION_ROWS, TEST_ROWS = 500, 1000
 
 
 @dataclass(frozen=True)
@@ -27,21 +27,21 @@ class WorldTask:
 
 def build(task: str, seed: int = 0, train_rows: int | None = None) -> DatasetDict:
     """The task's splits (train, validation, test); `seed` draws another training set, the test set stays the same."""
-    maker = WORLD_TASKS[task]
-    splits = {
-        "train": _rows(maker, f"{task} train {seed}", train_rows or maker.train_rows),
-        "validation": _rows(maker, f"{task} validation", 500),
-        "test": _rows(maker, f"{task} test", TEST_ROWS),
-    }
-    if task == "data2text":  # a meaning that is trained on must not be tested
-        known = {row["meaning_representation"] for split in ("validation", "test") for row in splits[split]}
-        splits["train"] = [row for row in splits["train"] if row["meaning_representation"] not in known]
-    return DatasetDict({name: Dataset.from_list(rows) for name, rows in splits.items()})
+    train = _drawn(task, f"train {seed}", train_rows or WORLD_TASKS[task].train_rows)
+    return DatasetDict(
+        {"train": train, "validation": _drawn(task, "validation", VALIDATION_ROWS), "test": _drawn(task, "test", TEST_ROWS)}
+    )
 
 
-def _rows(maker: WorldTask, seed: str, count: int) -> list[dict]:
-    rng = random.Random(seed)
-    return [maker.make_row(rng) for _ in range(count)]
+@lru_cache(maxsize=64)  # the runs of a comparison ask for the same rows, and a Dataset is not changed in place
+def _drawn(task: str, split: str, count: int) -> Dataset:
+    rng = random.Random(f"{task} {split}")
+    rows = [WORLD_TASKS[task].make_row(rng) for _ in range(count)]
+    if task == "data2text" and split.startswith("train"):  # a meaning that is trained on must not be tested
+        held_out = (_drawn(task, "validation", VALIDATION_ROWS), _drawn(task, "test", TEST_ROWS))
+        known = {meaning for part in held_out for meaning in part[:]["meaning_representation"]}
+        rows = [row for row in rows if row["meaning_representation"] not in known]
+    return Dataset.from_list(rows)
 
 
 def _topic(rng: random.Random) -> dict:

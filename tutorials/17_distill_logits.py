@@ -248,7 +248,7 @@ def chosen(features: list[dict], answers) -> list[dict]:
 
 def measured(model, test, truth, v_test) -> dict[str, float]:
     z = torch.cat(answers_of(model, test.encoded.features, tokenizer, "classification", cpu))
-    labels = torch.tensor(test.rows["label"])
+    labels = torch.tensor(test.rows[:]["label"])
     right, alike = float((z.argmax(1) == labels).double().mean()), fidelity("classification", [z], [v_test])["agreement"]
     return dict(zip(NAMES, (right, distance_to_truth(z, truth), alike, calibration_error(z, labels)), strict=True))
 

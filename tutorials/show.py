@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from matplotlib import pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 PICTURES = Path("build/pictures")
@@ -15,7 +16,7 @@ def show(figure: Figure, name: str) -> None:
     """Display `figure` and close it; its first title is the text for those who cannot see it."""
     figure.tight_layout()
     file = io.BytesIO()
-    figure.savefig(file, metadata={"Software": None})
+    FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})  # savefig draws everything twice
     title = " ".join(figure.axes[0].get_title(loc="left").split() or [name])
     plt.close(figure)
     if "ipykernel" in sys.modules:
