@@ -46,6 +46,8 @@ class PrefixTuningConfig:
                 f"init_weights={self.start!r} with prefix_projection: no weights of the network are known that give such keys "
                 "and values. Take random or zero, or leave the projection out"
             )
+        if self.encoder_hidden_size is not None and not self.prefix_projection:
+            raise ValueError(f"encoder_hidden_size={self.encoder_hidden_size}: that layer is a part of prefix_projection")
         check_text(self.start == "text", self.init_text, "init_weights='text'", "init_text")
 
     @property

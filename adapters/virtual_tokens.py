@@ -178,7 +178,7 @@ def eject_prefix(model: nn.Module, name: str = "default") -> None:
     if not isinstance(encoder, PrefixEncoder) or not isinstance(config, PrefixTuningConfig):
         raise ValueError(f"{name!r} is a prompt: only a prefix with a projection can be ejected")
     encoder.eject()
-    holder.configs[name] = replace(config, prefix_projection=False, init_weights="random")
+    holder.configs[name] = replace(config, prefix_projection=False, encoder_hidden_size=None, init_weights="random")
 
 
 def virtual_tokens(model: nn.Module) -> dict[str, VirtualConfig]:

@@ -13,6 +13,8 @@ from loralib.load4bit import load_4bit
 from loralib.qlora import QuantReport
 from loralib.save4bit import save_4bit
 
+TOKENIZERS = ("tokenizer*", "vocab*", "spiece.model", "sentencepiece*")
+
 
 @dataclass(frozen=True)
 class Quantize:
@@ -47,10 +49,17 @@ def quantize(settings: Quantize) -> QuantReport:
     dtype = getattr(torch, settings.compute_dtype)
     model, report = load_4bit(settings.model, model_class, list(settings.skip), compute_dtype=dtype, progress=show, **options)
     save_4bit(model, settings.out)
-    try:
-        transformers.AutoTokenizer.from_pretrained(settings.model).save_pretrained(settings.out)
-    except (OSError, ValueError):
-        print(f"note: {settings.model} has no tokenizer")
+    copy_tokenizer(settings.model, settings.out)
     print(report)
     print(f"written to {settings.out}")
     return report
+
+
+def copy_tokenizer(model: Path, out: Path) -> None:
+    """Where there is none, transformers may make one that knows no word: so the files are looked for first."""
+    if not any(file for pattern in TOKENIZERS for file in model.glob(pattern)):
+        return print(f"note: {model} has no tokenizer, so {out} has none")
+    try:
+        transformers.AutoTokenizer.from_pretrained(model).save_pretrained(out)
+    except (OSError, ValueError) as error:
+        print(f"note: {out} has no tokenizer, for that of {model} cannot be read: {str(error).splitlines()[0]}")

@@ -55,10 +55,10 @@ def compare(
         base = replace(settings, seed=settings.seed + number, restart=False)
         folder, sizes = out / f"seed-{base.seed}", {}
         for sampling in samplings:
-            temperature = base.temperature if sampling == "temperature" else 2.0
-            run = replace(base, task_sampling=sampling, temperature=temperature, out=str(folder / f"multitask-{sampling}"))
+            cap = None if sampling == "equal" else base.max_examples
+            run = replace(base, task_sampling=sampling, max_examples=cap, out=str(folder / f"multitask-{sampling}"))
             sizes = _keep(ways[sampling], [run], say)
-        chances = task_probabilities(sizes, samplings[0], _temperature(base, samplings[0]), base.max_examples)
+        chances = task_probabilities(sizes, samplings[0], base.temperature, base.max_examples)
         parts = [(SINGLE, {task: max(1, round(chances[task] * base.steps)) for task in tasks})]
         parts += [(LONGER, dict.fromkeys(tasks, base.steps))] if longer else []
         for label, steps in parts:
@@ -160,10 +160,6 @@ def _keep(way: Way, runs: list[MultitaskSettings], say: Callable) -> dict[str, i
     way.results.append(results)
     way.folders.append([run.folder() for run in runs])
     return {task: r["train_rows"] for result in results for task, r in result["tasks"].items()}
-
-
-def _temperature(settings: MultitaskSettings, sampling: str) -> float:
-    return settings.temperature if sampling == "temperature" else 1.0
 
 
 def _only(text: str, task: str, option: str) -> str:

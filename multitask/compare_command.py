@@ -28,7 +28,7 @@ class CompareSettings:
 
     run: Annotated[MultitaskSettings, tyro.conf.arg(name="")] = field(default_factory=MultitaskSettings)
     samplings: tuple[Literal["proportional", "temperature", "equal", "annealed"], ...] = ("proportional", "equal")
-    """a multitask row for each; the single models have as many examples of each task as the first one draws"""
+    """a multitask row for each (temperature: T = 2); the single models have as many examples of each task as the first draws"""
     seeds: int = 3
     longer: bool = True
     """also single models with as many steps each as the multitask model has in all"""

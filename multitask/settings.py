@@ -100,6 +100,8 @@ class MultitaskSettings:
         self._check_members()
         if self.temperature != 2.0 and self.task_sampling != "temperature":
             raise ValueError(f"temperature={self.temperature}: task_sampling {self.task_sampling!r} does not use it")
+        if self.max_examples is not None and self.task_sampling == "equal":
+            raise ValueError(f"max_examples={self.max_examples}: task_sampling 'equal' draws all tasks alike, of any size")
 
     def _check_tasks(self) -> None:
         names = list(self.specs())

@@ -58,6 +58,7 @@ def test_bad_input_is_refused_and_nothing_is_changed():
         (PrefixTuningConfig, {"init_weights": "text"}, "belong together"),
         (PrefixTuningConfig, {"init_text": "lost"}, "belong together"),
         (PrefixTuningConfig, {"prefix_projection": True, "init_weights": "sample_vocab"}, "Take random or zero"),
+        (PrefixTuningConfig, {"encoder_hidden_size": 9}, "is a part of prefix_projection"),
         (PromptTuningConfig, {"prompt_tuning_init": "text"}, "expected one of SAMPLE_VOCAB"),
         (PromptTuningConfig, {"prompt_tuning_init_text": "lost"}, "belong together"),
     ):

@@ -87,6 +87,11 @@ def test_the_augmented_form_is_lora(r):
         torch.testing.assert_close(found, exact)
 
 
+def test_builds_refuses_what_it_would_not_use():
+    done = run_module("kernels.bench", "builds", "--device", "cpu", "--rounds", 3)
+    assert done.returncode != 0 and "not --device, --rounds" in done.stderr
+
+
 def test_the_command_on_a_cpu_writes_its_table_beside_its_command(tmp_path):
     done = run_module("kernels.bench", "dora", "--device", "cpu", "--threads", 1, "--rounds", 1, "--out", tmp_path)
     assert done.returncode == 0, done.stderr

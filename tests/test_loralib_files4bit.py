@@ -91,7 +91,7 @@ def test_gpt2_with_its_transposed_layers(bnb, tmp_path):
     plain = transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape, bos_token_id=0, eos_token_id=0)).eval()
     plain.save_pretrained(tmp_path / "model")
     done = quantize_command(tmp_path / "model", "--out", tmp_path / "q")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and "has no tokenizer" in done.stdout, done.stderr
     quantize_model(plain)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "q")
     # with gradients on: without, bitsandbytes takes another kernel where the processor has AVX-512, which computes in bfloat16

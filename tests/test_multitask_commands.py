@@ -53,6 +53,7 @@ def test_defect_29_the_command_of_the_source_does_what_its_flags_say(tmp_path):
         ("--task-weights nli", "expected NAME=VALUE"),
         ("--train-rows 0", "whole numbers of at least 1"),
         ("--temperature 3", "task_sampling 'proportional' does not use it"),
+        ("--max-examples 9 --task-sampling equal", "draws all tasks alike"),
         ("--task-embedding layer_norm", "give both"),
         ("--layers 5", "has 2, expected 1 or more"),
         ("--share-heads topic=nli", "cannot share a head"),
@@ -138,7 +139,7 @@ def test_a_stopped_run_goes_on_in_its_folder(tmp_path, monkeypatch):
 
 def test_the_comparison_gives_single_models_the_same_examples(tmp_path):
     settings = MultitaskSettings(
-        **{**QUICK, "tasks": "topic,nli,tagging", "train_rows": "topic=60,nli=30,tagging=30", "steps": 8}
+        **{**QUICK, "tasks": "topic,nli,tagging", "train_rows": "topic=60,nli=30,tagging=30", "steps": 8, "max_examples": 60}
     )
     said: list[str] = []
     ways = compare(settings, 2, ("proportional", "equal"), True, tmp_path, said.append)

@@ -8,6 +8,7 @@ from command import run_module
 from datasets import Dataset
 
 from training import train_model
+from training.evaluate_command import EvaluateSettings, evaluate_trained
 from training.report import find_runs
 from training.trained import load_trained
 
@@ -224,6 +225,8 @@ def test_a_trained_model_of_another_kind_of_task(tmp_path):
         load_trained(tmp_path / "adapter", task="tagging")
     with pytest.raises(ValueError, match="unknown; there are"):
         load_trained(tmp_path / "adapter", task="nonsense")
+    with pytest.raises(ValueError, match=r"score_texts=3, but topic is a task of classification"):
+        evaluate_trained(EvaluateSettings(str(tmp_path / "adapter"), score_texts=3))
 
 
 def test_folders_without_runs(tmp_path):

@@ -15,7 +15,7 @@ from training.generation import generate_samples, references_by_prompt
 from training.processes import make_accelerator
 from training.records import markdown_table
 from training.setting_checks import at_least
-from training.text_metrics import text_scores
+from training.text_metrics import refuse_texts, text_scores
 from training.trained import load_trained
 
 
@@ -49,6 +49,7 @@ class EvaluateSettings:
 def evaluate_trained(settings: EvaluateSettings) -> None:
     trained = load_trained(settings.adapter, settings.task, settings.model)
     spec, model, tokenizer = trained.spec, trained.base.model, trained.base.tokenizer
+    refuse_texts(spec, settings.score_texts)
     data = load_task(spec, settings.data_dir)
     split = settings.split or evaluation_split(data, spec, settings.data_dir)
     if split not in data:
@@ -58,7 +59,7 @@ def evaluate_trained(settings: EvaluateSettings) -> None:
     encoded = encode(rows[:], spec, tokenizer, min(settings.max_length or trained.max_length, window(model, tokenizer)))
     accelerator = make_accelerator()
     scores = evaluate(model.to(accelerator.device), HeldOut(spec, rows, encoded), tokenizer, accelerator)
-    if spec.kind == "generation" and settings.score_texts != 0:
+    if settings.score_texts != 0:
         prompts = references_by_prompt(rows, spec)[: settings.score_texts]
         parts = [prompts[i : i + 32] for i in range(0, len(prompts), 32)]
         options = {"decoding": settings.decoding, "max_new_tokens": settings.max_new_tokens}

@@ -23,7 +23,7 @@ from training.result import Measured, TrainResult, finish, finished_result, metr
 from training.run_folder import TRAINED, RunFolder
 from training.settings import TrainSettings
 from training.tasks import TaskSpec, find_task
-from training.text_metrics import text_scores
+from training.text_metrics import refuse_texts, text_scores
 from training.threads import threads_restored, use_threads
 from training.trackers import Trackers, tracker_names
 from training.trained import save_trained
@@ -38,8 +38,7 @@ def train_model(task: str, settings: TrainSettings | None = None, **changes) -> 
     """
     settings = TrainSettings(**{**asdict(settings or TrainSettings()), **changes, "task": task})
     spec, trackers = find_task(task), tracker_names(settings.trackers)
-    if settings.score_texts != 0 and spec.kind != "generation":
-        raise ValueError(f"score_texts={settings.score_texts}, but {task} is a task of {spec.kind}: it writes no texts to score")
+    refuse_texts(spec, settings.score_texts)
     accelerator = processes.make_accelerator(settings.mixed_precision)
     data = load_task(spec, settings.data_dir, settings.seed, settings.train_rows)
     base = load_base(spec, settings.model, settings.seed, settings.random_weights, four_bit=settings.method == "qlora")

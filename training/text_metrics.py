@@ -10,8 +10,15 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 from training.generation import Sample
+from training.tasks import TaskSpec
 
 NAMES = ("bleu", "chrf", "rouge_l", "nist")
+
+
+def refuse_texts(spec: TaskSpec, count: int | None) -> None:
+    """ValueError where texts are to be scored (0 is none of them, None all) and the task writes none."""
+    if count != 0 and spec.kind != "generation":
+        raise ValueError(f"score_texts={count}, but {spec.name} is a task of {spec.kind}: it writes no texts to score")
 
 
 def text_scores(samples: Sequence[Sample]) -> dict[str, float]:

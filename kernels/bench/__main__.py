@@ -41,6 +41,9 @@ def main() -> None:
     settings = tyro.cli(BenchSettings, prog=f"python -m kernels.bench {command}", args=sys.argv[2:])
     device = settings.device if settings.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     console = Console(soft_wrap=True)
+    unused = [name for name in ("device", "rounds", "threads", "dtype", "remember") if given(settings, name)]
+    if command == "builds" and unused:
+        sys.exit(f"builds times nothing: it takes --out, and not {', '.join('--' + name for name in unused)}")
     settings.out.mkdir(parents=True, exist_ok=True)
     if command == "builds":
         return builds(settings, console)
@@ -48,6 +51,10 @@ def main() -> None:
     if device == "cuda" and command != "dora":
         return gpu(command, settings, dtype, console)
     on_cpu(command, settings, dtype, device, console)
+
+
+def given(settings: BenchSettings, name: str) -> bool:
+    return getattr(settings, name) != getattr(BenchSettings, name)
 
 
 def on_cpu(command: str, settings: BenchSettings, dtype: str, device: str, console: Console) -> None:
