@@ -5,15 +5,16 @@ import json
 import pytest
 import two_processes_distill
 import two_processes_multitask
+from command import run_ranks
 from distilling import make_teacher, quick, trace
-from test_training_processes import accelerate, launch
+from test_training_processes import accelerate
 
 from distill.run import run_distillation
 
 
 def test_two_processes_equal_one(tmp_path):
     two_processes_distill.main(4, 24, tmp_path / "1.json")
-    done = launch(2, "tests/two_processes_distill.py", 4, 24, tmp_path / "2.json")
+    done = run_ranks(2, "tests/two_processes_distill.py", 4, 24, tmp_path / "2.json")
     assert done.returncode == 0, done.stderr[-2000:]
     one, two = (json.loads((tmp_path / f"{count}.json").read_text()) for count in (1, 2))
     assert two["ranks_equal"] and len(one["rows"]) == len(two["rows"]) == 24
@@ -44,7 +45,7 @@ def test_two_processes_cut_the_same_units_and_export_the_same_student(tmp_path):
 def test_a_student_of_many_teachers_is_the_same_in_two_processes(tmp_path):
     """Gradients of each task are joined; the share of the labels moves from 0 to 1."""
     two_processes_multitask.main("pcgrad", 6, 12, tmp_path / "1-pcgrad.json", teachers=True)
-    done = launch(2, "tests/two_processes_multitask.py", "pcgrad", 6, 12, tmp_path, "teachers")
+    done = run_ranks(2, "tests/two_processes_multitask.py", "pcgrad", 6, 12, tmp_path, "teachers")
     assert done.returncode == 0, done.stderr[-2000:]
     one, two = (json.loads((tmp_path / f"{count}-pcgrad.json").read_text()) for count in (1, 2))
     assert two["ranks_equal"] and one["weights"] == pytest.approx(two["weights"], abs=1e-9)

@@ -9,6 +9,7 @@ import pytest
 import tiny
 import torch
 import transformers
+from command import run_module
 from safetensors.torch import load_file, save_file
 
 from kernels.nf4 import dequantize, quantize
@@ -65,8 +66,7 @@ def llama_folder(folder, shards="10MB", **changes):
 
 
 def quantize_command(*words):
-    command = [sys.executable, "-m", "loralib", "quantize", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    return run_module("loralib", "quantize", *words)
 
 
 OTHERS = ["--no-double-quant", "--blocksize", "32", "--skip", "down_proj"]

@@ -4,14 +4,15 @@ import json
 
 import pytest
 import two_processes_multitask
-from test_training_processes import accelerate, launch
+from command import run_ranks
+from test_training_processes import accelerate
 
 from training.run_folder import read_result, read_rows
 
 
 def test_two_processes_equal_one(tmp_path):
     methods = ("equal", "uncertainty", "gradnorm")
-    done = launch(
+    done = run_ranks(
         2, "tests/two_processes_multitask.py", ",".join(methods), 6, 40, tmp_path
     )  # 6 rows of 5 tasks: some are missing
     assert done.returncode == 0, done.stderr[-2000:]
@@ -31,7 +32,7 @@ def test_the_command_under_two_processes_gives_the_scores_of_one(tmp_path):
     words = ["--tasks", "topic,nli", "--steps", "20", "--eval-every", "10", "--eval-rows", "31", "--dropout", "0"]
     for count in (1, 2):
         options = ("--batch-size", 8 // count, "--out", tmp_path / str(count))
-        done = (accelerate if count == 2 else launch)(count, "-m", "multitask", *words, *options)
+        done = (accelerate if count == 2 else run_ranks)(count, "-m", "multitask", *words, *options)
         assert done.returncode == 0, done.stderr[-2000:]
         assert done.stdout.count("an average step moves along") == 1, "only the main process speaks"
     a, b = (read_rows(tmp_path / str(count) / "rows.jsonl") for count in (1, 2))

@@ -1,12 +1,10 @@
 """The README's commands exist and its Python runs; its links lead somewhere."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from command import run_module
+from command import run_code, run_module
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -43,7 +41,7 @@ PARTS = (
 @pytest.mark.parametrize(("part", "words"), PARTS)
 def test_the_python_of_the_readme_runs(part, words, tmp_path):
     code = [body for language, body in FENCED if language == "python"][part].replace("runs/", f"{tmp_path}/")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    done = run_code(code)
     assert done.returncode == 0, done.stderr
     assert all(word in done.stdout for word in words), done.stdout
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import two_processes
+from command import run_ranks
 
 from training.checkpoint import saved_step
 from training.run_folder import read_result, read_rows
@@ -19,10 +20,6 @@ ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def launch_command(count, *words):
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), *map(str, words)]
-
-
 def accelerate(count, *words):
     """The same as people start it: `accelerate launch`. Without a GPU `--multi_gpu` means only: several processes, no MPI."""
     options = ("--multi_gpu", "--num_processes", count, "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no")
@@ -30,15 +27,9 @@ def accelerate(count, *words):
     return subprocess.run(list(map(str, command)), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=250)
 
 
-def launch(count, *words):
-    """Run a program under `count` processes on the CPU, as `torchrun` does; one process needs nobody to start it."""
-    command = launch_command(count, *words) if count > 1 else [sys.executable, *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=250)
-
-
 def test_two_processes_equal_one_over_50_steps(tmp_path):
     """33 rows in batches of 8: the last row of an epoch is one row for two processes."""
-    done = launch(2, "tests/two_processes.py", "37,33", 8, 50, tmp_path)
+    done = run_ranks(2, "tests/two_processes.py", "37,33", 8, 50, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     for rows in (37, 33):
         two_processes.main(rows, 8, 50, tmp_path / f"1-{rows}.json")
@@ -56,7 +47,7 @@ def test_the_command_under_two_processes_gives_the_losses_of_one(tmp_path):
     words = ["--task", "data2text", "--train-rows", "103", "--steps", "50", "--eval-every", "25", "--eval-rows", "31"]
     for count in (1, 2):
         out = ("--batch-size", 16 // count, "--score-texts", 7, "--max-new-tokens", 20, "--out", tmp_path / str(count))
-        done = (accelerate if count == 2 else launch)(count, "-m", "training", *words, *out)
+        done = (accelerate if count == 2 else run_ranks)(count, "-m", "training", *words, *out)
         assert done.returncode == 0, done.stderr[-2000:]
         assert done.stdout.count("| data2text | lora |") == 1, "only the main process speaks"
     a, b = (read_rows(tmp_path / str(count) / "rows.jsonl") for count in (1, 2))
@@ -74,22 +65,23 @@ def test_two_processes_stop_together_and_go_on_bit_for_bit(tmp_path):
     words = ["-m", "training", "--task", "topic", "--steps", "150", "--lora-dropout", "0.2", "--train-rows", "40"]
     words += ["--batch-size", "4", "--eval-rows", "20", "--save-every", "1000", "--trackers", "", "--out"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert launch(2, *words, whole).returncode == 0
-    process = subprocess.Popen(launch_command(2, *words, parts), cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    assert run_ranks(2, *words, whole).returncode == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words, str(parts)]
+    process = subprocess.Popen(torchrun, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not ((parts / "rows.jsonl").exists() and len(read_rows(parts / "rows.jsonl")) > 20):
         time.sleep(0.05)
     process.terminate()
     _, said = process.communicate(timeout=100)
     step = saved_step(parts / "checkpoint.safetensors")
     assert 20 <= step < 150 and "the same command goes on" in said
-    assert launch(2, *words, parts).returncode == 0
+    assert run_ranks(2, *words, parts).returncode == 0
     a, b = ([{k: v for k, v in r.items() if k != "seconds"} for r in read_rows(f / "rows.jsonl")] for f in (whole, parts))
     assert a == b
 
 
 def test_lora_layers_in_fsdp_learn_what_the_whole_model_learns(tmp_path):
     """Not our loop, which refuses FSDP: the layers alone, in float64."""
-    done = launch(2, "tests/fully_sharded.py", tmp_path / "out.json")
+    done = run_ranks(2, "tests/fully_sharded.py", tmp_path / "out.json")
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["trained"] == 2 * 7 * 3 and found["moved"] > 1e-5

@@ -11,6 +11,7 @@ from pathlib import Path
 import kill_and_resume
 import pytest
 import torch
+from command import run_code
 
 from training import loop, train_model
 from training.checkpoint import CheckpointError, TrainableWeights, load_checkpoint, read_checkpoint, save_checkpoint
@@ -124,7 +125,7 @@ def test_two_processes_in_one_folder_the_second_is_refused(tmp_path):
         "from pathlib import Path; from training.run_folder import RunFolder; from training.processes import make_accelerator; "
         f"RunFolder(Path({str(tmp_path)!r}), {{'a': 1}}, '', False, make_accelerator())"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    done = run_code(code)
     assert done.returncode != 0 and "in use by another process" in done.stderr
     first.close()
     RunFolder(tmp_path, {"a": 1}, "", False, accelerator).close()
