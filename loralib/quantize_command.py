@@ -62,4 +62,5 @@ def copy_tokenizer(model: Path, out: Path) -> None:
     try:
         transformers.AutoTokenizer.from_pretrained(model).save_pretrained(out)
     except (OSError, ValueError) as error:
-        print(f"note: {out} has no tokenizer, for that of {model} cannot be read: {str(error).splitlines()[0]}")
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        print(f"note: {out} has no tokenizer, for that of {model} cannot be read: {reason}")
