@@ -41,7 +41,7 @@ class Browser:
     """One browser with one page. `complaints` are errors and warnings of its console and requests that failed or left files."""
 
     def __init__(self, program: str):
-        self.profile = tempfile.TemporaryDirectory()
+        self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # its helpers outlive it a moment, and write
         to_browser, self._write = _pipe()
         self._read, from_browser = _pipe()
         self.process = subprocess.Popen(
