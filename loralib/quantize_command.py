@@ -13,7 +13,7 @@ from loralib.load4bit import load_4bit
 from loralib.qlora import QuantReport
 from loralib.save4bit import save_4bit
 
-TOKENIZERS = ("tokenizer*", "vocab*", "spiece.model", "sentencepiece*")
+TOKENIZERS = ("tokenizer*", "vocab*", "*.model")
 
 
 @dataclass(frozen=True)
