@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # pip would take a minute to compile thousands of modules that nobody imports; Python compiles what it meets.
 INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
-.PHONY: help setup demo test test-slow kill-test test-oldest lint tutorial tutorials bench book clean
+.PHONY: help setup demo test test-lessons test-slow test-all kill-test test-oldest lint tutorial tutorials bench book browser clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -26,11 +26,18 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup  ## every method side by side on two tasks (under 6 minutes), report in runs/demo
 	$(RUN) -m tutorials everything --seeds 1 --out runs/demo
 
-test: setup  ## every test that a laptop can run
-	$(RUN) -m pytest -q -n 2 --dist worksteal -m 'not slow'
+TEST = $(RUN) -m pytest -q -n 2 --dist worksteal --durations 20
+
+test: setup  ## the tests, with four lessons chosen by the commit (10 minutes on two cores); ends with the 20 slowest
+	$(TEST) -m 'not slow'
+
+test-lessons: setup  ## execute all lessons (10 minutes)
+	$(TEST) -m tutorial
 
 test-slow: setup  ## the long tests: both bases pretrained again (20 minutes)
-	$(RUN) -m pytest -q -m slow --timeout 3600
+	$(RUN) -m pytest -q -m 'slow and not tutorial' --timeout 3600
+
+test-all: test test-lessons test-slow  ## everything: tests, all lessons, long tests
 
 kill-test: setup  ## SIGKILL runs of all three trainers at 20 random moments each and continue them: the same bits? (20 minutes)
 	$(RUN) tests/kill_and_resume.py --kills 20
@@ -55,6 +62,9 @@ bench: setup  ## the kernel benchmarks: on a GPU the Triton kernels, on a CPU th
 
 book: setup  ## the committed pages as HTML in build/book, to read without a network (it says which pages are old)
 	$(RUN) -m tutorials book
+
+browser:  ## Debian's Chromium for the tests of the book, where it is missing and may be installed
+	sh tests/install_browser.sh
 
 clean:  ## remove what the targets made
 	rm -rf .venv .venv-oldest build runs .pytest_cache .ruff_cache .hypothesis *.egg-info

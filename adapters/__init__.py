@@ -1,23 +1,30 @@
 """BLOCKS: bottleneck adapters, prefix and prompt tuning, AdapterFusion, and their folders."""
 
-from adapters.attach import AttachReport, activate, attach, attached, detach, train_only
-from adapters.bottleneck import Bottleneck, BottleneckConfig
-from adapters.checkpoint import load_bottleneck, save_bottleneck
-from adapters.composition import Average, BatchSplit, Fuse, Parallel, Stack, repeated
-from adapters.fuse import add_fusion, delete_fusion
-from adapters.fusion import AdapterFusion, AdapterFusionConfig, fusion_penalty, no_decay
-from adapters.fusion_files import load_fusion, save_fusion
-from adapters.prefix import PrefixEncoder, PrefixTuningConfig
-from adapters.prompt import PromptEmbedding, PromptTuningConfig
-from adapters.virtual_files import load_virtual_tokens, save_virtual_tokens
-from adapters.virtual_tokens import (
-    VirtualReport,
-    add_virtual_tokens,
-    eject_prefix,
-    remove_virtual_tokens,
-    train_virtual_tokens,
-    use_virtual_tokens,
-)
+from typing import TYPE_CHECKING
+
+from loralib.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from adapters.attachment import AttachReport, activate, attach, attached, detach, train_only
+    from adapters.bottleneck import Bottleneck, BottleneckConfig
+    from adapters.checkpoint import load_bottleneck, save_bottleneck
+    from adapters.composition import Average, BatchSplit, Fuse, Parallel, Stack, repeated
+    from adapters.fuse import add_fusion, delete_fusion
+    from adapters.fusion import AdapterFusion, AdapterFusionConfig, fusion_penalty, no_decay
+    from adapters.fusion_files import load_fusion, save_fusion
+    from adapters.prefix import PrefixEncoder, PrefixTuningConfig
+    from adapters.prompt import PromptEmbedding, PromptTuningConfig
+    from adapters.virtual_files import load_virtual_tokens, save_virtual_tokens
+    from adapters.virtual_tokens import (
+        VirtualReport,
+        add_virtual_tokens,
+        eject_prefix,
+        remove_virtual_tokens,
+        train_virtual_tokens,
+        use_virtual_tokens,
+    )
+else:
+    __getattr__ = lazy_names(__name__, __file__)
 
 __all__ = [
     "AdapterFusion",

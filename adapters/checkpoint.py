@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from adapters.attach import attach, bottleneck_config, detach, model_width, sites
+from adapters.attachment import attach, bottleneck_config, detach, model_width, sites
 from adapters.bottleneck import BottleneckConfig
 from loralib.checkpoint import AdapterFileError, LoadReport, check_fits, read_json, refuse_meta, write_together
 from loralib.heads import saved_modules

@@ -3,12 +3,12 @@
 import torch
 from torch import nn
 
-from adapters.attach import HANDLES, activate, attached, fusions_in, sites, train_only
+from adapters.attachment import HANDLES, activate, attached, fusions_in, sites, train_only
 from adapters.composition import Fuse
 from adapters.fusion import AdapterFusion, AdapterFusionConfig
 from adapters.site import SITE, Site, fuse_lora
 from adapters.virtual_tokens import virtual_tokens
-from loralib.inject import adapter_configs
+from loralib.injection import adapter_configs
 from loralib.layers import Projection
 from loralib.lora_layer import LoraLayer, lora_layers
 

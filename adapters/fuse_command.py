@@ -5,24 +5,22 @@ import shlex
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rich.console import Console
 from rich.markdown import Markdown
 
-from loralib.checkpoint import write_atomic
-from multitask.fusion_page import draw_quality, draw_weights, page
-from multitask.fusion_study import Study, run_study
-from training.base_models import load_base
-from training.data import load_task
 from training.setting_checks import at_least
 from training.settings import TrainSettings
 from training.tasks import TASKS, find_task
 
+if TYPE_CHECKING:
+    from multitask.fusion_study import Study
+
 
 @dataclass(frozen=True)
-class FuseSettings:
-    """Train one adapter per task on its own, save each, fuse them, and compare with each adapter and with full fine-tuning."""
+class StudyOptions:
+    """The tasks, the base model and what is fused."""
 
     tasks: str = "sentiment,nli,qa"
     """joined by commas; small world or real (sst2,mnli,squad), with heads that answer: no generation"""
@@ -32,37 +30,85 @@ class FuseSettings:
     """folder with a folder of each task's data in it (TASK or glue/TASK); None: the small world, or the Hub"""
     method: Literal["bottleneck", "lora", "prefix"] = "bottleneck"
     """what is fused; prefix raises, and says why"""
-    placement: Literal["pfeiffer", "houlsby", "parallel"] = "pfeiffer"
-    reduction_factor: float | None = None
-    r: int = 8
-    """lora: the rank"""
-    target_modules: str = "query,value"
-    """lora: names joined by commas; a fusion has 3 d² numbers for each of them, so few"""
     static: bool = False
-    """one learned score for each adapter and place, in place of attention by token"""
-    steps: int = 300
-    fusion_steps: int | None = None
-    """None is `steps`"""
-    batch_size: int = 16
-    learning_rate: float | None = None
-    fusion_learning_rate: float | None = None
-    full_learning_rate: float | None = None
-    max_length: int = 128
-    qa_length: int = 192
-    """for questions with a passage"""
-    eval_rows: int | None = None
-    eval_every: int = 100
-    save_every: int = 50
+    """one learned score for each adapter and insertion point, in place of attention by token"""
     seeds: int = 1
+    """runs of each row, with the same seeds for all rows"""
+    out: Path = Path("runs/fuse")
+    """folder for the runs and the report"""
+
+
+@dataclass(frozen=True)
+class BottleneckOptions:
+    """For --method bottleneck."""
+
+    used_by: ClassVar = ("bottleneck",)
+
+    placement: Literal["pfeiffer", "houlsby", "parallel"] = "pfeiffer"
+    """after the feed-forward part, after attention too, or beside the feed-forward part"""
+    reduction_factor: float | None = None
+    """width of the model over width of the adapter; None is 16, parallel 2"""
+
+
+@dataclass(frozen=True)
+class LoraOptions:
+    """For --method lora."""
+
+    used_by: ClassVar = ("lora",)
+
+    r: int = 8
+    """the rank"""
+    target_modules: str = "query,value"
+    """names joined by commas; a fusion has 3 d² parameters for each of them, so choose few"""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """The length of the training, the batches, the learning rates and the evaluation."""
+
+    steps: int = 300
+    """optimizer steps of each adapter"""
+    fusion_steps: int | None = None
+    """optimizer steps of each fusion; None is `steps`"""
+    batch_size: int = 16
+    """examples per step"""
+    learning_rate: float | None = None
+    """of the adapters; None is the method's default for the model's size"""
+    fusion_learning_rate: float | None = None
+    """of the fusions; None is the default of method fusion"""
+    full_learning_rate: float | None = None
+    """of full fine-tuning; None is the default of method full"""
+    max_length: int = 128
+    """longer texts are cut to so many tokens"""
+    qa_length: int = 192
+    """the same for questions with a passage"""
+    eval_rows: int | None = None
+    """evaluate on the first so many examples only; None is all"""
+    eval_every: int = 100
+    """steps between evaluations"""
+    save_every: int = 50
+    """steps between checkpoints"""
+    trackers: str = "tensorboard"
+    """tensorboard, wandb, mlflow, joined by commas; "" is nowhere"""
+    threads: int | None = None
+    """torch threads; None is 1 for models under 5 M parameters and torch's own choice above"""
+
+
+@dataclass(frozen=True)
+class ComparisonOptions:
+    """The rows beside adapters and fusions."""
+
     full: bool = True
     """whether to fine-tune fully too"""
     longer: bool = True
     """whether to train each adapter alone for as many steps as adapter and fusion together"""
     mix: bool = True
     """whether to train models for all tasks too: one fusion on the mix of the tasks, and (with full) one full model with heads"""
-    trackers: str = "tensorboard"
-    threads: int | None = None
-    out: Path = Path("runs/fuse")
+
+
+@dataclass(frozen=True)
+class FuseSettings(ComparisonOptions, TrainingOptions, LoraOptions, BottleneckOptions, StudyOptions):
+    """Train one adapter per task on its own, save each, fuse them, and compare with each adapter and with full fine-tuning."""
 
     def __post_init__(self):
         at_least({"steps": 1, "seeds": 1, "fusion_steps": 1}, self)
@@ -80,6 +126,12 @@ class FuseSettings:
 
 
 def fuse(settings: FuseSettings) -> None:
+    from loralib.checkpoint import write_atomic
+    from multitask.fusion_page import draw_quality, draw_weights, page
+    from multitask.fusion_study import run_study
+    from training.base_models import load_base
+    from training.data import load_task
+
     console = Console(soft_wrap=True, highlight=False)
     study = make_study(settings)
     for single in study.tasks.values():  # what could fail later fails now
@@ -95,8 +147,10 @@ def fuse(settings: FuseSettings) -> None:
     print(f"report: {settings.out / 'report.md'}")
 
 
-def make_study(settings: FuseSettings) -> Study:
+def make_study(settings: FuseSettings) -> "Study":
     """The runs that the settings mean."""
+    from multitask.fusion_study import Study
+
     shared = ("model", "steps", "batch_size", "learning_rate", "eval_rows", "eval_every", "save_every", "trackers", "threads")
     options: dict[str, Any] = {name: getattr(settings, name) for name in shared} | {"method": settings.method}
     if settings.method == "lora":

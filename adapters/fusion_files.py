@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from adapters.attach import activate, attached, detach, sites, train_only
+from adapters.attachment import activate, attached, detach, sites, train_only
 from adapters.checkpoint import (
     act_again,
     adapter_tensors,
@@ -28,7 +28,7 @@ from adapters.fuse import add_fusion, delete_fusion, members_kind
 from adapters.fusion import AdapterFusionConfig
 from loralib.checkpoint import AdapterFileError, load_adapter, read_tensors, save_adapter
 from loralib.file_tensors import PREFIX, file_tensors
-from loralib.inject import adapter_configs, delete_adapter
+from loralib.injection import adapter_configs, delete_adapter
 
 
 def save_fusion(model: nn.Module, folder: str | Path, fuse: Fuse, head: str | None = None) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapters.attach import attached, model_width
+from adapters.attachment import attached, model_width
 from adapters.attention import LINK, NAME, listen
 from adapters.prefix import Layout, PrefixEncoder, PrefixTuningConfig, tiled
 from adapters.prefix_hooks import position_modules, prefix_hooks, reads_both_ways

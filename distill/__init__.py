@@ -1,29 +1,37 @@
 """PAIRS: distillation losses, students and their teachers, compression, and the distillation trainer."""
 
-from distill.features import cosine, hidden_mse, patient
-from distill.fidelity import calibration_error
-from distill.losses import (
-    LOSSES,
-    binary_soft_targets,
-    generalized_jsd,
-    hard_targets,
-    logit_mse,
-    masked_mean,
-    reverse_kl,
-    skewed_kl,
-    skewed_reverse_kl,
-    soft_targets,
-    total_variation,
-)
-from distill.many_tasks import DistilledTrainer
-from distill.relations import attention_kl, attention_scores_mse, attention_transfer, value_relation
-from distill.run import run_distillation
-from distill.settings import DistillSettings
-from distill.student import CopySpec, copy_student
-from distill.student_files import load_student
-from distill.teacher import Teacher
-from distill.teacher_cache import TeacherCache, build_cache, open_cache
-from distill.trainer import Distiller, DistillSteps
+from typing import TYPE_CHECKING
+
+from loralib.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from distill.copy_spec import CopySpec
+    from distill.features import cosine, hidden_mse, patient
+    from distill.fidelity import calibration_error
+    from distill.losses import (
+        LOSSES,
+        binary_soft_targets,
+        generalized_jsd,
+        hard_targets,
+        logit_mse,
+        masked_mean,
+        reverse_kl,
+        skewed_kl,
+        skewed_reverse_kl,
+        soft_targets,
+        total_variation,
+    )
+    from distill.many_tasks import DistilledTrainer
+    from distill.relations import attention_kl, attention_scores_mse, attention_transfer, value_relation
+    from distill.run import run_distillation
+    from distill.settings import DistillSettings
+    from distill.student import copy_student
+    from distill.student_files import load_student
+    from distill.teacher import Teacher
+    from distill.teacher_cache import TeacherCache, build_cache, open_cache
+    from distill.trainer import Distiller, DistillSteps
+else:
+    __getattr__ = lazy_names(__name__, __file__)
 
 __all__ = [
     "LOSSES",

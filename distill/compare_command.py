@@ -4,33 +4,30 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import torch
-import tyro
-from accelerate import PartialState
 from rich.console import Console
 from rich.markdown import Markdown
 
-from distill.compare import Way, compare, costs
-from distill.compare_page import draw, page
 from distill.settings import DistillSettings
-from loralib.checkpoint import write_atomic
-from training.run_folder import write_json
 from training.setting_checks import at_least
 
 WAYS = ("hard transfer=0", "kd:T=2,a=0.9 transfer=0", "kd:T=2,a=0.9")
+
+if TYPE_CHECKING:
+    from distill.compare import Way
 
 
 @dataclass(frozen=True)
 class CompareSettings:
     """Students of one teacher, each made in another way, over paired seeds. The options of a single run hold for all of them."""
 
-    run: Annotated[DistillSettings, tyro.conf.arg(name="")] = field(default_factory=DistillSettings)
+    run: DistillSettings = field(default_factory=DistillSettings)
     ways: tuple[str, ...] = WAYS
     """losses, and what else differs, such as student=copy:1 transfer=0 steps=900 heads=0.5 bits=int8 rate=1e-3;
     the first is what the others are judged against"""
     seeds: int = 5
+    """runs of each student, with the same seeds for all students"""
 
     def __post_init__(self):
         at_least({"seeds": 1}, self)
@@ -40,7 +37,15 @@ class CompareSettings:
             raise ValueError("losses: a comparison has --ways")
 
 
-def run(settings: CompareSettings) -> list[Way]:
+def run(settings: CompareSettings) -> "list[Way]":
+    import torch
+    from accelerate import PartialState
+
+    from distill.compare import compare, costs
+    from distill.compare_page import draw, page
+    from loralib.checkpoint import write_atomic
+    from training.run_folder import write_json
+
     console = Console(soft_wrap=True, highlight=False)
     out = Path(settings.run.out or "runs/distill-compare")
     main = PartialState().is_main_process

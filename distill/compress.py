@@ -10,12 +10,12 @@ What is cut is what the distillation loss misses least, so no label is needed. T
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
+from distill.compress_config import CompressConfig
 from distill.fake_quant import fake_paths, fake_quantize, int8_paths
 from distill.int8 import quantize_int8
 from distill.magnitude import CubicSchedule, MagnitudePruner
@@ -25,37 +25,6 @@ from loralib.qlora import quantize_model
 from training.batching import Batch
 
 ROUNDS = 4
-Bits = Literal["float32", "int8", "nf4"]
-
-
-@dataclass(frozen=True)
-class CompressConfig:
-    """How small. Shares are of what the student has at the start."""
-
-    heads: float = 1.0
-    units: float = 1.0
-    zeros: float = 0.0
-    bits: Bits = "float32"
-
-    def __post_init__(self):
-        for name, value in (("heads", self.heads), ("units", self.units)):
-            if not 0 < value <= 1:
-                raise ValueError(f"{name}={value}: expected a share that stays, more than 0 and at most 1")
-        if not 0 <= self.zeros < 1:
-            raise ValueError(f"zeros={self.zeros}: expected a share, 0 or more and less than 1")
-        if self.zeros and self.cuts:
-            raise ValueError("zeros and cuts: a cut throws the masks away; take one of them")
-        if self.bits == "nf4" and self.cuts:
-            raise ValueError(
-                "bits nf4 and cuts: the format of 4-bit files has no place for layers of different widths; take int8"
-            )
-
-    @property
-    def cuts(self) -> bool:
-        return self.heads < 1 or self.units < 1
-
-    def __bool__(self) -> bool:
-        return self != CompressConfig()
 
 
 class Compressor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from distill.fake_quant import int8_paths
 from distill.int8_product import INT_COLUMNS, int8_linear, quantize_rows
 from loralib.heads import replace_module
-from loralib.merge import shared_pointers
+from loralib.merge_weights import shared_pointers
 from loralib.qlora import LayerError, QuantReport, matrix_of, other_bytes, refuse_used_twice
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")

@@ -9,12 +9,12 @@ weight 1 - a beside it, so a=1..0 is teacher annealing (Clark et al. 2019, BAM).
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distill.losses import LOSSES
-
 HARD = "hard"
+LOGITS = ("kd", "mse", "reverse_kl", "jsd", "skl", "srkl", "tv")
+"""the names of `losses.LOSSES`, without the import of torch"""
 STATES = ("hidden", "cosine", "patient", "transfer")
 ATTENTION = ("scores", "attention", "values", "relations")
-OPTIONS = {HARD: ("w",)} | dict.fromkeys(LOSSES, ("T", "a")) | dict.fromkeys((*STATES, *ATTENTION), ("w",))
+OPTIONS = {HARD: ("w",)} | dict.fromkeys(LOGITS, ("T", "a")) | dict.fromkeys((*STATES, *ATTENTION), ("w",))
 OPTIONS |= {"jsd": ("T", "a", "beta"), "skl": ("T", "a", "alpha"), "srkl": ("T", "a", "alpha"), "mse": ("a",)}
 OPTIONS |= {"relations": ("w", "heads")}
 DEFAULTS = {"w": 1.0, "T": 2.0, "a": 0.9, "beta": 0.5, "alpha": 0.1}
@@ -44,7 +44,7 @@ def read_losses(texts: Sequence[str]) -> list[LossWord]:
         raise ValueError("losses: expected at least one, such as kd:T=2,a=0.9")
     if len(set(names)) < len(names):
         raise ValueError(f"losses {' '.join(texts)}: one comes twice")
-    soft = [word for word in words if word.name in LOSSES]
+    soft = [word for word in words if word.name in LOGITS]
     if len(soft) > 1:
         raise ValueError(f"losses {' '.join(w.text for w in soft)}: expected one on logits, whose `a` shares with the labels")
     if soft and any(word.name == HARD for word in words):
@@ -54,7 +54,7 @@ def read_losses(texts: Sequence[str]) -> list[LossWord]:
 
 def needs_teacher(words: Sequence[LossWord]) -> bool:
     """Whether a loss compares logits, which a cache can hold."""
-    return any(word.name in LOSSES for word in words)
+    return any(word.name in LOGITS for word in words)
 
 
 def _read(text: str) -> LossWord:

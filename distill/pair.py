@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from adapters.prefix_hooks import has_causal_attention
+from distill.copy_spec import PREFIX, read_copy
 from distill.settings import DistillSettings
-from distill.student import PREFIX, copy_student, read_copy
+from distill.student import copy_student
 from distill.student_files import CARD
 from distill.teacher import Teacher
 from training.base_models import Base, Source, load_base

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
-from distill.compress import CompressConfig
+from distill.compress_config import CompressConfig
 from distill.compressed_files import load_compressed, save_compressed
 from loralib.qlora import quantize_model
 from loralib.save4bit import save_4bit, tied_names

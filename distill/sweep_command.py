@@ -5,32 +5,29 @@ import statistics
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import numpy as np
-import tyro
-from accelerate import PartialState
-from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.markdown import Markdown
 
-from distill.compare import Way, compare
 from distill.settings import DistillSettings
-from loralib.checkpoint import write_atomic
-from training.paired import spread
-from training.records import markdown_table, save_figure, use_style
-from training.run_folder import write_json
 from training.setting_checks import at_least
+
+if TYPE_CHECKING:
+    from distill.compare import Way
 
 
 @dataclass(frozen=True)
 class SweepSettings:
     """A grid over the temperature and the teacher's share of the loss `kd`."""
 
-    run: Annotated[DistillSettings, tyro.conf.arg(name="")] = field(default_factory=DistillSettings)
+    run: DistillSettings = field(default_factory=DistillSettings)
     temperatures: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    """the rows of the grid"""
     shares: tuple[float, ...] = (0.5, 0.9, 1.0)
+    """the columns of the grid: the share of the teacher in the loss"""
     seeds: int = 2
+    """runs of each cell"""
 
     def __post_init__(self):
         at_least({"seeds": 1}, self)
@@ -44,7 +41,15 @@ class SweepSettings:
                 raise ValueError(f"{name}={values}: expected different numbers")
 
 
-def sweep(settings: SweepSettings) -> list[Way]:
+def sweep(settings: SweepSettings) -> "list[Way]":
+    from accelerate import PartialState
+
+    from distill.compare import compare
+    from loralib.checkpoint import write_atomic
+    from training.paired import spread
+    from training.records import markdown_table
+    from training.run_folder import write_json
+
     console = Console(soft_wrap=True, highlight=False)
     out = Path(settings.run.out or "runs/distill-sweep")
     cells = [[f"kd:T={T:g},a={a:g}" for a in settings.shares] for T in settings.temperatures]
@@ -76,6 +81,11 @@ def sweep(settings: SweepSettings) -> list[Way]:
 
 
 def draw_grid(means: list[list[float]], settings: SweepSettings, path: Path) -> Path:
+    import numpy as np
+    from matplotlib import pyplot as plt
+
+    from training.records import save_figure, use_style
+
     use_style()
     figure, panel = plt.subplots(figsize=(1.8 + 1.1 * len(settings.shares), 1.4 + 0.6 * len(settings.temperatures)))
     panel.imshow(means, cmap="Blues", aspect="auto")

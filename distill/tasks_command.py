@@ -3,28 +3,22 @@
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-from accelerate import PartialState
 from rich.console import Console
 from rich.markdown import Markdown
 
-from distill.many_tasks import DistilledTrainer, load_teacher
-from multitask.report import page
-from multitask.run import build_model, run_multitask
 from multitask.settings import MultitaskSettings, pairs
-from training.base_models import window
 
 
 @dataclass(frozen=True)
 class TasksSettings:
     """Train one multitask model on labels and on what a teacher for each task says."""
 
-    run: Annotated[MultitaskSettings, tyro.conf.arg(name="")] = field(default_factory=MultitaskSettings)
+    run: MultitaskSettings = field(default_factory=MultitaskSettings)
     teachers: str = ""
     """folders of trained models: sentiment=runs/A/adapter,nli=runs/B/adapter; a task without one learns from its labels alone"""
     kd_temperature: float = 2.0
+    """temperature of the soft labels"""
     labels_from: float = 0.0
     """the share of the labels in the loss, at the first step; the rest is the teacher's"""
     labels_to: float = 1.0
@@ -43,6 +37,13 @@ class TasksSettings:
 
 
 def tasks(settings: TasksSettings) -> dict:
+    from accelerate import PartialState
+
+    from distill.many_tasks import DistilledTrainer, load_teacher
+    from multitask.report import page
+    from multitask.run import build_model, run_multitask
+    from training.base_models import window
+
     console = Console(soft_wrap=True, highlight=False)
     folders = pairs(settings.teachers, "teachers")
     strange = sorted(set(folders) - set(settings.run.specs()))

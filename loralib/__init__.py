@@ -1,33 +1,40 @@
 """LAYERS: LoRA by hand. Names people know from Microsoft's `loralib` and from `peft`, with stricter manners."""
 
-from loralib.checkpoint import AdapterFileError, LoadReport, load_adapter, save_adapter
-from loralib.combine import CombineReport, combine_adapters
-from loralib.config import LoraConfig
-from loralib.counting import (
-    ParameterCount,
-    base_bytes,
-    count_parameters,
-    lora_state_dict,
-    mark_only_lora_as_trainable,
-    print_trainable_parameters,
-)
-from loralib.dispatch import use_kernels
-from loralib.explain import explain
-from loralib.functional import lora_linear
-from loralib.hotswap import hotswap_adapter, prepare_hotswap
-from loralib.ia3 import IA3Config
-from loralib.inject import MatchReport, add_adapter, delete_adapter, get_peft_model, inject
-from loralib.layers import Conv1D, Conv2d, Embedding, Linear, MergedLinear
-from loralib.linear4bit import Linear4bit
-from loralib.load4bit import load_4bit
-from loralib.lora_layer import lora_layers
-from loralib.lora_plus import lora_plus_groups
-from loralib.merge import merge, merge_and_unload, merged_adapters, unmerge
-from loralib.merge4bit import merge_dequant, merge_requant
-from loralib.microsoft import load_microsoft
-from loralib.mixed_batch import mixed_batch
-from loralib.qlora import prepare_model_for_kbit_training, quantize_model
-from loralib.switch import disable_adapters, set_active, set_trainable
+from typing import TYPE_CHECKING
+
+from loralib.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from loralib.checkpoint import AdapterFileError, LoadReport, load_adapter, save_adapter
+    from loralib.combine import CombineReport, combine_adapters
+    from loralib.config import LoraConfig
+    from loralib.counting import (
+        ParameterCount,
+        base_bytes,
+        count_parameters,
+        lora_state_dict,
+        mark_only_lora_as_trainable,
+        print_trainable_parameters,
+    )
+    from loralib.dispatch import use_kernels
+    from loralib.explanation import explain
+    from loralib.functional import lora_linear
+    from loralib.hotswap import hotswap_adapter, prepare_hotswap
+    from loralib.ia3 import IA3Config
+    from loralib.injection import MatchReport, add_adapter, delete_adapter, get_peft_model, inject
+    from loralib.layers import Conv1D, Conv2d, Embedding, Linear, MergedLinear
+    from loralib.linear4bit import Linear4bit
+    from loralib.load4bit import load_4bit
+    from loralib.lora_layer import lora_layers
+    from loralib.lora_plus import lora_plus_groups
+    from loralib.merge4bit import merge_dequant, merge_requant
+    from loralib.merge_weights import merge, merge_and_unload, merged_adapters, unmerge
+    from loralib.microsoft import load_microsoft
+    from loralib.mixed_batches import mixed_batch
+    from loralib.qlora import prepare_model_for_kbit_training, quantize_model
+    from loralib.switch import disable_adapters, set_active, set_trainable
+else:
+    __getattr__ = lazy_names(__name__, __file__)
 
 __all__ = [
     "AdapterFileError",

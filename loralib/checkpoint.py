@@ -19,10 +19,10 @@ from loralib.biases import model_biases
 from loralib.config import AdapterConfig
 from loralib.file_tensors import PREFIX, file_tensors, is_factor, layer_tensors, saved_heads
 from loralib.heads import saved_modules
-from loralib.inject import adapter_configs, add_adapter, delete_adapter
+from loralib.injection import adapter_configs, add_adapter, delete_adapter
 from loralib.layers import Conv2d, Embedding
 from loralib.lora_layer import LoraLayer, lora_layers
-from loralib.merge import merged_adapters
+from loralib.merge_weights import merged_adapters
 from loralib.peft_config import config_from_peft, config_to_peft
 from loralib.switch import set_active, set_trainable
 

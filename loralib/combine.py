@@ -22,10 +22,10 @@ from loralib import merging
 from loralib.biases import model_biases
 from loralib.config import LoraConfig
 from loralib.heads import saved_modules
-from loralib.inject import adapter_configs, add_adapter, delete_adapter
+from loralib.injection import adapter_configs, add_adapter, delete_adapter
 from loralib.layers import Conv2d, Projection
 from loralib.lora_layer import LoraLayer, lora_layers, wide
-from loralib.merge import merged_adapters
+from loralib.merge_weights import merged_adapters
 
 PRUNING = ("ties", "dare_linear", "dare_ties", "magnitude_prune")
 Factors = tuple[Tensor, Tensor]

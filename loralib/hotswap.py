@@ -13,11 +13,11 @@ from torch import nn
 from loralib.checkpoint import LoadReport, check_fits, read_config, read_tensors
 from loralib.config import LoraConfig
 from loralib.file_tensors import layer_keys
-from loralib.inject import adapter_configs
+from loralib.injection import adapter_configs
 from loralib.layers import Projection
 from loralib.lora_layer import Slot, lora_layers
 from loralib.matching import match_targets
-from loralib.merge import merged_adapters
+from loralib.merge_weights import merged_adapters
 from loralib.slots import slots_for
 
 

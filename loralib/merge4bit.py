@@ -14,7 +14,7 @@ from loralib.layers import Conv1D as LoraConv1D
 from loralib.layers import Linear
 from loralib.linear4bit import TENSORS, Linear4bit
 from loralib.lora_layer import LoraLayer, is_adapter_parameter
-from loralib.merge import merge_and_unload
+from loralib.merge_weights import merge_and_unload
 from loralib.qlora import LayerError, QuantReport, layer_error, matrix_of, other_bytes, quantized_layer, refuse_used_twice
 
 

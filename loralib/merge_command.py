@@ -4,18 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import transformers
 import tyro
 
-from loralib.checkpoint import load_adapter, read_config, read_tensors
-from loralib.merge import merge_and_unload
-
-AUTO = {
-    "SEQ_CLS": transformers.AutoModelForSequenceClassification,
-    "TOKEN_CLS": transformers.AutoModelForTokenClassification,
-    "QUESTION_ANS": transformers.AutoModelForQuestionAnswering,
-    "CAUSAL_LM": transformers.AutoModelForCausalLM,
-    "SEQ_2_SEQ_LM": transformers.AutoModelForSeq2SeqLM,
+AUTO_CLASSES = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
 }
 HEADS = ("classifier.weight", "classifier.out_proj.weight", "score.weight")
 
@@ -33,10 +29,15 @@ class Merge:
 
 
 def merge(settings: Merge) -> None:
+    import transformers
+
+    from loralib.checkpoint import load_adapter, read_config, read_tensors
+    from loralib.merge_weights import merge_and_unload
+
     config = read_config(settings.adapter)
     tensors = read_tensors(settings.adapter)
-    if config.task_type not in AUTO:
-        raise ValueError(f"{settings.adapter} has task_type {config.task_type!r}, expected one of {sorted(AUTO)}")
+    if config.task_type not in AUTO_CLASSES:
+        raise ValueError(f"{settings.adapter} has task_type {config.task_type!r}, expected one of {sorted(AUTO_CLASSES)}")
     tokenizer = settings.adapter if (settings.adapter / "tokenizer_config.json").exists() else settings.model
     tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer)
     if (settings.adapter / "config.json").exists():  # `training` keeps it beside the adapter: label names and all
@@ -44,7 +45,8 @@ def merge(settings: Merge) -> None:
     else:
         labels = next((len(tensors[name]) for name in HEADS if name in tensors), None)
         options = {} if labels is None else {"num_labels": labels}
-    model, info = AUTO[config.task_type].from_pretrained(settings.model, output_loading_info=True, **options)
+    model_class = getattr(transformers, AUTO_CLASSES[config.task_type])
+    model, info = model_class.from_pretrained(settings.model, output_loading_info=True, **options)
     random = sorted(set(info["missing_keys"]) - set(tensors))
     if random:
         raise ValueError(f"neither {settings.model} nor {settings.adapter} holds {random[:3]}: the result would be random there")

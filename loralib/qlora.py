@@ -22,7 +22,7 @@ from loralib.heads import replace_module
 from loralib.linear4bit import Linear4bit
 from loralib.lora_layer import LoraLayer
 from loralib.matching import match_targets
-from loralib.merge import shared_pointers
+from loralib.merge_weights import shared_pointers
 
 
 @dataclass(frozen=True)

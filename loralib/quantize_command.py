@@ -2,18 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
-import transformers
 import tyro
-from tqdm.auto import tqdm
-
-from loralib.load4bit import load_4bit
-from loralib.qlora import QuantReport
-from loralib.save4bit import save_4bit
 
 TOKENIZERS = ("tokenizer*", "vocab*", "*.model")
+
+if TYPE_CHECKING:
+    from loralib.qlora import QuantReport
 
 
 @dataclass(frozen=True)
@@ -25,7 +21,9 @@ class Quantize:
     out: Path
     """folder to write"""
     quant_type: Literal["nf4", "fp4"] = "nf4"
+    """the 16 levels: nf4 for normally distributed weights, or fp4"""
     blocksize: int = 64
+    """weights that share one scale"""
     double_quant: bool = True
     """the scales in 8 bits too"""
     compute_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -34,7 +32,14 @@ class Quantize:
     """further layers to leave, by the end of their name; heads, embeddings and norms stay anyway"""
 
 
-def quantize(settings: Quantize) -> QuantReport:
+def quantize(settings: Quantize) -> "QuantReport":
+    import torch
+    import transformers
+    from tqdm.auto import tqdm
+
+    from loralib.load4bit import load_4bit
+    from loralib.save4bit import save_4bit
+
     if not (settings.model / "config.json").is_file():
         raise ValueError(f"{settings.model} is no folder with a config.json")
     if settings.out.exists() and any(settings.out.iterdir()):
@@ -57,6 +62,8 @@ def quantize(settings: Quantize) -> QuantReport:
 
 def copy_tokenizer(model: Path, out: Path) -> None:
     """Where there is none, transformers may make one that knows no word: so the files are looked for first."""
+    import transformers
+
     if not any(file for pattern in TOKENIZERS for file in model.glob(pattern)):
         return print(f"note: {model} has no tokenizer, so {out} has none")
     try:

@@ -12,7 +12,7 @@ from torch import nn
 from loralib.biases import model_biases, the_one_with_biases, use_biases
 from loralib.heads import SavedModule, saved_modules
 from loralib.lora_layer import LoraLayer, lora_layers
-from loralib.merge import merge, merged_adapters, the_one_owner, unmerge
+from loralib.merge_weights import merge, merged_adapters, the_one_owner, unmerge
 
 
 def set_active(model: nn.Module, names: str | list[str]) -> None:

@@ -1,36 +1,42 @@
-"""Commands: train (the default), compare, transfer and speed.
+"""Train one model on several tasks, or run one of the commands.
 
-python -m multitask --tasks sentiment,topic,nli --task_sampling proportional --loss_weighting uncertainty \
-    --use_task_embeddings --analyze_interference              one model for these tasks
-python -m multitask compare --tasks sentiment,topic,nli       against a model for each
-python -m multitask transfer --tasks sentiment,topic,nli      each task after each other
-python -m multitask speed --tasks sentiment,topic,nli         a mixed batch against the same rows task by task
+python -m multitask --tasks sentiment,topic,nli                              one model for these tasks
+python -m multitask --tasks sentiment,nli --loss_weighting uncertainty       with learned weights of the losses
+python -m multitask --tasks sentiment,nli --use_task_embeddings              the backbone is told the task of each example
+python -m multitask --tasks sentiment,nli --analyze_interference             do the gradients of the tasks conflict?
+python -m multitask compare --tasks sentiment,topic,nli                      against one model for each task
+python -m multitask transfer --tasks sentiment,topic,nli                     each task trained after each other task
+python -m multitask speed --tasks sentiment,topic,nli                        mixed batches against one task at a time
 """
 
-from accelerate import PartialState
-from rich.console import Console
-from rich.markdown import Markdown
-
-from multitask import compare_command, speed_command, transfer_command
-from multitask.report import page
-from multitask.run import run_multitask
+from multitask.compare_command import CompareSettings
+from multitask.compare_command import run as compare
 from multitask.settings import MultitaskSettings
-from training.command_line import run_command
+from multitask.speed_command import SpeedSettings, speed
+from multitask.transfer_command import TransferSettings
+from multitask.transfer_command import run as transfer
+from training.command_line import Command, run_command
 
 
 def train(settings: MultitaskSettings) -> None:
-    console = Console(soft_wrap=True, highlight=False)
-    result = run_multitask(settings, console.print)
+    from accelerate import PartialState
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from multitask.report import page
+    from multitask.run import run_multitask
+
+    result = run_multitask(settings, Console(soft_wrap=True, highlight=False).print)
     if PartialState().is_main_process:
         Console().print(Markdown(page(result)))
         print(f"run folder: {settings.folder()}")
 
 
 COMMANDS = {
-    "compare": (compare_command.CompareSettings, compare_command.run),
-    "transfer": (transfer_command.TransferSettings, transfer_command.run),
-    "speed": (speed_command.SpeedSettings, speed_command.speed),
+    "compare": Command(CompareSettings, compare),
+    "transfer": Command(TransferSettings, transfer),
+    "speed": Command(SpeedSettings, speed),
 }
 
 
-run_command("multitask", __doc__ or "", (MultitaskSettings, train), "train (--tasks ...)", COMMANDS)
+run_command("multitask", __doc__ or "", COMMANDS, default=Command(MultitaskSettings, train))

@@ -11,10 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from multitask.gradients import GRADIENT_METHODS
-
-LOSS_METHODS = ("equal", "uncertainty", "dwa")
-DWA_PERIOD = 50
-METHODS = (*LOSS_METHODS, "gradnorm", *GRADIENT_METHODS)
+from multitask.weightings import DWA_PERIOD, METHODS
 
 
 class Equal(nn.Module):

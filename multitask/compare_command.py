@@ -4,19 +4,16 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-import tyro
 from rich.console import Console
 from rich.markdown import Markdown
 
-from loralib.checkpoint import write_atomic
-from multitask.compare import Way, compare, inference_times
-from multitask.compare_page import draw, page
 from multitask.settings import MultitaskSettings
-from training.run_folder import write_json
 from training.setting_checks import at_least
+
+if TYPE_CHECKING:
+    from multitask.compare import Way
 
 
 @dataclass(frozen=True)
@@ -26,10 +23,11 @@ class CompareSettings:
     The options of a single run hold for every row; --task-sampling and --out are the comparison's own.
     """
 
-    run: Annotated[MultitaskSettings, tyro.conf.arg(name="")] = field(default_factory=MultitaskSettings)
+    run: MultitaskSettings = field(default_factory=MultitaskSettings)
     samplings: tuple[Literal["proportional", "temperature", "equal", "annealed"], ...] = ("proportional", "equal")
     """a multitask row for each (temperature: T = 2); the single models have as many examples of each task as the first draws"""
     seeds: int = 3
+    """runs of each row, with the same seeds for all rows"""
     longer: bool = True
     """also single models with as many steps each as the multitask model has in all"""
 
@@ -45,7 +43,14 @@ class CompareSettings:
             raise ValueError(f"tasks={self.run.tasks!r}: a comparison needs at least two")
 
 
-def run(settings: CompareSettings) -> list[Way]:
+def run(settings: CompareSettings) -> "list[Way]":
+    import torch
+
+    from loralib.checkpoint import write_atomic
+    from multitask.compare import compare, inference_times
+    from multitask.compare_page import draw, page
+    from training.run_folder import write_json
+
     console = Console(soft_wrap=True, highlight=False)
     out = Path(settings.run.out or f"runs/multitask-compare-{'-'.join(settings.run.specs())}")
     ways = compare(settings.run, settings.seeds, settings.samplings, settings.longer, out, console.print)

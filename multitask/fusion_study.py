@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from adapters.attach import activate, attached, sites
+from adapters.attachment import activate, attached, sites
 from adapters.checkpoint import load_bottleneck
 from adapters.composition import Average
 from adapters.fuse import active_fusion

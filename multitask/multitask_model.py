@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from adapters.attach import model_width
+from adapters.attachment import model_width
 from multitask.mixed_batches import MixedBatch, labels_of, tasks_in
 from multitask.task_adapters import TaskAdapterConfig, TaskAdapters
 from multitask.task_embeddings import TaskEmbeddings

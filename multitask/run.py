@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from adapters.bottleneck import BottleneckConfig
+from loralib.config import LoraConfig
 from multitask.files import CARD, save_multitask
 from multitask.fused_members import fuse_trained
 from multitask.multitask_model import MultitaskModel
@@ -24,6 +26,8 @@ from training.trackers import Trackers, tracker_names
 from training.world_tasks import ceiling
 
 TRAINED = "model"
+TASK_ADAPTERS = {"none": None, "lora": LoraConfig(target_modules="all-linear"), "bottleneck": BottleneckConfig()}
+"""what the setting `task_adapters` means"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def build_model(settings: MultitaskSettings) -> tuple[MultitaskModel, Any, Sourc
         None if settings.pooling == "auto" else settings.pooling,
         pairs(settings.share_heads, "share_heads"),
         settings.task_embedding if settings.use_task_embeddings else None,
-        settings.adapter_config(),
+        TASK_ADAPTERS[settings.task_adapters],
         settings.seed,
     )
     return model, tokenizer, source

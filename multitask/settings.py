@@ -3,12 +3,9 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from adapters.bottleneck import BottleneckConfig
-from loralib import LoraConfig
-from multitask.balancing import DWA_PERIOD, LOSS_METHODS, METHODS
-from multitask.task_adapters import TaskAdapterConfig
+from multitask import option_groups as groups
+from multitask.weightings import DWA_PERIOD, LOSS_METHODS
 from training.setting_checks import at_least, below_one, known_choices, positive
 from training.tasks import TaskSpec, find_task
 
@@ -16,76 +13,15 @@ KINDS = ("classification", "multilabel", "regression", "tagging", "qa")
 
 
 @dataclass(frozen=True)
-class MultitaskSettings:
+class MultitaskSettings(  # the last class comes first among the fields
+    groups.RunFolderOptions,
+    groups.EvaluationOptions,
+    groups.OptimizerOptions,
+    groups.TaskOptions,
+    groups.MixtureOptions,
+    groups.DataOptions,
+):
     """Train one model on several tasks. The same command goes on with a run that was stopped or killed."""
-
-    tasks: str = "sentiment,topic,nli"
-    """names joined by commas; small world: topic, sentiment, nli, tagging, qa; real: sst2, mrpc, rte, squad, ud_pos, ..."""
-    model: str = "encoder"
-    """encoder or decoder (the committed small bases), a folder, or a Hub name"""
-    layers: int | None = None
-    """keep the first so many layers of the model; None is all"""
-    random_weights: bool = False
-    """drop the pretraining and keep the shape"""
-    data_dirs: str = ""
-    """where real tasks have their files: sst2=FOLDER,squad=FOLDER; others come from the Hub"""
-    train_rows: str = ""
-    """fewer training rows: a number for all tasks, or nli=100,topic=50"""
-    eval_rows: int | None = None
-    """evaluate on the first so many rows of each task; None is all"""
-    max_length: int = 128
-    steps: int = 600
-    batch_size: int = 16
-    """rows per process and micro-batch, of all tasks together"""
-    accumulation: int = 1
-    batching: Literal["mixed", "one_task"] = "mixed"
-    """rows of all tasks in each batch, or one task per step"""
-    task_sampling: Literal["proportional", "temperature", "equal", "annealed"] = "proportional"
-    """how often each task is drawn: by its size, size^(1/T), all alike, or from the first to nearly the last over the run"""
-    temperature: float = 2.0
-    """of task_sampling temperature: 1 is proportional, inf is equal"""
-    max_examples: int | None = None
-    """count a task as at most so many rows when drawing"""
-    loss_weighting: Literal[METHODS] = "equal"  # pyright: ignore[reportInvalidTypeForm]
-    """how the tasks' losses, or their gradients, are put together"""
-    task_weights: str = ""
-    """fixed weights beside it: nli=2,topic=0.5; others are 1"""
-    use_task_embeddings: bool = False
-    """tell the backbone which task a row is for"""
-    task_embedding: Literal["input", "layer_norm"] = "input"
-    """by a vector added to the input, or by the scale and shift of every norm"""
-    task_adapters: Literal["none", "lora", "bottleneck"] = "none"
-    """freeze the backbone, and give each task an adapter of its own"""
-    members: str = ""
-    """freeze the backbone and trained adapters of single runs (folders joined by commas), and train one fusion of them"""
-    share_heads: str = ""
-    """tasks that use another's head: sick=nli"""
-    pooling: Literal["auto", "mean", "last", "first"] = "auto"
-    """how a text becomes one vector; auto: mean for an encoder, last for a decoder"""
-    dropout: float = 0.1
-    """before each head"""
-    learning_rate: float | None = None
-    """None: 1e-3 for models under 5 M parameters and 5e-5 above; with task_adapters or members those of these methods"""
-    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
-    warmup_share: float = 0.06
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    eval_every: int = 200
-    save_every: int = 200
-    keep: Literal["last", "best"] = "last"
-    """the weights to keep: the last, or those of the best mean score"""
-    analyze_interference: bool = False
-    """at every evaluation: do the tasks' gradients point the same way, and does a step on one help the others?"""
-    seed: int = 0
-    threads: int | None = None
-    """torch threads; None is 1 for models under 5 M parameters and torch's own choice above"""
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    trackers: str = ""
-    """tensorboard, wandb, mlflow, joined by commas; "" is nowhere"""
-    out: str | None = None
-    """run folder; None is runs/multitask-TASKS"""
-    restart: bool = False
-    """throw away what is in the run folder and start over"""
 
     def __post_init__(self):
         least = {"steps": 1, "batch_size": 1, "accumulation": 1, "max_length": 2, "eval_every": 1, "save_every": 1}
@@ -167,11 +103,6 @@ class MultitaskSettings:
         if count is not None and (count < 1 or count % 1):
             raise ValueError(f"train_rows={self.train_rows!r}: expected whole numbers of at least 1")
         return None if count is None else int(count)
-
-    def adapter_config(self) -> TaskAdapterConfig | None:
-        if self.task_adapters == "lora":
-            return LoraConfig(target_modules="all-linear")
-        return BottleneckConfig() if self.task_adapters == "bottleneck" else None
 
     def folder(self) -> Path:
         return Path(self.out or f"runs/multitask-{'-'.join(self.specs())}")

@@ -2,32 +2,33 @@
 
 import statistics
 from dataclasses import dataclass, field
-from typing import Annotated
 
-import torch
-import tyro
 from rich.console import Console
 from rich.markdown import Markdown
 
 from multitask.settings import MultitaskSettings
-from multitask.step_time import WAYS, batch_times
-from training.records import markdown_table
 from training.setting_checks import at_least
-from training.step_time import ratio
 
 
 @dataclass(frozen=True)
 class SpeedSettings:
     """Time one training step, in turn: the rows of all tasks in one pass, or a pass for each task."""
 
-    run: Annotated[MultitaskSettings, tyro.conf.arg(name="")] = field(default_factory=MultitaskSettings)
+    run: MultitaskSettings = field(default_factory=MultitaskSettings)
     rounds: int = 40
+    """timed steps of each kind of batch, in turn"""
 
     def __post_init__(self):
         at_least({"rounds": 5}, self)
 
 
 def speed(settings: SpeedSettings) -> dict[str, list[float]]:
+    import torch
+
+    from multitask.step_time import WAYS, batch_times
+    from training.records import markdown_table
+    from training.step_time import ratio
+
     torch.set_num_threads(settings.run.threads or 1)
     times, tokens = batch_times(settings.run, settings.rounds)
     low, middle, high = ratio(times["task by task"], times["mixed"])

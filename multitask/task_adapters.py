@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from adapters.attach import activate, attach, sites
+from adapters.attachment import activate, attach, sites
 from adapters.bottleneck import BottleneckConfig
 from adapters.composition import BatchSplit
 from loralib import LoraConfig, add_adapter, lora_layers, mixed_batch, set_trainable

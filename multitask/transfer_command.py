@@ -4,28 +4,25 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import tyro
 from rich.console import Console
 from rich.markdown import Markdown
 
-from loralib.checkpoint import write_atomic
-from multitask.report import draw_gains
 from multitask.settings import MultitaskSettings
-from multitask.transfer import Transfer, measure_transfer
-from training.paired import spread
-from training.records import markdown_table
-from training.run_folder import write_json
 from training.setting_checks import at_least
+
+if TYPE_CHECKING:
+    from multitask.transfer import Transfer
 
 
 @dataclass(frozen=True)
 class TransferSettings:
     """Train every task alone, and after every other: K + K² runs for each seed, all with the options of a single run."""
 
-    run: Annotated[MultitaskSettings, tyro.conf.arg(name="")] = field(default_factory=MultitaskSettings)
+    run: MultitaskSettings = field(default_factory=MultitaskSettings)
     seeds: int = 3
+    """runs of each pair of tasks"""
 
     def __post_init__(self):
         at_least({"seeds": 1}, self)
@@ -35,7 +32,12 @@ class TransferSettings:
             raise ValueError("transfer hands on the backbone, which task_adapters and members freeze")
 
 
-def run(settings: TransferSettings) -> Transfer:
+def run(settings: TransferSettings) -> "Transfer":
+    from loralib.checkpoint import write_atomic
+    from multitask.report import draw_gains
+    from multitask.transfer import measure_transfer
+    from training.run_folder import write_json
+
     console = Console(soft_wrap=True, highlight=False)
     tasks = list(settings.run.specs())
     out = Path(settings.run.out or f"runs/multitask-transfer-{'-'.join(tasks)}")
@@ -50,8 +52,11 @@ def run(settings: TransferSettings) -> Transfer:
     return found
 
 
-def page(found: Transfer, tasks: list[str], settings: TransferSettings, chart: str) -> str:
+def page(found: "Transfer", tasks: list[str], settings: TransferSettings, chart: str) -> str:
     """Scores of every target after every source, and the picture of the gains."""
+    from training.paired import spread
+    from training.records import markdown_table
+
     signs = {"helps": " ▲", "hurts": " ▼", "": ""}
     lines = [["alone", *(spread(found.alone[target]) for target in tasks)]]
     for source in tasks:

@@ -30,6 +30,13 @@ def run_code(code: str, timeout: float = 280) -> subprocess.CompletedProcess[str
     return run_ranks(1, "-c", code, timeout=timeout)
 
 
+def run_fresh_code(code: str, timeout: float = 280) -> str:
+    """What `python -c code` prints in a Python that has imported nothing yet; it must succeed."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def run_ranks(count: int, *words, timeout: float = 280) -> subprocess.CompletedProcess[str]:
     """`torchrun --nproc-per-node count words` on the CPU, and of 1: `python words` (a file, `-m` module, or `-c` code).
 

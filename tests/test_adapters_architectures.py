@@ -9,7 +9,7 @@ from test_adapters_bottleneck import GOLDEN, golden_model, hidden, two
 from torch import nn
 from transformers import DistilBertConfig, DistilBertModel, RobertaConfig, RobertaModel, T5Config, T5Model
 
-from adapters.attach import activate, attach, attached, detach, sites, train_only
+from adapters.attachment import activate, attach, attached, detach, sites, train_only
 from adapters.bottleneck import Bottleneck, BottleneckConfig
 from adapters.composition import Average, BatchSplit, Fuse, Parallel, Stack, members, repeated
 from adapters.fuse import add_fusion, delete_fusion

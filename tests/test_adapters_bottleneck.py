@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
-from adapters.attach import activate, attach, sites
+from adapters.attachment import activate, attach, sites
 from adapters.bottleneck import BottleneckConfig
 from adapters.composition import Average, Fuse, Stack
 from adapters.fuse import add_fusion

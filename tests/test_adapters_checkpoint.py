@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_adapters_architectures import MODELS, run
 
-from adapters.attach import activate, attach, attached, sites, train_only
+from adapters.attachment import activate, attach, attached, sites, train_only
 from adapters.bottleneck import BottleneckConfig
 from adapters.checkpoint import load_bottleneck, save_bottleneck
 from adapters.composition import Fuse

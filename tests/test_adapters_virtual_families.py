@@ -8,7 +8,7 @@ import torch
 from test_adapters_virtual import LEFT, P, config, inputs, logits, ours
 from transformers import DynamicCache, GPT2ForSequenceClassification
 
-from adapters.attach import activate, attach
+from adapters.attachment import activate, attach
 from adapters.bottleneck import BottleneckConfig
 from adapters.prefix import PrefixTuningConfig
 from adapters.virtual_files import load_virtual_tokens, save_virtual_tokens

@@ -6,7 +6,7 @@ import torch
 from distilling import hurry, make_teacher, quick, stopped_after, trace
 from safetensors.torch import load_file
 
-from distill.compress import CompressConfig
+from distill.compress_config import CompressConfig
 from distill.run import run_distillation
 from distill.sites import find_sites
 from distill.student_files import load_student

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
+from distill.copy_spec import CopySpec, read_copy
 from distill.cost import answering_seconds, operations, speed_up
-from distill.student import CopySpec, copy_student, read_copy
+from distill.student import copy_student
 from training.base_models import Base, Source, load_base
 from training.tasks import find_task
 from training.trained import load_trained, save_trained

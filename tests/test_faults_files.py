@@ -20,7 +20,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
 import loralib as lora
-from adapters.attach import attach
+from adapters.attachment import attach
 from adapters.bottleneck import BottleneckConfig
 from adapters.checkpoint import load_bottleneck, save_bottleneck
 from adapters.composition import Fuse
@@ -30,7 +30,7 @@ from adapters.prefix import PrefixTuningConfig
 from adapters.prompt import PromptTuningConfig
 from adapters.virtual_files import load_virtual_tokens, save_virtual_tokens
 from adapters.virtual_tokens import add_virtual_tokens
-from distill.compress import CompressConfig
+from distill.compress_config import CompressConfig
 from distill.int8 import quantize_int8
 from distill.sequence import teacher_rows
 from distill.student_files import load_student, save_student

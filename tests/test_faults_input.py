@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import loralib as lora
-from adapters.attach import attach
+from adapters.attachment import attach
 from adapters.bottleneck import BottleneckConfig
 from adapters.checkpoint import load_bottleneck, save_bottleneck
 from adapters.fusion_files import load_fusion

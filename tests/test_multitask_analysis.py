@@ -12,7 +12,7 @@ from multitask.comparison import delta_m, gap_closed
 from multitask.interference import Interference, affinity, cosines, mean_matrices, task_gram, transfer_gains
 from multitask.multitask_model import MultitaskModel
 from multitask.steps import Learner
-from multitask.zero_shot import zero_shot
+from multitask.zero_shot_classes import zero_shot
 from training.base_models import Source, load_backbone
 from training.data import load_task
 from training.small_world import about

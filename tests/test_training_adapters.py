@@ -8,7 +8,7 @@ from command import run_module
 from datasets import Dataset
 from tiny_folder import encoder
 
-from adapters.attach import sites
+from adapters.attachment import sites
 from adapters.fuse import active_fusion
 from adapters.fusion import fusion_penalty, no_decay
 from multitask.fusion_study import attention, held_out_rows
@@ -20,6 +20,7 @@ from training.encoding import encode
 from training.evaluation import objective_of
 from training.gap import Row, draw, measure_gap, page
 from training.loop import LoopSettings, Trainer
+from training.method_configs import adapter_config
 from training.methods import apply_method
 from training.settings import TrainSettings
 from training.tasks import find_task
@@ -135,7 +136,7 @@ def test_members_that_cannot_be_fused_are_refused(members, tmp_path):
 def test_the_pull_is_in_the_loss_and_v_is_out_of_the_decay(members, tmp_path):
     """Defects 7.7 and 7.8: without a gradient from the task, decay must not move V, and the pull must."""
     folders = tuple(str(run.folder / "adapter") for run in members["bottleneck"].values())
-    config = TrainSettings(method="fusion", members=",".join(folders)).adapter_config()
+    config = adapter_config(TrainSettings(method="fusion", members=",".join(folders)))
     spec = find_task("nli")
     base = load_base(spec)
     apply_method("fusion", base, spec, config)

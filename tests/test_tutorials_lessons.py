@@ -9,17 +9,22 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from lesson_choice import current_commit, lessons_of_commit
 
 from tutorials import lessons, pages, practice, render
 
 ALL = lessons.all_lessons()
 each_lesson = pytest.mark.parametrize("lesson", ALL, ids=lambda lesson: lesson.number)
+CHOSEN = lessons_of_commit([lesson.number for lesson in ALL], current_commit())
+some_lessons = pytest.mark.parametrize(
+    "lesson", [pytest.param(one, id=one.number, marks=[] if one.number in CHOSEN else [pytest.mark.slow]) for one in ALL]
+)
 with_exercises = pytest.mark.parametrize("number", [lesson.number for lesson in ALL])
 
 
 @pytest.mark.tutorial
 @pytest.mark.timeout(240)
-@each_lesson
+@some_lessons
 def test_it_runs_in_a_fresh_process_within_its_memory(lesson, tmp_path):
     output = tmp_path / "output.txt"
     command = [sys.executable, "-W", "error::DeprecationWarning:__main__", str(lesson.path.relative_to(lessons.ROOT))]
@@ -85,6 +90,14 @@ def test_it_ends_as_lessons_end(lesson):
     assert "| symptom | likely cause | check |" in text and "Break it on purpose" in text and "**Next:**" in text
     assert "python -m training --task" in text[places[-1] :]
     assert re.search(r"seed", text), "draws need a seed"
+
+
+def test_every_commit_chooses_four_lessons_and_in_time_all_of_them():
+    numbers = [lesson.number for lesson in ALL]
+    choices = [lessons_of_commit(numbers, f"{commit:040x}") for commit in range(100)]
+    assert all(len(choice) == 4 and choice <= set(numbers) for choice in choices)
+    assert set().union(*choices) == set(numbers)
+    assert lessons_of_commit(numbers, "a" * 40) == lessons_of_commit(numbers, "a" * 40)
 
 
 def test_an_answer_that_stops_is_a_verdict_and_the_next_exercise_is_checked():

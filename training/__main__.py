@@ -1,20 +1,20 @@
-"""Commands: train (the default), generate, evaluate, report, compare, gap, benchmark, conditions, pretrain.
+"""Train a base model on one task, or run one of the commands.
 
-python -m training --task sst2 --model roberta-base --method lora      train (qlora, full, ...); --help lists all
+python -m training --task sst2 --model roberta-base --method lora      train; --method lora --help lists the options of LoRA
 python -m training generate --adapter runs/NAME/adapter                texts from a trained model
 python -m training evaluate --adapter runs/NAME/adapter                its scores on a split
 python -m training report runs/*                                       several runs in one table and chart
 python -m training compare --task sst2 --model roberta-base            every way to adapt, side by side
 python -m training gap                                                 what each method keeps of full fine-tuning's gain
 python -m training benchmark --tasks all --model roberta-base          the eight tasks of GLUE in one table
-python -m training conditions | pretrain                               what the README shows
+python -m training conditions                                          does pretraining matter, do methods differ
+python -m training pretrain                                            the committed small bases, made again
+
+methods: full, head, lora, qlora, ia3, bottleneck, prefix, prompt, fusion, untouched
 """
 
-from accelerate import PartialState
-from rich.console import Console
-
 from training.benchmark_command import BenchmarkSettings, benchmark
-from training.command_line import run_command
+from training.command_line import Command, run_command
 from training.compare_command import CompareSettings, compare
 from training.conditions_command import ConditionsSettings
 from training.conditions_command import run as conditions
@@ -22,14 +22,19 @@ from training.evaluate_command import EvaluateSettings, evaluate_trained
 from training.gap_command import GapSettings, gap
 from training.generate_command import GenerateSettings, generate
 from training.pretrain_command import PretrainSettings, run
-from training.records import markdown_table
 from training.report_command import ReportSettings, report
-from training.result_table import HEADER, table_rows
-from training.run import train_model
 from training.settings import TrainSettings
+from training.tasks import find_task
 
 
 def train(settings: TrainSettings) -> None:
+    from accelerate import PartialState
+    from rich.console import Console
+
+    from training.records import markdown_table
+    from training.result_table import HEADER, table_rows
+    from training.run import train_model
+
     result = train_model(settings.task, settings)
     if PartialState().is_main_process:
         Console(soft_wrap=True).print(markdown_table(HEADER, table_rows([result])), markup=False)
@@ -37,15 +42,17 @@ def train(settings: TrainSettings) -> None:
 
 
 COMMANDS = {
-    "generate": (GenerateSettings, generate),
-    "evaluate": (EvaluateSettings, evaluate_trained),
-    "report": (ReportSettings, report),
-    "compare": (CompareSettings, compare),
-    "gap": (GapSettings, gap),
-    "benchmark": (BenchmarkSettings, benchmark),
-    "conditions": (ConditionsSettings, conditions),
-    "pretrain": (PretrainSettings, run),
+    "generate": Command(GenerateSettings, generate),
+    "evaluate": Command(EvaluateSettings, evaluate_trained),
+    "report": Command(ReportSettings, report),
+    "compare": Command(CompareSettings, compare, methods=("lora",), check=lambda settings: find_task(settings.run.task)),
+    "gap": Command(GapSettings, gap),
+    "benchmark": Command(BenchmarkSettings, benchmark),
+    "conditions": Command(ConditionsSettings, conditions),
+    "pretrain": Command(PretrainSettings, run),
 }
 
 
-run_command("training", __doc__ or "", (TrainSettings, train), "train (--task ...)", COMMANDS)
+run_command(
+    "training", __doc__ or "", COMMANDS, default=Command(TrainSettings, train, check=lambda settings: find_task(settings.task))
+)

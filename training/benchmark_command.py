@@ -4,23 +4,22 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import tyro
 from rich.console import Console
 
-from loralib.checkpoint import write_atomic
-from training.benchmark import Entry, benchmark_page, plan_tasks, run_benchmark
-from training.own_process import WORD
 from training.setting_checks import at_least
 from training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from training.benchmark import Entry
 
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
     """Train and score every task with the same settings. --task and --data-dir of a single run have no place here."""
 
-    run: Annotated[TrainSettings, tyro.conf.arg(name="")] = field(default_factory=TrainSettings)
+    run: TrainSettings = field(default_factory=TrainSettings)
     tasks: tuple[str, ...] = ("all",)
     """`all`, or some of cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte"""
     data_root: Path | None = None
@@ -28,6 +27,7 @@ class BenchmarkSettings:
     stand_in: tuple[str, ...] = ()
     """TASK=OTHER: run OTHER where TASK's data is not there, such as mnli=sick; the table says so"""
     seeds: int = 1
+    """runs of each task"""
 
     def __post_init__(self):
         at_least({"seeds": 1}, self)
@@ -35,7 +35,11 @@ class BenchmarkSettings:
             raise ValueError("a benchmark has --tasks and --data-root in place of --task and --data-dir")
 
 
-def benchmark(settings: BenchmarkSettings) -> list[Entry]:
+def benchmark(settings: BenchmarkSettings) -> "list[Entry]":
+    from loralib.checkpoint import write_atomic
+    from training.benchmark import benchmark_page, plan_tasks, run_benchmark
+    from training.own_process import WORD
+
     console, base = Console(soft_wrap=True, highlight=False), settings.run
     tasks = plan_tasks(settings.tasks, settings.stand_in)
     out = Path(base.out or "runs/benchmark")

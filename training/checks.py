@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Container
+from typing import TYPE_CHECKING
 
-from torch import nn
+if TYPE_CHECKING:  # commands read this file before they have parsed their arguments
+    from torch import nn
 
 
 class NoGradientError(RuntimeError):
     """Something that trains is not part of what is computed."""
 
 
-def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
+def trainable_parameters(model: "nn.Module") -> "list[nn.Parameter]":
     """The parameters for an optimizer. ValueError when there are none."""
     found = [p for p in model.parameters() if p.requires_grad]
     if not found:
@@ -18,7 +20,7 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
     return found
 
 
-def assert_all_got_gradients(model: nn.Module, resting: Container[str] = ()) -> None:
+def assert_all_got_gradients(model: "nn.Module", resting: Container[str] = ()) -> None:
     """After the first backward: every trainable parameter has a gradient, but for those that rest in this step.
 
     NoGradientError with the names of those without.

@@ -16,6 +16,7 @@ from training.base_models import load_base, window
 from training.data import evaluation_split, first_rows, load_task
 from training.encoding import encode
 from training.evaluation import HeldOut, evaluate
+from training.method_configs import adapter_config
 from training.methods import apply_method, default_learning_rate
 from training.own_process import train_in_own_process
 from training.processes import make_accelerator
@@ -109,7 +110,7 @@ def check_plan(plan: Plan, other_text: str | None) -> None:
     load_task(spec, first.data_dir, first.seed, first.train_rows)
     for settings in plan.rows.values():
         base = load_base(spec, settings.model)
-        apply_method(settings.method, base, spec, settings.adapter_config())
+        apply_method(settings.method, base, spec, adapter_config(settings))
     if other_text is not None:
         if not spec.is_language_modelling:
             raise ValueError(f"other_text is for models that write text: {first.task} has a head that knows only its labels")

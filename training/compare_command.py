@@ -4,22 +4,16 @@ import shlex
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import torch
-import tyro
 from rich.console import Console
 from rich.markdown import Markdown
-from tqdm.auto import tqdm
 
-from loralib.checkpoint import write_atomic
-from training.compare import Compared, check_plan, make_plan, run_plan, tune
-from training.compare_page import Times, draw, page
-from training.own_process import WORD
-from training.run_folder import write_json
 from training.setting_checks import at_least
 from training.settings import TrainSettings
-from training.step_time import step_times
+
+if TYPE_CHECKING:
+    from training.compare import Compared
 
 
 @dataclass(frozen=True)
@@ -29,9 +23,11 @@ class CompareSettings:
     The options of a single run hold for every row; --method, --r and --out are the comparison's own.
     """
 
-    run: Annotated[TrainSettings, tyro.conf.arg(name="")] = field(default_factory=TrainSettings)
+    run: TrainSettings = field(default_factory=TrainSettings)
     ranks: tuple[int, ...] = (1, 4, 8, 16)
+    """a row of LoRA for each of these ranks"""
     seeds: int = 3
+    """runs of each row, with the same seeds for all rows"""
     learning_rates: tuple[float, ...] = (1.0,)
     """factors on each method's default learning rate; of several, each method takes its best on a seed of its own"""
     score_train_rows: int = 500
@@ -55,7 +51,17 @@ class CompareSettings:
             raise ValueError(f"method={self.run.method!r}: a comparison runs every method; leave --method out")
 
 
-def compare(settings: CompareSettings) -> list[Compared]:
+def compare(settings: CompareSettings) -> "list[Compared]":
+    import torch
+    from tqdm.auto import tqdm
+
+    from loralib.checkpoint import write_atomic
+    from training.compare import check_plan, make_plan, run_plan, tune
+    from training.compare_page import Times, draw, page
+    from training.own_process import WORD
+    from training.run_folder import write_json
+    from training.step_time import step_times
+
     console = Console(soft_wrap=True, highlight=False)
     base = replace(settings.run, restart=False)
     out = Path(base.out or f"runs/compare-{base.task}")

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from loralib.checkpoint import write_atomic
-from training.conditions import measure, report
 from training.setting_checks import at_least
 
 
@@ -16,13 +14,18 @@ class ConditionsSettings:
     """Train six tasks with four methods over paired seeds, and judge the differences."""
 
     seeds: int = 3
+    """paired seeds of each row"""
     out: Path = Path("runs/conditions")
+    """folder for the runs and the report"""
 
     def __post_init__(self):
         at_least({"seeds": 2}, self)  # one seed has no spread, and that would show after all its runs
 
 
 def run(settings: ConditionsSettings) -> None:
+    from loralib.checkpoint import write_atomic
+    from training.conditions import measure, report
+
     console = Console(soft_wrap=True)
     results = measure(settings.out, range(settings.seeds), console.print)
     page = report(results, range(settings.seeds))

@@ -6,17 +6,7 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import track
 
-from training.base_models import window
-from training.data import evaluation_split, first_rows, load_task
-from training.data_checks import check_rows
-from training.encoding import encode
-from training.evaluation import HeldOut, evaluate
-from training.generation import generate_samples, references_by_prompt
-from training.processes import make_accelerator
-from training.records import markdown_table
 from training.setting_checks import at_least
-from training.text_metrics import refuse_texts, text_scores
-from training.trained import load_trained
 
 
 @dataclass(frozen=True)
@@ -40,13 +30,26 @@ class EvaluateSettings:
     score_texts: int | None = 0
     """generation: so many distinct prompts are continued and scored; None is all"""
     decoding: Literal["greedy", "lora_paper"] = "greedy"
+    """lora_paper: 10 beams, length penalty 0.8, no 4-gram twice"""
     max_new_tokens: int = 128
+    """at most so many tokens are generated"""
 
     def __post_init__(self):
         at_least({"rows": 1, "max_length": 2, "score_texts": 0, "max_new_tokens": 1}, self)
 
 
 def evaluate_trained(settings: EvaluateSettings) -> None:
+    from training.base_models import window
+    from training.data import evaluation_split, first_rows, load_task
+    from training.data_checks import check_rows
+    from training.encoding import encode
+    from training.evaluation import HeldOut, evaluate
+    from training.generation import generate_samples, references_by_prompt
+    from training.processes import make_accelerator
+    from training.records import markdown_table
+    from training.text_metrics import refuse_texts, text_scores
+    from training.trained import load_trained
+
     trained = load_trained(settings.adapter, settings.task, settings.model)
     spec, model, tokenizer = trained.spec, trained.base.model, trained.base.tokenizer
     refuse_texts(spec, settings.score_texts)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from adapters.attach import activate, train_only
+from adapters.attachment import activate, train_only
 from adapters.checkpoint import load_bottleneck
 from adapters.composition import Fuse
 from adapters.fuse import active_fusion, add_fusion

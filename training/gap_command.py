@@ -9,12 +9,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.markdown import Markdown
 
-from loralib.checkpoint import write_atomic
-from training.gap import ENDS, ROWS, draw, measure_gap, page
-from training.own_process import WORD
-from training.run_folder import write_json
 from training.setting_checks import at_least
 from training.world_tasks import WORLD_TASKS
+
+METHODS = ("lora", "ia3", "bottleneck", "prefix", "prompt")
 
 
 @dataclass(frozen=True)
@@ -24,13 +22,16 @@ class GapSettings:
     methods: tuple[str, ...] = ("lora", "bottleneck", "prefix", "prompt")
     """of: lora, ia3, bottleneck, prefix, prompt"""
     tasks: tuple[str, ...] = ("sentiment", "nli", "tagging", "qa", "data2text")
+    """tasks of the small world"""
     seeds: int = 3
+    """runs of each method, with the same seeds for all methods"""
     out: Path = Path("runs/gap")
+    """folder for the runs and the report"""
 
     def __post_init__(self):
         at_least({"seeds": 2}, self)
         for name, given, known in (
-            ("methods", self.methods, [r for r in ROWS if r not in ENDS]),
+            ("methods", self.methods, list(METHODS)),
             ("tasks", self.tasks, list(WORLD_TASKS)),
         ):
             wrong = [x for x in given if x not in known]
@@ -39,6 +40,11 @@ class GapSettings:
 
 
 def gap(settings: GapSettings) -> None:
+    from loralib.checkpoint import write_atomic
+    from training.gap import draw, measure_gap, page
+    from training.own_process import WORD
+    from training.run_folder import write_json
+
     console, names = Console(soft_wrap=True, highlight=False), list(settings.methods)
     gaps = []
     for task in settings.tasks:

@@ -1,14 +1,14 @@
 """`python -m training generate --adapter FOLDER`: continue prompts with a trained model."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
-from training.data import evaluation_split, load_task
-from training.generation import Sample, generate_samples, references_by_prompt
 from training.setting_checks import at_least
-from training.trained import load_trained
+
+if TYPE_CHECKING:
+    from training.generation import Sample
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,17 @@ class GenerateSettings:
     decoding: Literal["greedy", "lora_paper"] = "greedy"
     """lora_paper: 10 beams, length penalty 0.8, no 4-gram twice"""
     max_new_tokens: int = 128
+    """at most so many tokens are generated"""
 
     def __post_init__(self):
         at_least({"count": 1, "max_new_tokens": 1}, self)
 
 
-def generate(settings: GenerateSettings) -> list[Sample]:
+def generate(settings: GenerateSettings) -> "list[Sample]":
+    from training.data import evaluation_split, load_task
+    from training.generation import generate_samples, references_by_prompt
+    from training.trained import load_trained
+
     trained = load_trained(settings.adapter, settings.task, settings.model)
     spec = trained.spec
     if not spec.is_language_modelling:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 import loralib
-from adapters.attach import attach
+from adapters.attachment import attach
 from adapters.bottleneck import BottleneckConfig
 from adapters.prefix import PrefixTuningConfig
 from adapters.prompt import PromptTuningConfig

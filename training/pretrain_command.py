@@ -4,18 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-from tqdm.auto import tqdm
-
-from training.base_models import HERE
-from training.pretrain import Recipe, pretrain, save_base
-
 
 @dataclass(frozen=True)
 class PretrainSettings:
     """Pretrain the small encoder and decoder on the small world's text."""
 
     kind: Literal["encoder", "decoder", "both"] = "both"
+    """which base to pretrain"""
     steps: int | None = None
     """None is the committed recipe's number"""
     out: str = str(Path("runs/base_models"))
@@ -25,6 +20,12 @@ class PretrainSettings:
 
 
 def run(settings: PretrainSettings) -> None:
+    import torch
+    from tqdm.auto import tqdm
+
+    from training.base_models import HERE
+    from training.pretrain import Recipe, pretrain, save_base
+
     torch.set_num_threads(1)
     for kind in ("encoder", "decoder") if settings.kind == "both" else (settings.kind,):
         recipe = Recipe(kind) if settings.steps is None else Recipe(kind, steps=settings.steps)

@@ -7,9 +7,6 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from loralib.checkpoint import write_atomic
-from training.report import draw_losses, find_runs, report_page
-
 
 @dataclass(frozen=True)
 class ReportSettings:
@@ -22,6 +19,9 @@ class ReportSettings:
 
 
 def report(settings: ReportSettings) -> None:
+    from loralib.checkpoint import write_atomic
+    from training.report import draw_losses, find_runs, report_page
+
     runs = find_runs(settings.runs)
     page = report_page(runs)
     Console(soft_wrap=True, highlight=False).print(page, markup=False)

@@ -16,6 +16,7 @@ from training.data import evaluation_split, first_rows, load_task
 from training.encoding import Encoded, encode
 from training.evaluation import HeldOut, evaluate, objective_of
 from training.generation import Sample, checked_prompts, generate_samples, references_by_prompt
+from training.method_configs import adapter_config
 from training.methods import apply_method, default_learning_rate
 from training.progress import Progress
 from training.randomness import seeded
@@ -52,7 +53,7 @@ def _train(
 ) -> TrainResult:
     split = evaluation_split(data, spec, settings.data_dir)
     rows = first_rows(data[split], settings.eval_rows)
-    method = apply_method(settings.method, base, spec, settings.adapter_config(), settings.seed)
+    method = apply_method(settings.method, base, spec, adapter_config(settings), settings.seed)
     train_set, held_out = _encode_both(settings, spec, data["train"], rows, split, base, accelerator)
     if settings.gradient_checkpointing:
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -13,6 +13,7 @@ from training.data import load_task
 from training.encoding import encode
 from training.evaluation import objective_of
 from training.loop import LoopSettings, Trainer
+from training.method_configs import adapter_config
 from training.methods import apply_method
 from training.processes import make_accelerator
 from training.settings import TrainSettings
@@ -63,7 +64,7 @@ def trainer_of(settings: TrainSettings) -> Trainer:
     """What a run with these settings trains with, before its first step; the learning rate is not its own."""
     spec = find_task(settings.task)
     base = load_base(spec, settings.model, settings.seed, four_bit=settings.method == "qlora")
-    apply_method(settings.method, base, spec, settings.adapter_config(), settings.seed)
+    apply_method(settings.method, base, spec, adapter_config(settings), settings.seed)
     if settings.gradient_checkpointing:
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     rows = load_task(spec, settings.data_dir, settings.seed, settings.train_rows)["train"]

@@ -10,10 +10,12 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-
-from datasets import Dataset, DatasetDict
+from typing import TYPE_CHECKING
 
 from training import small_world as world
+
+if TYPE_CHECKING:  # `datasets` takes seconds, and the names of the tasks are read for every `--help`
+    from datasets import Dataset, DatasetDict
 
 TAGS = ("O", "B-PER", "B-LOC", "I-LOC")
 VALIDATION_ROWS, TEST_ROWS = 500, 1000
@@ -25,8 +27,10 @@ class WorldTask:
     train_rows: int
 
 
-def build(task: str, seed: int = 0, train_rows: int | None = None) -> DatasetDict:
+def build(task: str, seed: int = 0, train_rows: int | None = None) -> "DatasetDict":
     """The task's splits (train, validation, test); `seed` draws another training set, the test set stays the same."""
+    from datasets import DatasetDict
+
     train = _drawn(task, f"train {seed}", train_rows or WORLD_TASKS[task].train_rows)
     return DatasetDict(
         {"train": train, "validation": _drawn(task, "validation", VALIDATION_ROWS), "test": _drawn(task, "test", TEST_ROWS)}
@@ -34,7 +38,9 @@ def build(task: str, seed: int = 0, train_rows: int | None = None) -> DatasetDic
 
 
 @lru_cache(maxsize=64)  # the runs of a comparison ask for the same rows, and a Dataset is not changed in place
-def _drawn(task: str, split: str, count: int) -> Dataset:
+def _drawn(task: str, split: str, count: int) -> "Dataset":
+    from datasets import Dataset
+
     rng = random.Random(f"{task} {split}")
     rows = [WORLD_TASKS[task].make_row(rng) for _ in range(count)]
     if task == "data2text" and split.startswith("train"):  # a meaning that is trained on must not be tested
@@ -184,7 +190,7 @@ WORLD_TASKS = {
 }
 
 
-def ceiling(task: str, rows: Dataset) -> float:
+def ceiling(task: str, rows: "Dataset") -> float:
     """The best expected metric on these rows (data2text: the floor of the loss, nats per reference token with its end)."""
     if task == "data2text":
         tokens = sum(len(text.split()) + 1 for text in rows["human_reference"])

@@ -83,7 +83,7 @@ assert sum(p.numel() for p in adapter.parameters()) == 2 * 64 * 4 + 4 + 64, "2dm
 # Now the real size, without its memory: on the device `meta` tensors have shapes and no content.
 
 # %%
-from adapters.attach import attach
+from adapters.attachment import attach
 
 PLACEMENTS = ("pfeiffer", "houlsby", "parallel")
 
@@ -337,7 +337,7 @@ for name, values in times.items():
 # **Predict:** the trained adapter, without its f: does it answer as before, a little worse, or as if it had learnt nothing?
 
 # %%
-from adapters.attach import sites
+from adapters.attachment import sites
 from training.encoding import encode
 from training.evaluation import HeldOut, evaluate
 from training.processes import make_accelerator
@@ -404,7 +404,7 @@ assert kept[0,][1] < 0.5 * kept[()][1], "nothing below the first adapter is kept
 # **Predict:** two equal adapters are averaged. At which strength do they act: in our library, and in AdapterHub's?
 
 # %%
-from adapters.attach import activate, train_only
+from adapters.attachment import activate, train_only
 from adapters.composition import Average, BatchSplit, Stack
 
 model = load_base(spec, seed=0).model

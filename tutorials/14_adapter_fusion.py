@@ -96,7 +96,7 @@ assert torch.allclose(equal, changes.mean(1), atol=1e-4), "equal scores and V = 
 # and how many times one adapter with a bottleneck of 48?
 
 # %%
-from adapters.attach import activate, attach, sites, train_only
+from adapters.attachment import activate, attach, sites, train_only
 from adapters.bottleneck import BottleneckConfig
 from adapters.composition import Average, Fuse
 from adapters.fuse import add_fusion

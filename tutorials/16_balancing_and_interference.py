@@ -500,7 +500,7 @@ show(figure, "balancing_gaps")
 # **Predict:** sentiment and topic without labels: at chance (0.5 and 0.25), or near the head with 100 labels (0.9)?
 
 # %%
-from multitask.zero_shot import zero_shot
+from multitask.zero_shot_classes import zero_shot
 from training import small_world as world
 from training.data import load_task
 from training.encoding import encode

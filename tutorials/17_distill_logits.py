@@ -211,7 +211,8 @@ assert torch.allclose(mixed, ours), "(1 - a) · labels + a · teacher, both mean
 
 # %%
 from distill.loss_words import read_losses
-from distill.student import copy_student, read_copy
+from distill.copy_spec import read_copy
+from distill.student import copy_student
 from distill.teacher_cache import build_cache
 from distill.terms import LABELLED, make_terms
 from distill.trainer import Distiller, DistillSteps

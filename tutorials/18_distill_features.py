@@ -173,7 +173,8 @@ from distill.loss_words import needs_teacher, read_losses
 from distill.losses import masked_mean
 from distill.relations import attention_transfer, relations
 from distill.states import look
-from distill.student import copy_student, read_copy
+from distill.copy_spec import read_copy
+from distill.student import copy_student
 from distill.terms import make_projections, make_terms, needs
 
 

@@ -320,7 +320,8 @@ assert counts < 0.6 * answer.sum(1).double().mean(), "most tokens are certain, f
 
 # %%
 from distill.loss_words import read_losses
-from distill.student import copy_student, read_copy
+from distill.copy_spec import read_copy
+from distill.student import copy_student
 from distill.teacher import Teacher
 from distill.terms import make_terms
 from distill.trainer import Distiller, DistillSteps

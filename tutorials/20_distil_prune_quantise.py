@@ -67,7 +67,8 @@ folder, cpu = Path(tempfile.mkdtemp()), torch.device("cpu")
 # times?
 
 # %%
-from distill.student import copy_student, read_copy
+from distill.copy_spec import read_copy
+from distill.student import copy_student
 from training.run import train_model
 from training.trained import load_trained
 
@@ -114,7 +115,8 @@ assert smaller["MiniLM (6 layers, 384)"] < smaller["our copy:1"], "the smaller a
 # can also make the student smaller on the way; that comes in section 5. First the plain one.
 
 # %%
-from distill.compress import CompressConfig, Compressor
+from distill.compress import Compressor
+from distill.compress_config import CompressConfig
 from distill.loss_words import read_losses
 from distill.losses import soft_targets
 from distill.rows import load_rows

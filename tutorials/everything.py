@@ -17,7 +17,8 @@ from torch import nn
 from distill.loss_words import read_losses
 from distill.run import run_distillation
 from distill.settings import DistillSettings
-from distill.student import copy_student, read_copy
+from distill.copy_spec import read_copy
+from distill.student import copy_student
 from distill.teacher import Teacher
 from distill.terms import LABELLED, make_terms
 from distill.trainer import Distiller, DistillSteps

@@ -16,7 +16,7 @@ from loralib.layers import LORA_CLASSES, to_lora, to_plain
 from loralib.linear4bit import Linear4bit
 from loralib.lora_layer import LoraLayer, Slot, check_adapter_name, kinds_for
 from loralib.matching import heads_to_save, match_targets
-from loralib.merge import merged_adapters
+from loralib.merge_weights import merged_adapters
 from loralib.slots import slots_for
 from loralib.switch import set_active, set_trainable
 

@@ -12,7 +12,7 @@ from torch import nn
 from loralib.biases import model_biases
 from loralib.heads import SavedModule, saved_modules
 from loralib.lora_layer import LoraLayer, lora_layers
-from loralib.merge import merged_adapters
+from loralib.merge_weights import merged_adapters
 from loralib.rows import Rows
 
 
