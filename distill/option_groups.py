@@ -32,9 +32,9 @@ class DataOptions:
     data_dir: str | None = None
     """folder with the data files; None is the small world, or the Hub"""
     train_rows: int | None = None
-    """rows whose labels the student may use; None is all (small world: the task's usual number)"""
+    """examples whose labels the student may use; None is all (small world: the task's usual number)"""
     transfer_rows: int = 0
-    """further training rows without their labels, for the teacher to answer"""
+    """further training examples without their labels, for the teacher to predict"""
     eval_rows: int | None = None
     """evaluate on the first so many examples only; None is all"""
     max_length: int = 128

@@ -21,9 +21,9 @@ class DataOptions:
     data_dirs: str = ""
     """where real tasks have their files: sst2=FOLDER,squad=FOLDER; others come from the Hub"""
     train_rows: str = ""
-    """fewer training rows: a number for all tasks, or nli=100,topic=50"""
+    """fewer training examples: a number for all tasks, or nli=100,topic=50"""
     eval_rows: int | None = None
-    """evaluate on the first so many rows of each task; None is all"""
+    """evaluate on the first so many examples of each task; None is all"""
     max_length: int = 128
     """longer texts are cut to so many tokens"""
     seed: int = 0
@@ -35,13 +35,13 @@ class MixtureOptions:
     """How examples of several tasks become one training step."""
 
     batching: Literal["mixed", "one_task"] = "mixed"
-    """rows of all tasks in each batch, or one task per step"""
+    """examples of all tasks in each batch, or one task per step"""
     task_sampling: Literal["proportional", "temperature", "equal", "annealed"] = "proportional"
     """how often each task is drawn: by its size, size^(1/T), all alike, or from the first to nearly the last over the run"""
     temperature: float = 2.0
     """of task_sampling temperature: 1 is proportional, inf is equal"""
     max_examples: int | None = None
-    """count a task as at most so many rows when drawing"""
+    """count a task as at most so many examples when sampling"""
     loss_weighting: Literal[METHODS] = "equal"  # pyright: ignore[reportInvalidTypeForm]
     """how the tasks' losses, or their gradients, are put together"""
     task_weights: str = ""
@@ -53,7 +53,7 @@ class TaskOptions:
     """What each task has for itself: a head, an embedding, an adapter."""
 
     use_task_embeddings: bool = False
-    """tell the backbone which task a row is for"""
+    """tell the backbone which task an example is for"""
     task_embedding: Literal["input", "layer_norm"] = "input"
     """by a vector added to the input, or by the scale and shift of every norm"""
     task_adapters: Literal["none", "lora", "bottleneck"] = "none"
@@ -75,7 +75,7 @@ class OptimizerOptions:
     steps: int = 600
     """optimizer steps"""
     batch_size: int = 16
-    """rows per process and micro-batch, of all tasks together"""
+    """examples per process and micro-batch, of all tasks together"""
     accumulation: int = 1
     """micro-batches per step"""
     learning_rate: float | None = None

@@ -8,11 +8,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+import hypothesis
 import pytest
 import torch
 
 if not torch.cuda.is_available():  # Triton reads it when a kernel is defined
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+hypothesis.settings.register_profile("suite", max_examples=25, deadline=None)
+hypothesis.settings.load_profile("suite")  # one budget for every property
 
 SHARED = Path(__file__).parents[2] / "shared"
 LONG = ("processes", "resume", "compare", "builds", "book", "faults", "commands")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -80,7 +80,6 @@ def mean_square(a: list[float], b: list[float]) -> float:
 masks = st.lists(st.lists(st.booleans(), min_size=4, max_size=4).filter(any), min_size=1, max_size=3)
 
 
-@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), H=st.integers(1, 3), d=st.integers(1, 4), rows=masks, causal=st.booleans())
 def test_relations_are_their_formulas(seed, H, d, rows, causal):
     mask, near = torch.tensor(rows), {"rtol": 1e-9, "atol": 1e-13}
@@ -97,7 +96,6 @@ def test_relations_are_their_formulas(seed, H, d, rows, causal):
     torch.testing.assert_close(relations(*joined, mask, heads=H, causal=causal), wanted, **near)
 
 
-@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), B=st.integers(1, 3), T=st.integers(1, 4), D=st.integers(1, 6))
 def test_losses_on_states_are_their_formulas(seed, B, T, D):
     s, t, near = draw(B, T, D, seed=seed), draw(B, T, D, seed=seed + 1), {"rtol": 1e-9, "atol": 1e-13}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tiny import FAMILIES, bert, gpt2, ids
 from torch import nn
@@ -39,7 +39,6 @@ def logits(model, *more):
 
 
 @pytest.mark.parametrize("route", ROUTES)
-@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), M=st.integers(0, 40), N=st.integers(1, 70), K=st.integers(1, 300))
 def test_products_are_exact(route, seed, M, N, K):
     a, w = numbers(seed, M, K), numbers(seed + 1, N, K)
@@ -105,7 +104,6 @@ def test_a_cpu_without_vnni_gives_the_same_bits():
     assert found[0][0] == found[1][0], f"(digest, _int_mm exact): {found}"
 
 
-@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6), exponent=st.integers(-25, 30), rows=st.integers(1, 9), K=st.integers(1, 65))
 def test_rows_become_whole_numbers(seed, exponent, rows, K):
     """numpy's float32 says the same; the error is half a step; the largest is ±127."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -69,7 +69,6 @@ def in_words(name: str, z: list[float], v: list[float], T: float) -> float:
 
 
 @pytest.mark.parametrize("name", ALL)
-@settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10**6), rows=st.lists(st.integers(1, 3), max_size=3), C=st.integers(2, 7), T=st.sampled_from([0.5, 1, 3])
 )

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tiny import bert, ids, llama
 from torch import nn
@@ -69,7 +69,6 @@ def test_the_schedule_is_the_papers_formula():
             CubicSchedule(**wrong)
 
 
-@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), final=st.floats(0.05, 0.95))
 def test_the_smallest_go_and_exactly_so_many(seed, final):
     torch.manual_seed(seed)
@@ -185,7 +184,6 @@ def test_a_cut_under_the_masks_is_noticed():
         pruner.step(1)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     share=st.floats(0, 1),

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_distill_pruning import KINDS, batches, logits, loss_sum, train
 from tiny import FAMILIES, bert, ids
@@ -142,7 +142,6 @@ def test_the_best_units_of_all_layers_are_kept():
             choose(scores, keep, minimum)
 
 
-@settings(max_examples=30, deadline=None)
 @given(width=st.integers(1, 4), sections=st.integers(1, 3), units=st.integers(1, 6), data=st.data())
 def test_the_rows_of_units(width, sections, units, data):
     """As a table (sections, units, width) of the row numbers, of which some units are taken."""

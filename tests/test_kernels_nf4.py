@@ -6,7 +6,7 @@ from statistics import NormalDist
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels import nf4
@@ -118,7 +118,6 @@ def test_quantising_what_was_quantised_changes_nothing():
 
 
 @given(rows=st.integers(1, 70), columns=st.integers(1, 150), blocksize=st.sampled_from(BLOCKSIZES), seed=st.integers(0, 9))
-@settings(max_examples=40, deadline=None)
 def test_every_number_is_within_half_a_gap(rows, columns, blocksize, seed):
     w = normal((rows, columns), seed=seed)
     q = quantize(w, blocksize)
@@ -217,7 +216,6 @@ def rows_hold_whole_blocks(shape, blocksize) -> bool:
 
 
 @given(rows=st.integers(1, 90), columns=st.integers(1, 300), blocksize=st.sampled_from(BLOCKSIZES), seed=st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
 def test_drawn_shapes_equal_bitsandbytes(bnb, rows, columns, blocksize, seed):
     w = normal((rows, columns), seed=seed)
     theirs, state = bnb.quantize_4bit(w, blocksize=blocksize, quant_type="nf4")

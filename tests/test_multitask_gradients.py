@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from multitask.gradients import (
@@ -50,7 +50,6 @@ def test_the_golden_table(method, more, weights, wanted):
         torch.testing.assert_close(found, torch.tensor(weights, dtype=torch.float64), atol=5e-6, rtol=0)
 
 
-@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), tasks=st.integers(2, 6))
 def test_the_order_of_the_tasks_does_not_matter(seed, tasks):
     J, order = gradients(seed, tasks), torch.randperm(tasks, generator=torch.Generator().manual_seed(seed))
@@ -60,7 +59,6 @@ def test_the_order_of_the_tasks_does_not_matter(seed, tasks):
         torch.testing.assert_close(direction(method, J[order]), direction(method, J), atol=1e-6, rtol=1e-5)
 
 
-@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), tasks=st.integers(2, 6))
 def test_no_task_is_hurt_by_those_that_promise_it(seed, tasks):
     """MGDA and Nash-MTL (d·g_i ≥ 0), CAGrad with c ≥ 1; PCGrad for two tasks."""
@@ -72,7 +70,6 @@ def test_no_task_is_hurt_by_those_that_promise_it(seed, tasks):
     assert (J @ direction(nash_mtl, J)).min() > 0
 
 
-@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), factors=st.lists(st.floats(0.1, 10), min_size=3, max_size=3))
 def test_what_scaling_a_loss_does(seed, factors):
     """Linear under scaling: the sum. Blind to it: IMTL-G, Nash-MTL and the inverse norm, up to the update's own length."""
@@ -84,7 +81,6 @@ def test_what_scaling_a_loss_does(seed, factors):
     torch.testing.assert_close(direction(nash_mtl, J), direction(nash_mtl, c[:, None] * J), atol=1e-7, rtol=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_for_two_tasks_three_methods_are_one(seed):
     """IMTL-G, Nash-MTL and the inverse norm give the same direction."""
@@ -94,7 +90,6 @@ def test_for_two_tasks_three_methods_are_one(seed):
         torch.testing.assert_close(way / way.norm(), ways[0] / ways[0].norm(), atol=1e-9, rtol=1e-7)
 
 
-@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), tasks=st.integers(2, 5))
 def test_each_does_what_its_paper_says(seed, tasks):
     J = gradients(seed, tasks)

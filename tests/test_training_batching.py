@@ -4,7 +4,7 @@ from itertools import chain
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from training.batching import Steps, batches, pad
@@ -26,7 +26,6 @@ def epoch(stream):
     return [taken(next(stream)) for _ in range(stream.steps_per_epoch)]
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 6), st.integers(1, 3), st.integers(1, 4), st.integers(0, 99))
 def test_an_epoch_has_every_row_once_and_processes_share_the_steps_of_one(count, size, accumulation, processes, seed):
     parts = [Steps(rows(count), TOKENIZER, size, seed, accumulation, rank, processes) for rank in range(processes)]

@@ -10,7 +10,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, make_dataclass
 from itertools import pairwise
 from typing import Annotated, Any, get_type_hints
 
@@ -82,13 +82,13 @@ def _grouped(settings: type, shown: tuple[str, ...] | None) -> Callable[..., Any
     groups that are for other methods than these; None keeps all.
     """
     inner = get_type_hints(settings).get("run", settings)
-    groups = {_title(group): group for group in groups_of(inner) if group is not inner and _is_shown(group, shown)}
+    groups = {_title(group): _documented(group) for group in groups_of(inner) if group is not inner and _is_shown(group, shown)}
     if not groups:
         return settings
-    own = {} if inner is settings else _own_options(settings)
+    own = {} if inner is settings else _options(settings)
 
     def build(**given: Any) -> Any:
-        options = {field.name: getattr(given[title], field.name) for title in groups for field in fields(given[title])}
+        options = {each.name: getattr(given[title], each.name) for title in groups for each in fields(given[title])}
         run = inner(**options)
         return run if inner is settings else settings(run=run, **{name: given[name] for name in own})
 
@@ -110,17 +110,24 @@ def _title(group: type) -> str:
     return "_".join(words).lower()
 
 
-def _own_options(settings: type) -> dict[str, Any]:
-    """The annotations of the fields other than `run`, each with the text below it as its help."""
-    hints = get_type_hints(settings, include_extras=True)
-    body = ast.parse(textwrap.dedent(inspect.getsource(settings))).body[0].body  # pyright: ignore[reportAttributeAccessIssue]
+def _documented(group: type) -> type:
+    """The group with the help of each option as one paragraph; tyro would keep the line breaks of the source."""
+    options = [(name, kind, field(default=getattr(group, name))) for name, kind in _options(group).items()]
+    made = make_dataclass(group.__name__, options, frozen=True)
+    made.__doc__ = group.__doc__
+    return made
+
+
+def _options(kind: type) -> dict[str, Any]:
+    """The annotations of the fields that a class defines, without `run`, each with the text below it as its help."""
+    hints = get_type_hints(kind, include_extras=True)
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # pyright: ignore[reportAttributeAccessIssue]
     texts = {
         ast.unparse(line.target): " ".join(ast.literal_eval(text.value).split())
         for line, text in pairwise(body)
         if isinstance(line, ast.AnnAssign) and isinstance(text, ast.Expr)
     }
-    names = [field.name for field in fields(settings) if field.name != "run"]
-    return {name: Annotated[hints[name], tyro.conf.arg(help=texts.get(name, ""))] for name in names}
+    return {name: Annotated[hints[name], tyro.conf.arg(help=texts[name])] for name in texts}
 
 
 def _quiet_libraries() -> None:

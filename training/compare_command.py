@@ -31,7 +31,7 @@ class CompareSettings:
     learning_rates: tuple[float, ...] = (1.0,)
     """factors on each method's default learning rate; of several, each method takes its best on a seed of its own"""
     score_train_rows: int = 500
-    """training rows to score afterwards, for the gap between train and test"""
+    """training examples to score afterwards, for the gap between train and test"""
     other_text: str | None = None
     """folder with other text (task `text`): its loss before and after training shows what was forgotten"""
     rounds: int = 20

@@ -36,7 +36,7 @@ class OptimizerOptions:
     steps: int = 300
     """optimizer steps"""
     batch_size: int = 16
-    """rows per process and micro-batch; a step takes batch_size x accumulation x processes rows"""
+    """examples per process and micro-batch; a step takes batch_size x accumulation x processes examples"""
     accumulation: int = 1
     """micro-batches of batch_size per step"""
     learning_rate: float | None = None
@@ -67,7 +67,7 @@ class EvaluationOptions:
     eval_every: int = 100
     """steps between evaluations"""
     eval_rows: int | None = None
-    """evaluate on the first so many rows only; None is all"""
+    """evaluate on the first so many examples only; None is all"""
     patience: int | None = None
     """stop early after so many evaluations without a better one; None trains all steps"""
     keep: Literal["last", "best"] = "last"
@@ -79,9 +79,9 @@ class GenerationOptions:
     """For tasks whose answer is a text."""
 
     samples: int = 3
-    """generation tasks: how many prompts to continue and show at the end"""
+    """how many prompts to continue and show at the end"""
     score_texts: int | None = 0
-    """generation tasks: so many distinct prompts are continued before and after training and scored (BLEU, chrF, ROUGE-L, NIST);
+    """so many distinct prompts are continued before and after training and scored (BLEU, chrF, ROUGE-L, NIST);
     None is all, 0 none"""
     decoding: Literal["greedy", "lora_paper"] = "greedy"
     """lora_paper: 10 beams, length penalty 0.8, no 4-gram twice"""
@@ -100,7 +100,7 @@ class RunFolderOptions:
     save_every: int = 100
     """steps between checkpoints: what a kill can cost"""
     trackers: str = "tensorboard"
-    """where rows go beside the run folder: tensorboard, wandb, mlflow, joined by commas; "" is nowhere"""
+    """where loss and scores are written beside the run folder: tensorboard, wandb, mlflow, joined by commas; "" is nowhere"""
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,9 @@ class LoraOptions:
     lora_dropout: float = 0.0
     """dropout on the input of the LoRA branch"""
     use_rslora: bool = False
-    """lora: scale by alpha / sqrt(r)"""
+    """scale the LoRA branch by lora_alpha / sqrt(r)"""
     lora_plus_ratio: float | None = None
-    """lora: B learns so many times as fast as A (LoRA+; the paper: 16); None is 1"""
+    """LoRA+: the learning rate of B is so many times that of A (the paper: 16); None is 1"""
 
 
 @dataclass(frozen=True)
@@ -128,11 +128,11 @@ class LoraVariantOptions:
     used_by: ClassVar = ("lora",)
 
     use_dora: bool = False
-    """lora: learn the rows' lengths apart from their directions"""
+    """DoRA: learn the length of each row of the weights apart from its direction"""
     pissa: bool = False
-    """lora: start with the principal directions of the weights"""
+    """PiSSA: start with the principal directions of the weights"""
     bias: Literal["none", "all", "lora_only"] = "none"
-    """lora: biases that train too"""
+    """biases that train too"""
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class IA3Options:
     used_by: ClassVar = ("ia3",)
 
     feedforward_modules: str = ""
-    """ia3: those of the target modules whose input is scaled, joined by commas"""
+    """those of the target modules whose input is scaled, joined by commas"""
 
 
 @dataclass(frozen=True)
@@ -162,9 +162,9 @@ class BottleneckOptions:
     used_by: ClassVar = ("bottleneck",)
 
     placement: Literal["pfeiffer", "houlsby", "parallel"] = "pfeiffer"
-    """bottleneck: after the feed-forward part, after attention too, or beside the feed-forward part"""
+    """after the feed-forward part, after attention too, or beside the feed-forward part"""
     reduction_factor: float | None = None
-    """bottleneck: width of the model over width of the adapter; None is 16, parallel 2"""
+    """width of the model over width of the adapter; None is 16, parallel 2"""
 
 
 @dataclass(frozen=True)
@@ -174,12 +174,12 @@ class VirtualTokenOptions:
     used_by: ClassVar = ("prefix", "prompt")
 
     num_virtual_tokens: int = 20
-    """prefix, prompt: tokens that no word has, before the text"""
+    """virtual tokens before the text"""
     virtual_start: Literal["default", "sample_vocab", "text", "random", "zero"] = "default"
-    """prefix, prompt: start from random words, from `start_text`, from random numbers, or (prefix) from zeros; default is
+    """start from random words, from `start_text`, from random numbers, or (prefix) from zeros; default is
     sample_vocab, and random for a prefix with projection"""
     start_text: str | None = None
-    """prefix, prompt: the text of virtual_start text, repeated or cut to the number of virtual tokens"""
+    """the text of virtual_start text, repeated or cut to the number of virtual tokens"""
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class PrefixOptions:
     used_by: ClassVar = ("prefix",)
 
     prefix_projection: bool = False
-    """prefix: let a small network make the keys and values while training"""
+    """let a small network make the keys and values while training"""
 
 
 @dataclass(frozen=True)
@@ -199,9 +199,9 @@ class FusionOptions:
     used_by: ClassVar = ("fusion",)
 
     members: str = ""
-    """fusion: folders of trained adapters (runs/NAME/adapter), joined by commas; the one for this task gives its head"""
+    """folders of trained adapters (runs/NAME/adapter), joined by commas; the one for this task gives its head"""
     fusion_dynamic: bool = True
-    """fusion: each token chooses among the adapters; otherwise each layer does"""
+    """each token chooses among the adapters; otherwise each layer does"""
 
 
 def groups_of(settings: type) -> list[type]:
