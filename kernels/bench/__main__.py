@@ -107,8 +107,13 @@ def measure(run, operations: list[str]) -> int:
     from rich.console import Console
     from rich.progress import track
 
+    from kernels.bench.gpu.worker import WorkerFailed
+
     console = Console(soft_wrap=True)
-    run.run_cases(operations, lambda cases: track(cases, console=console, description="timing"))
+    try:
+        run.run_cases(operations, lambda cases: track(cases, console=console, description="timing"))
+    except WorkerFailed as error:
+        sys.exit(f"the hardware limits could not be measured, so nothing was: {error}")
     console.print((run.out / "report.md").read_text(), markup=False)
     console.print(f"rows, report and plots: {run.out}")
     if run.found.left_out:
