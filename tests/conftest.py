@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -25,6 +26,11 @@ LONG = ("processes", "resume", "compare", "builds", "book", "faults", "commands"
 
 def pytest_configure(config):
     torch.set_num_threads(1)
+
+
+def pytest_report_header():
+    absent = {"beartype": "shapes and types are not checked", "pytest_timeout": "a test that hangs is not stopped"}
+    return [f"{name} is not installed: {effect}" for name, effect in absent.items() if find_spec(name) is None]
 
 
 def pytest_collection_modifyitems(items):

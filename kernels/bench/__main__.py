@@ -1,101 +1,136 @@
-"""`python -m kernels.bench lora|dora|nf4|grouped|all|builds`: tables, rows and plots in build/bench.
+"""`python -m kernels.bench COMMAND`: tables, rows and plots. `--help` lists the commands; the options are in options.py.
 
-On a CPU it times the torch paths (ours, peft, bitsandbytes); on a GPU the kernels, after measuring the machine's own ceilings.
+On a CPU it times the torch paths (ours, peft, bitsandbytes); on a GPU the kernels, after measuring the machine's own limits.
 """
 
+import os
 import shlex
 import sys
-from dataclasses import dataclass
+import time
 from pathlib import Path
-from typing import Literal
 
-import torch
-import tyro
-from rich.console import Console
-from rich.progress import track
+from kernels.bench.options import parse
 
-COMMANDS = ("lora", "dora", "nf4", "grouped", "all", "builds")
-
-
-@dataclass(frozen=True)
-class BenchSettings:
-    """Time kernels and layers against peft, bitsandbytes and cuBLAS, or build all kernels for GPUs that are not here."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    rounds: int = 30
-    threads: tuple[int, ...] = (1, 2)
-    """CPU only"""
-    dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: fp32 on a CPU, bf16 on a GPU"""
-    out: Path = Path("build/bench")
-    remember: bool = False
-    """GPU: write the ratios into kernels/measured.json, by which layers choose between Triton and torch"""
+STARTED = time.monotonic()
 
 
 def main() -> None:
-    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        sys.exit(
-            f"usage: python -m kernels.bench {'|'.join(COMMANDS)} [options]; `python -m kernels.bench all --help` lists them"
-        )
-    command = sys.argv[1]
-    settings = tyro.cli(BenchSettings, prog=f"python -m kernels.bench {command}", args=sys.argv[2:])
-    device = settings.device if settings.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    console = Console(soft_wrap=True)
-    unused = [name for name in ("device", "rounds", "threads", "dtype", "remember") if given(settings, name)]
-    if command == "builds" and unused:
-        sys.exit(f"builds times nothing: it takes --out, and not {', '.join('--' + name for name in unused)}")
-    settings.out.mkdir(parents=True, exist_ok=True)
-    if command == "builds":
-        return builds(settings, console)
-    dtype = settings.dtype if settings.dtype != "auto" else ("bf16" if device == "cuda" else "fp32")
-    if device == "cuda" and command != "dora":
-        return gpu(command, settings, dtype, console)
-    on_cpu(command, settings, dtype, device, console)
+    settings = parse(sys.argv[1:])
+    if settings.out is not None and settings.out.exists() and not settings.out.is_dir():
+        sys.exit(f"--out {settings.out}: found a file, expected a folder or a new name")
+    if settings.out is not None:
+        settings.out.mkdir(parents=True, exist_ok=True)
+    if settings.command == "builds":
+        sys.exit(builds(settings))
+    from torch import cuda  # here and below: the command line was read, and torch takes seconds
+
+    here = cuda.is_available()
+    if settings.command == "session":
+        sys.exit(session(settings, here))
+    device = settings.device if settings.device != "auto" else ("cuda" if here else "cpu")
+    if device == "cuda" and not here:
+        sys.exit("--device cuda: found no GPU that torch can use; expected one, or --device cpu for the torch paths")
+    if device == "cuda" and settings.threads:
+        sys.exit(f"--threads {shlex.join(map(str, settings.threads))}: found a GPU, expected --device cpu; or leave it out")
+    sys.exit(kernels_on_gpu(settings) if device == "cuda" and settings.command != "dora" else torch_paths(settings, device))
 
 
-def given(settings: BenchSettings, name: str) -> bool:
-    return getattr(settings, name) != getattr(BenchSettings, name)
-
-
-def on_cpu(command: str, settings: BenchSettings, dtype: str, device: str, console: Console) -> None:
+def torch_paths(settings, device: str) -> int:
     """The torch paths (and `dora`, which has no kernel of its own, on any device): tables, and a report with the command."""
-    from kernels.bench import cpu
+    import torch
+    from rich.console import Console
 
-    threads = (torch.get_num_threads(),) if device == "cuda" else settings.threads
-    where = f"{cpu.device_name()}, torch {torch.__version__}, revision {cpu.revision()}"
-    console.print(f"{where}: the torch paths; the Triton kernels need a GPU")
+    from kernels.bench import cpu, machine
+
+    console = Console(soft_wrap=True)
+    threads = settings.threads or ([torch.get_num_threads()] if device == "cuda" else [1, 2])
+    dtype = getattr(settings, "dtype", "auto").replace("auto", "fp32")
+    where = f"{machine.device_name(device)}, torch {torch.__version__}, revision {machine.revision()}"
+    console.print(f"{where}: the torch paths" + ("" if device == "cuda" else "; the Triton kernels need a GPU"))
     page = [f"`python -m kernels.bench {shlex.join(sys.argv[1:])}`", where]
-    for name in ("lora", "dora", "nf4", "grouped") if command == "all" else (command,):
-        table = cpu.run(name, threads, dtype, settings.rounds, settings.out, console, device)
+    page += [f"- not compared: {text}" for text in machine.not_compared()]
+    console.print("\n".join(page[2:]), markup=False)
+    for name in ("lora", "dora", "nf4", "grouped") if settings.command == "all" else (settings.command,):
+        table = cpu.run(name, cpu.Plan(tuple(threads), dtype, settings.rounds, settings.tiny, device), settings.out, console)
         console.print(table, markup=False)
         page += [f"## {name}", table]
-    (settings.out / "report.md").write_text("\n\n".join(page) + "\n")
+        (settings.out / "report.md").write_text("\n\n".join(page) + "\n")
     console.print(f"report, and the plot and rows of `lora`: {settings.out}")
+    return 0
 
 
-def gpu(command: str, settings: BenchSettings, dtype: str, console: Console) -> None:
-    from kernels.bench import gpu_report, gpu_sweep
+def kernels_on_gpu(settings) -> int:
+    """Every case of the chosen operations on this GPU."""
+    from kernels.bench.gpu.measure import OPERATIONS
+    from kernels.bench.gpu.session import Session
     from loralib.dispatch import MEASURED
 
-    operations = list(gpu_sweep.OPERATIONS) if command == "all" else [command]
-    half = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
-    bar = lambda cases: track(cases, console=console, description="timing")  # noqa: E731
-    found = gpu_sweep.sweep(operations, "cuda", half, settings.rounds, track=bar)
-    gpu_sweep.write_rows(found, half, settings.out / "rows.csv")
-    text = gpu_report.report(found, settings.out)
-    (settings.out / "report.md").write_text(text)
-    console.print(text, markup=False)
-    if settings.remember:
-        gpu_sweep.write_measured(found, half, MEASURED)
-    console.print(f"rows, plots and report: {settings.out}")
-    if found.failed:
-        sys.exit(f"{len(found.failed)} cases failed; the report names them")
+    run = Session(setup_of(settings, "cuda"), settings.out, MEASURED if settings.remember else None)
+    return measure(run, list(OPERATIONS) if settings.command == "all" else [settings.command])
 
 
-def builds(settings: BenchSettings, console: Console) -> None:
+def session(settings, gpu: bool) -> int:
+    """The whole run on a rented machine: tests first, then every case until the time is over."""
+    if not gpu and not settings.tiny:
+        sys.exit("session: found no GPU, expected one. `session --tiny` rehearses it on a CPU, in Triton's interpreter")
+    import torch
+
+    if not gpu:
+        os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when a kernel is defined, below
+        torch.set_num_threads(1)  # several would wait for each other longer than these small shapes take
+    from kernels.bench import machine
+    from kernels.bench.gpu.measure import OPERATIONS
+    from kernels.bench.gpu.session import Session
+    from loralib.dispatch import MEASURED
+
+    device = "cuda" if gpu else "cpu"
+    name = machine.device_name(device).lower().replace(" ", "-")
+    out = settings.out or (Path("build/bench/session") if settings.tiny else Path("kernels/results") / name)
+    measured = out / "measured.json" if settings.tiny else MEASURED
+    run = Session(setup_of(settings, device), out, measured, STARTED + 60 * settings.minutes)
+    print(f"{settings.minutes:g} minutes on {machine.device_name(device)}; tests of the kernels first", flush=True)
+    print(*run.run_tests(Path("build/bench/tests") if not settings.tiny else out).lines(), sep="\n", flush=True)
+    return measure(run, list(OPERATIONS))
+
+
+def setup_of(settings, device: str):
+    import torch
+
+    from kernels.bench.gpu.measure import Setup
+
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "auto": torch.bfloat16 if device == "cuda" else torch.float32}
+    return Setup(device, dtype[settings.dtype], settings.rounds, not settings.tiny)
+
+
+def measure(run, operations: list[str]) -> int:
+    """Measures, prints the report, and gives the exit status."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from kernels.bench.gpu.worker import WorkerFailed
+
+    console = Console(soft_wrap=True)
+    try:
+        run.run_cases(operations, lambda cases: track(cases, console=console, description="timing"))
+    except WorkerFailed as error:
+        sys.exit(f"the hardware limits could not be measured, so nothing was: {error}")
+    console.print((run.out / "report.md").read_text(), markup=False)
+    console.print(f"rows, report and plots: {run.out}")
+    if run.found.left_out:
+        console.print(f"{len(run.found.left_out)} cases were left out: the time was over. The report names them")
+    for text in run.problems():
+        print(f"{text}; the report names them", file=sys.stderr)
+    return 1 if run.problems() else 0
+
+
+def builds(settings) -> int:
+    from rich.console import Console
+    from rich.progress import track
+
     from kernels.ahead_of_time import TABLE, read_table
     from kernels.bench import builds
 
+    console = Console(soft_wrap=True)
     lines = [builds.line(spec) for spec in track(builds.all_specs(), console=console, description="building")]
     path = settings.out / "ahead_of_time.csv"
     builds.write(lines, path)
@@ -103,8 +138,8 @@ def builds(settings: BenchSettings, console: Console) -> None:
     for text in changed or [f"the same as {TABLE.name}"]:
         console.print(text, markup=False)
     console.print(f"{len(lines)} builds in {path}; copy it to {TABLE.parent.name}/ where a change is meant")
-    if changed:
-        sys.exit(1)
+    return 1 if changed else 0
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,7 @@
 """The benchmarks on a CPU: the torch paths of ours, peft and bitsandbytes, as tables; for LoRA also rows and a plot."""
 
 import csv
-import platform
-import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,8 +9,10 @@ from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.progress import track
 
-from kernels.bench import dora, grouped, nf4
-from kernels.bench.lora import RANKS, SHAPES, Case, Result, measure
+from kernels.bench import dora, grouped, lora, nf4
+from kernels.bench.lora import RANKS, Case, Result, measure
+from kernels.bench.machine import device_name, revision
+from kernels.bench.timing import ratio
 from training.records import COLOURS, markdown_table, save_figure, use_style
 
 HEADER = ("shape", "r", "threads", "ours ms", "peft / ours", "ceiling (peft / bare)", "GFLOP/s", "saved ours", "saved peft")
@@ -20,31 +21,45 @@ COLUMNS = ("device", "torch", "git", "dtype", "M", "K", "N", "r", "threads", "co
 COLUMNS += ("median_s", "low_s", "high_s", "flops", "saved_bytes")
 
 
-def run(name: str, threads: tuple[int, ...], dtype: str, rounds: int, out: Path, console: Console, device: str = "cpu") -> str:
+@dataclass(frozen=True)
+class Plan:
+    """How one command measures. `tiny`: small shapes, with which times mean nothing."""
+
+    threads: tuple[int, ...]
+    dtype: str
+    rounds: int
+    tiny: bool = False
+    device: str = "cpu"
+
+
+def run(name: str, plan: Plan, out: Path, console: Console) -> str:
     """The table of one benchmark as Markdown. `dora` has no kernel of its own, so it alone can be timed on a GPU here."""
     if name == "lora":
-        return bench_lora(threads, dtype, rounds, out, console)
+        return bench_lora(plan, out, console)
     header, lines = {"dora": (dora.HEADER, []), "nf4": (nf4.HEADER, []), "grouped": (grouped.HEADER, [])}[name]
-    for count in track(threads, console=console, description=f"timing {name}"):
+    for count in track(plan.threads, console=console, description=f"timing {name}"):
         torch.set_num_threads(count)
         if name == "dora":
-            lines += [dora.row(count, dora.measure(Case(*s, dora.RANK), rounds, device)) for s in dora.SHAPES]
+            cases = [Case(*shape, dora.RANK) for shape in (dora.TINY if plan.tiny else dora.SHAPES)]
+            lines += [dora.row(count, dora.measure(case, plan.rounds, plan.device)) for case in cases]
         elif name == "nf4":
-            kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
-            lines += nf4.rows(count, kind, nf4.measure(kind, rounds, "cpu"))
+            kind, size = lora.DTYPES[plan.dtype], nf4.TINY if plan.tiny else nf4.SIZE
+            lines += nf4.rows(count, kind, nf4.measure(size, kind, plan.rounds, "cpu"))
         else:
-            lines += [grouped.row(count, plan, grouped.measure(*plan, rounds)) for plan in grouped.PLANS]
+            batches = grouped.TINY if plan.tiny else grouped.PLANS
+            lines += [grouped.row(count, batch, grouped.measure(*batch, plan.rounds)) for batch in batches]
     return markdown_table(header, lines)
 
 
-def bench_lora(threads: tuple[int, ...], dtype: str, rounds: int, out: Path, console: Console) -> str:
-    results = []
-    plan = [(t, Case(*shape, r, dtype)) for t in threads for shape in SHAPES for r in RANKS]
-    for count, case in track(plan, console=console, description="timing lora"):
+def bench_lora(plan: Plan, out: Path, console: Console) -> str:
+    results, shapes = [], lora.TINY if plan.tiny else lora.SHAPES
+    cases = [(t, Case(*shape, r, plan.dtype)) for t in plan.threads for shape in shapes for r in RANKS]
+    for count, case in track(cases, console=console, description="timing lora"):
         torch.set_num_threads(count)
-        results.append((count, measure(case, rounds, "cpu")))
-    write_csv(results, out / f"lora_cpu_{dtype}.csv")
-    draw(results, out / f"lora_cpu_{dtype}.png")
+        results.append((count, measure(case, plan.rounds, "cpu")))
+    write_csv(results, out / f"lora_cpu_{plan.dtype}.csv")
+    if "peft" in results[0][1].times:
+        draw(results, out / f"lora_cpu_{plan.dtype}.png")
     return markdown_table(HEADER, [row(t, r) for t, r in results])
 
 
@@ -55,20 +70,12 @@ def row(threads: int, result: Result) -> tuple[str, ...]:
         str(case.r),
         str(threads or "-"),
         f"{1e3 * ours.median:.2f} ({1e3 * ours.low:.2f}–{1e3 * ours.high:.2f})",
-        f"{result.peft_over_ours:.2f}",
-        f"{result.ceiling:.2f}",
+        result.over("peft", "ours"),
+        result.over("peft", "bare"),
         f"{case.flops / ours.median / 1e9:.0f}",
         f"{result.saved['ours'] / 2**20:.2f} MiB",
-        f"{result.saved['peft'] / 2**20:.2f} MiB",
+        f"{result.saved['peft'] / 2**20:.2f} MiB" if "peft" in result.saved else "–",
     )
-
-
-def device_name() -> str:
-    return f"{platform.processor() or platform.machine()} CPU"
-
-
-def revision() -> str:
-    return subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
 
 
 def write_csv(results: list[tuple[int, Result]], path: Path) -> None:
@@ -78,7 +85,7 @@ def write_csv(results: list[tuple[int, Result]], path: Path) -> None:
         for threads, result in results:
             case = result.case
             for name, time in result.times.items():
-                head = (device_name(), torch.__version__, revision(), case.dtype, case.M, case.K, case.N, case.r, threads)
+                head = (device_name("cpu"), torch.__version__, revision(), case.dtype, case.M, case.K, case.N, case.r, threads)
                 writer.writerow((*head, name, time.median, time.low, time.high, case.flops, result.saved[name]))
 
 
@@ -86,23 +93,15 @@ def draw(results: list[tuple[int, Result]], path: Path) -> None:
     use_style()
     figure, axis = plt.subplots(figsize=(9, 3.8))
     places = range(len(results))
-    axis.bar(places, [r.peft_over_ours for _, r in results], color=COLOURS["lora"], width=0.55, label="peft / ours")
-    axis.plot(
-        places,
-        [r.ceiling for _, r in results],
-        "_",
-        color=COLOURS["ceiling"],
-        ms=22,
-        mew=2.5,
-        label="ceiling: a free LoRA branch",
-    )
+    ours = [ratio(r.times["peft"], r.times["ours"]) for _, r in results]
+    limits = [ratio(r.times["peft"], r.times["bare"]) for _, r in results]
+    axis.bar(places, ours, color=COLOURS["lora"], width=0.55, label="peft / ours")
+    axis.plot(places, limits, "_", color=COLOURS["ceiling"], ms=22, mew=2.5, label="ceiling: a free LoRA branch")
     axis.axhline(1, color=COLOURS["full"], lw=1)
-    labels = [f"{r.case.name}\nr={r.case.r}" + (f", {t} thr." if t else "") for t, r in results]
+    labels = [f"{r.case.name}\nr={r.case.r}, {t} threads" for t, r in results]
     axis.set_xticks(list(places), labels, fontsize=7, rotation=35, ha="right")
-    least = min(r.peft_over_ours for _, r in results)
-    axis.set(
-        ylabel="times faster than peft", title=f"LoRA layer, forward + backward on a CPU: at least {least:.2f}× peft's speed"
-    )
+    title = f"LoRA layer, forward + backward on a CPU: at least {min(ours):.2f} times peft's speed"
+    axis.set(ylabel="times faster than peft", title=title)
     axis.legend(loc="upper right", ncols=2)
-    axis.set_ylim(0, 1.25 * max(max(r.ceiling, r.peft_over_ours) for _, r in results))
+    axis.set_ylim(0, 1.25 * max(*limits, *ours))
     save_figure(figure, path)

@@ -6,7 +6,7 @@ random data (zeros run faster: fewer bits change, less power is drawn), not take
 
 import torch
 
-from kernels.bench.gpu_timing import time_contenders
+from kernels.bench.gpu.timing import time_contenders
 from kernels.roofline import Ceilings
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from kernels import grouped_lora_triton
-from kernels.bench.contest import Contest, GpuCase, relative_error
+from kernels.bench.gpu.contest import Contest, GpuCase, relative_error
 from kernels.grouped_lora import grouped_lora_reference, tile_table
 from kernels.tiles_triton import padded_rank
 

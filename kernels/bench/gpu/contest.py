@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
-from kernels.bench.gpu_timing import time_contenders
+from kernels.bench.gpu.timing import time_contenders
 from kernels.bench.timing import Timing, ratio
 from kernels.roofline import Ceilings
 
@@ -80,6 +80,8 @@ class Line:
     baseline: str
     ours: str
     element: int = 2
+    refused: dict[str, float] = field(default_factory=dict)
+    """contenders that were not timed because of their error"""
 
     def over(self, name: str, other: str) -> float:
         """The time of one as a multiple of the other's."""
@@ -87,13 +89,19 @@ class Line:
 
 
 def hold(contest: Contest, ceilings: Ceilings, rounds: int, device: str) -> Line:
-    """Correctness first: RuntimeError where ours errs by more than 1.1 times the baseline's own error and the tolerance."""
+    """Correctness first: RuntimeError where ours errs by more than 1.1 times the baseline's own error and the tolerance.
+
+    Another contender that errs by more than 4 times the baseline's error (peft rounds four times where addmm rounds twice) is
+    refused: the line names it and the others are timed.
+    """
     ours, torchs = contest.errors.get(contest.ours, math.nan), contest.errors.get(contest.baseline, contest.rounding)
     if not ours <= 1.1 * torchs + contest.tolerance:  # NaN, or not checked, is not right either
         raise RuntimeError(f"{contest.case.name}: error {ours:.1e} against torch's {torchs:.1e}: nothing was timed")
-    times = time_contenders(contest.runs, rounds, device)
+    refused = {name: error for name, error in contest.errors.items() if not error <= 4 * torchs + contest.tolerance}
+    times = time_contenders({name: runs for name, runs in contest.runs.items() if name not in refused}, rounds, device)
     floor = ceilings.floor(contest.case.flops, contest.case.moved(contest.element))
-    return Line(contest.case, times, contest.errors, floor, contest.bare, contest.baseline, contest.ours, contest.element)
+    names = (contest.bare, contest.baseline, contest.ours)
+    return Line(contest.case, times, contest.errors, floor, *names, contest.element, refused)
 
 
 def worst(errors: Iterable[float]) -> float:

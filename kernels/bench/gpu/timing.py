@@ -2,7 +2,7 @@
 
 A graph takes Python and the launches out of the time: at a few tokens they would be most of it. One graph holds several runs,
 each with weights of its own, so that the weights do not stay in the L2 cache (a 4-bit weight of 8 MB would, and would seem
-faster than memory allows). On a CPU the runs are timed one by one.
+faster than memory allows). On a CPU, where these times mean nothing, the runs are timed one by one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ def time_contenders(contenders: Mapping[str, Run | Sequence[Run]], rounds: int, 
     """Seconds of one run. A contender is one call, or several that do the same on other copies of the data."""
     several = {name: [runs] if callable(runs) else list(runs) for name, runs in contenders.items()}
     if device != "cuda":
-        return interleaved({name: runs[0] for name, runs in several.items()}, rounds, device)
+        return interleaved({name: runs[0] for name, runs in several.items()}, rounds, device, warmup=0)
     graphs = {name: _replay(runs) for name, runs in several.items()}
     seconds: dict[str, list[float]] = {name: [] for name in graphs}
     names = list(graphs)

@@ -1,11 +1,22 @@
-"""The LoRA product on a GPU: ours in Triton, ours in torch, the K-augmented cuBLAS form, peft, and the bare frozen layer."""
+"""The LoRA matmul on a GPU: ours in Triton, and what it competes with.
+
+bare       the frozen layer alone: the limit
+addmm      ours in torch, the baseline
+augmented  one wider cuBLAS matmul (kernels/lora_augmented.py)
+peft       its layer, where it is installed
+lorafusion form, unsloth form: the published algorithms, written by us (lorafusion_triton.py, unsloth.py)
+"""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kernels import lora_augmented, lora_backward_triton, lora_matmul, lora_matmul_triton
-from kernels.bench.contest import Contest, GpuCase, relative_error, worst
+from kernels.bench import machine
+from kernels.bench.gpu.contenders import lorafusion_triton, unsloth
+from kernels.bench.gpu.contest import Contest, GpuCase, relative_error, worst
 from kernels.philox import keep_mask
 
 SHAPES = ((4096, 4096), (14336, 4096), (4096, 14336))
@@ -13,6 +24,7 @@ SHAPES = ((4096, 4096), (14336, 4096), (4096, 14336))
 TOKENS = (1, 16, 64, 512, 4096, 8192)
 RANKS = (8, 16, 64)
 SCALING = 0.5
+LORAFUSION, UNSLOTH = "lorafusion form, ours", "unsloth form, ours"
 
 
 def cases(full: bool = True) -> list[GpuCase]:
@@ -22,8 +34,7 @@ def cases(full: bool = True) -> list[GpuCase]:
         for M in TOKENS if full else (2, 40):
             for r in RANKS if M in (1, 8192) else (16,):
                 found += [GpuCase("lora", mode, M, N, K, r) for mode in ("forward", "both")]
-        if full:
-            found.append(GpuCase("lora", "both", 8192, N, K, 16, dropout=0.1))
+        found.append(GpuCase("lora", "both", 8192 if full else 40, N, K, 16, dropout=0.1))
     return found
 
 
@@ -34,12 +45,17 @@ def contest(case: GpuCase, device: str, dtype: torch.dtype, copies: int) -> Cont
     x, dy = draw(case.M, case.K), draw(case.M, case.N)
     A, B = draw(case.r, case.K) / case.K**0.5, draw(case.N, case.r)
     weights = [draw(case.N, case.K) / case.K**0.5 for _ in range(copies)]
-    makers = {"bare": bare, "triton": triton_form, "addmm": addmm_form, "augmented": augmented_form, "peft": peft_form}
-    if case.dropout:
-        del makers["augmented"]
-    runs = {name: [make(case, x, dy, W, A, B) for W in weights] for name, make in makers.items()}
+    runs = {name: [make(case, x, dy, W, A, B) for W in weights] for name, make in makers(case).items()}
     errors = check(case, runs, x, dy, weights[0], A, B)
     return Contest(case, runs, errors, "bare", "addmm", "triton", x.element_size(), rounding_of(dtype))
+
+
+def makers(case: GpuCase) -> dict[str, Callable]:
+    """The contenders for a case: two of the forms have no dropout, and peft may be missing here."""
+    known = {"bare": bare, "triton": triton_form, "addmm": addmm_form, "augmented": augmented_form, "peft": peft_form}
+    known |= {LORAFUSION: lorafusion_form, UNSLOTH: unsloth_form}
+    left_out = {name for name in ("augmented", UNSLOTH) if case.dropout} | ({"peft"} if machine.obstacle("peft") else set())
+    return {name: make for name, make in known.items() if name not in left_out}
 
 
 def bare(case: GpuCase, x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor):
@@ -87,6 +103,26 @@ def augmented_form(case: GpuCase, x, dy, W, A, B):
     return lambda: (forward(), *lora_augmented.augmented_backward(dy, wide_x, wide_W, A, SCALING))
 
 
+def lorafusion_form(case: GpuCase, x, dy, W, A, B):
+    """With dropout the mask comes last in the result: it is random, and `check` needs it."""
+    p = case.dropout
+
+    def run():
+        y, S, dropped, mask = lorafusion_triton.forward(x, W, A, B, SCALING, p)
+        back = lorafusion_triton.backward(dy, dropped, mask, W, A, B, S, SCALING, p) if case.mode == "both" else ()
+        return (y, *back) if mask is None else (y, *back, mask)
+
+    return run
+
+
+def unsloth_form(case: GpuCase, x, dy, W, A, B):
+    def run():
+        y = unsloth.forward(x, W, A, B, SCALING)
+        return (y, *unsloth.backward(dy, x, W, A, B, SCALING)) if case.mode == "both" else (y,)
+
+    return run
+
+
 def peft_form(case: GpuCase, x, dy, W, A, B):
     """peft's own layer, with autograd, as its users run it."""
     from peft import LoraConfig, get_peft_model
@@ -117,20 +153,27 @@ def peft_form(case: GpuCase, x, dy, W, A, B):
 
 
 def check(case: GpuCase, runs: dict, x, dy, W, A, B) -> dict[str, float]:
-    """The largest relative error of each contender against float64. With dropout only ours can be told: its mask is known."""
-    x, dy, W, A, B = (t.double() for t in (x, dy, W, A, B))
+    """The largest relative error of each contender against float64. With dropout, of the two whose mask is known."""
     p = case.dropout
-    keep = keep_mask(torch.tensor([7], device=x.device), case.M, case.K, p) / (1 - p) if p else 1.0
-    S = SCALING * (x * keep) @ A.T
-    wanted = [F.linear(x, W) + S @ B.T]
+    keep = keep_mask(torch.tensor([7], device=x.device), case.M, case.K, p) if p else None
+    x, dy, W, A, B = (t.double() for t in (x, dy, W, A, B))
+    wanted, errors = exact(case, x, dy, W, A, B, keep), {}
+    for name in ("triton", LORAFUSION) if p else [name for name in runs if name != "bare"]:
+        found = runs[name][0]()
+        right = exact(case, x, dy, W, A, B, found[-1]) if p and name == LORAFUSION else wanted
+        errors[name] = worst(relative_error(a, b) for a, b in zip(found, right, strict=False))
+    return errors
+
+
+def exact(case: GpuCase, x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, keep: Tensor | None) -> list[Tensor]:
+    """y, and in mode both dx, dA, dB, by the formulas in float64; `keep` is the dropout mask."""
+    kept = 1.0 if keep is None else keep.double() / (1 - case.dropout)
+    S = SCALING * (x * kept) @ A.T
+    results = [F.linear(x, W) + S @ B.T]
     if case.mode == "both":
         dS = SCALING * dy @ B
-        wanted += [dy @ W + dS @ A * keep, dS.T @ (x * keep), dy.T @ S]
-    errors = {}
-    for name in ("triton",) if p else [name for name in runs if name != "bare"]:
-        found = runs[name][0]()
-        errors[name] = worst(relative_error(a, b) for a, b in zip(found, wanted, strict=False))
-    return errors
+        results += [dy @ W + dS @ A * kept, dS.T @ (x * kept), dy.T @ S]
+    return results
 
 
 def rounding_of(dtype: torch.dtype) -> float:

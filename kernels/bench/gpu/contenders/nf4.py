@@ -4,8 +4,9 @@ import torch
 from torch.nn import functional as F
 
 from kernels import nf4, nf4_matmul_triton, nf4_triton
-from kernels.bench.contest import Contest, GpuCase, relative_error, worst
-from kernels.bench.gpu_lora import SHAPES, rounding_of
+from kernels.bench import machine
+from kernels.bench.gpu.contenders.lora import SHAPES, rounding_of
+from kernels.bench.gpu.contest import Contest, GpuCase, relative_error, worst
 from loralib.dispatch import use_kernels
 from loralib.functional import lora_linear
 
@@ -32,7 +33,7 @@ def contest(case: GpuCase, device: str, dtype: torch.dtype, copies: int) -> Cont
     packed = [nf4_triton.quantize(weight, double_quant=True) for weight in dense]
     if case.operation == "nf4_lora":
         return qlora(case, packed, draw(case.M, case.K), draw(case.r, case.K), draw(case.N, case.r), draw(case.M, case.N))
-    theirs = bitsandbytes_copies(dense) if device == "cuda" else None
+    theirs = bitsandbytes_copies(dense)
     if case.operation == "nf4_decode":
         return decoding(case, dense, packed, theirs, dtype)
     x = draw(case.M, case.K)
@@ -99,9 +100,9 @@ def decoding(case: GpuCase, dense, packed, theirs, dtype) -> Contest:
 
 
 def bitsandbytes_copies(dense) -> list | None:
-    """The same weights as bitsandbytes packs them; None where it is not installed."""
-    try:
-        from bitsandbytes.functional import quantize_4bit
-    except ImportError:
+    """The same weights as bitsandbytes packs them; None where it cannot be imported."""
+    if machine.obstacle("bitsandbytes"):
         return None
+    from bitsandbytes.functional import quantize_4bit
+
     return [quantize_4bit(weight, blocksize=64, quant_type="nf4", compress_statistics=True) for weight in dense]
