@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from adapters.attachment import attach, bottleneck_config, detach, model_width, sites
 from adapters.bottleneck import BottleneckConfig
-from loralib.checkpoint import AdapterFileError, LoadReport, check_fits, read_json, refuse_meta, write_together
+from loralib.adapter_files import AdapterFileError, read_json
+from loralib.checkpoint import LoadReport, check_fits, refuse_meta, write_together
 from loralib.heads import saved_modules
 from loralib.lora_layer import LoraLayer
 from loralib.rows import Rows

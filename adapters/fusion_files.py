@@ -26,7 +26,8 @@ from adapters.checkpoint import (
 from adapters.composition import Fuse
 from adapters.fuse import add_fusion, delete_fusion, members_kind
 from adapters.fusion import AdapterFusionConfig
-from loralib.checkpoint import AdapterFileError, load_adapter, read_tensors, save_adapter
+from loralib.adapter_files import AdapterFileError, read_tensors
+from loralib.checkpoint import load_adapter, save_adapter
 from loralib.file_tensors import PREFIX, file_tensors
 from loralib.injection import adapter_configs, delete_adapter
 

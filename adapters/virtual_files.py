@@ -31,7 +31,8 @@ from adapters.virtual_tokens import (
     virtual_encoder,
     virtual_tokens,
 )
-from loralib.checkpoint import CONFIG, WEIGHTS, AdapterFileError, LoadReport, check_fits, read_json, refuse_meta, write_together
+from loralib.adapter_files import CONFIG, WEIGHTS, AdapterFileError, read_json
+from loralib.checkpoint import LoadReport, check_fits, refuse_meta, write_together
 from loralib.heads import saved_modules
 
 TABLE, HEADS = "prompt_embeddings", "base_model."

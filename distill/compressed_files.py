@@ -17,7 +17,8 @@ from distill.fake_quant import fake_paths
 from distill.int8 import int8_shapes, put_int8_layers
 from distill.sites import widths
 from distill.structured import set_widths
-from loralib.checkpoint import read_json, refuse_meta, write_together
+from loralib.adapter_files import read_json
+from loralib.checkpoint import refuse_meta, write_together
 from loralib.linear4bit import Linear4bit
 from loralib.lora_layer import LoraLayer
 

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from distill.losses import MASKED
 from distill.states import answers_in
 from distill.teacher import PREFIX, Teacher
-from loralib.checkpoint import read_json, write_together
+from loralib.adapter_files import read_json
+from loralib.checkpoint import write_together
 from training.batching import Batch, batches
 from training.metrics import IGNORE
 

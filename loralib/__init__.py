@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from loralib.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from loralib.checkpoint import AdapterFileError, LoadReport, load_adapter, save_adapter
+    from loralib.adapter_files import AdapterFileError
+    from loralib.checkpoint import LoadReport, load_adapter, save_adapter
     from loralib.combine import CombineReport, combine_adapters
     from loralib.config import LoraConfig
     from loralib.counting import (

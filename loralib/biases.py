@@ -14,22 +14,33 @@ from loralib.config import AdapterConfig, LoraConfig
 from loralib.heads import saved_modules
 from loralib.lora_layer import is_adapter_parameter
 
+RECORD = "lora_biases"
+
 
 @dataclass
 class Biases:
     """The biases of a model that some adapter trains; `active` names the adapter whose copies stand in the model."""
 
     originals: dict[str, Parameter] = field(default_factory=dict)
+    places: dict[str, list[tuple[nn.Module, str]]] = field(default_factory=dict)
+    """the modules in which each bias stands, and under which name; a shared bias stands in several"""
     copies: dict[str, dict[str, Parameter]] = field(default_factory=dict)
     active: str | None = None
     before_merge: str | None = None
 
 
-def model_biases(model: nn.Module) -> Biases:
-    """The record of the model, made when first asked for."""
-    if "lora_biases" not in model.__dict__:
-        model.__dict__["lora_biases"] = Biases()
-    return model.__dict__["lora_biases"]
+def model_biases(handle: nn.Module) -> Biases:
+    """The record of the model; an empty one where no adapter trains biases.
+
+    Any handle finds it: the model, a wrapper around it, or a part of it, because each module with such a bias holds it too.
+    """
+    return next((module.__dict__[RECORD] for module in handle.modules() if RECORD in module.__dict__), Biases())
+
+
+def forget_biases(model: nn.Module) -> None:
+    """Take the record out of the model and of its modules; what stands in the model stays there."""
+    for module in model.modules():
+        module.__dict__.pop(RECORD, None)
 
 
 def bias_names(model: nn.Module, config: AdapterConfig, targets: Iterable[str], heads: Iterable[str]) -> list[str]:
@@ -52,9 +63,12 @@ def add_biases(model: nn.Module, adapter_name: str, names: list[str]) -> None:
     """Copies of the base's biases for one adapter, frozen until `set_trainable`."""
     if not names:
         return
-    record = model_biases(model)
+    record = model.__dict__[RECORD] = model_biases(model)
     for name in names:
         original = record.originals.setdefault(name, model.get_parameter(name))
+        record.places.setdefault(name, _places(model, original))
+        for module, _ in record.places[name]:
+            module.__dict__[RECORD] = record  # so that a part of the model finds it too
         copy = Parameter(original.detach().clone(), requires_grad=False)
         record.copies.setdefault(adapter_name, {})[name] = copy
 
@@ -71,7 +85,7 @@ def use_biases(model: nn.Module, adapter_name: str | None) -> None:
     record = model_biases(model)
     chosen = record.copies.get(adapter_name or "", {})
     for name, original in record.originals.items():
-        _put(model, name, chosen.get(name, original))
+        _put(record.places[name], chosen.get(name, original))
     record.active = adapter_name if chosen else None
 
 
@@ -92,12 +106,13 @@ def the_one_with_biases(model: nn.Module, names: Iterable[str]) -> str | None:
     return owners[0] if owners else None
 
 
-def _put(model: nn.Module, name: str, parameter: Parameter) -> None:
-    here = model.get_parameter(name)
-    if here is parameter:
-        return
-    parameter.data = parameter.data.to(here.device, here.dtype)  # the model may have moved while it was away
-    for module in model.modules():  # a bias that is shared is exchanged in all its places
-        for leaf, other in list(module._parameters.items()):
-            if other is here:
-                module._parameters[leaf] = parameter
+def _places(model: nn.Module, parameter: Parameter) -> list[tuple[nn.Module, str]]:
+    return [(module, leaf) for module in model.modules() for leaf, other in module._parameters.items() if other is parameter]
+
+
+def _put(places: list[tuple[nn.Module, str]], parameter: Parameter) -> None:
+    for module, leaf in places:  # a bias that is shared is exchanged in all its places
+        here = module._parameters[leaf]
+        if here is not None and here is not parameter:
+            parameter.data = parameter.data.to(here.device, here.dtype)  # the model may have moved while it was away
+            module._parameters[leaf] = parameter

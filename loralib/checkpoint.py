@@ -6,31 +6,28 @@ The keys stand in `file_tensors.py`, the settings in `peft_config.py`.
 import contextlib
 import json
 import os
+import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from loralib.adapter_files import CONFIG, WEIGHTS, AdapterFileError, read_config, read_tensors
 from loralib.biases import model_biases
 from loralib.config import AdapterConfig
+from loralib.file_settings import check_ranks, heads_in_file, without_unused
 from loralib.file_tensors import PREFIX, file_tensors, is_factor, layer_tensors, saved_heads
+from loralib.handles import bare_model
 from loralib.heads import saved_modules
 from loralib.injection import adapter_configs, add_adapter, delete_adapter
 from loralib.layers import Conv2d, Embedding
 from loralib.lora_layer import LoraLayer, lora_layers
 from loralib.merge_weights import merged_adapters
-from loralib.peft_config import config_from_peft, config_to_peft
+from loralib.peft_config import config_to_peft
 from loralib.switch import set_active, set_trainable
-
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-
-
-class AdapterFileError(ValueError):
-    """An adapter folder that cannot be loaded; the message names the file, what was found and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,7 @@ def save_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "defa
     Raises KeyError for an unknown name, ValueError for a tensor that is not finite or when a trainable parameter of the
     model would be left out of the file.
     """
+    model = bare_model(model)
     configs = adapter_configs(model)
     if adapter_name not in configs:
         raise KeyError(f"no adapter {adapter_name!r} to save; there are {sorted(configs)}")
@@ -79,26 +77,25 @@ def load_adapter(
     Strict: settings, names, shapes and dtypes are all checked before the model is changed for good; on any mismatch the
     model is left without the adapter and AdapterFileError says what was found and expected.
     """
-    folder = Path(folder)
+    model, folder = bare_model(model), Path(folder)
     refuse_meta(model)
     if merged_adapters(model):
         raise RuntimeError(f"adapters {merged_adapters(model)} are merged: unmerge(model) before loading another")
     config = read_config(folder)
     tensors = _without_base_copies(model, config, read_tensors(folder), folder / WEIGHTS)
-    if config.modules_to_save:  # peft lists names that a model may lack (`classifier`, `score`): the file decides
-        there = [n for n in config.modules_to_save if any(f".{n}." in f".{key}" for key in tensors)]
-        lost = [n for n in config.modules_to_save if n not in there and _has_weights(model, n)]
-        if lost and with_heads:
-            raise AdapterFileError(
-                f"{folder / WEIGHTS}: no tensors of {lost}, which {CONFIG} names in modules_to_save and this "
-                f"{type(model).__name__} has: it would answer with a random head (with_heads=False loads the rest)"
-            )
-        if not with_heads:
-            tensors = {key: t for key, t in tensors.items() if not any(f".{n}." in f".{key}" for n in there)}
-        config = _replace(config, modules_to_save=there if with_heads else [])
+    there, lost = heads_in_file(model, config.modules_to_save or [], tensors)
+    if lost and with_heads:
+        raise AdapterFileError(
+            f"{folder / WEIGHTS}: no tensors of {lost}, which {CONFIG} names in modules_to_save and this "
+            f"{type(model).__name__} has: it would answer with a random head (with_heads=False loads the rest)"
+        )
+    if not with_heads:
+        tensors = {key: t for key, t in tensors.items() if not key.startswith(tuple(f"{path}." for path in there))}
     try:
+        config = without_unused(model, replace(config, modules_to_save=there if with_heads else []))
+        check_ranks(model, config, tensors)
         add_adapter(model, config, adapter_name)
-    except ValueError as error:
+    except (ValueError, re.error) as error:  # re.error: a pattern may be broken only once it is joined with another
         raise AdapterFileError(f"{folder / CONFIG} does not fit this {type(model).__name__}: {error}") from error
     try:
         cast = _fill(model, adapter_name, tensors, folder / WEIGHTS)
@@ -109,55 +106,6 @@ def load_adapter(
     if trainable or len(adapter_configs(model)) == 1:  # a first adapter freezes the base, as `inject` does
         set_trainable(model, adapter_name if trainable else [])
     return LoadReport(len(tensors), len(tensors), cast)
-
-
-def _has_weights(model: nn.Module, name: str) -> bool:
-    ends = (m for path, m in model.named_modules() if f".{path}".endswith(f".{name}"))
-    return any(next(m.parameters(), None) is not None for m in ends)
-
-
-def read_config(folder: Path) -> AdapterConfig:
-    """Read `adapter_config.json`; AdapterFileError where it is absent, damaged or asks for what we cannot do."""
-    path = folder / CONFIG
-    try:
-        return config_from_peft(read_json(path))
-    except AdapterFileError:
-        raise
-    except (ValueError, TypeError, KeyError) as error:
-        raise AdapterFileError(f"{path}: {error}") from error
-
-
-def read_json(path: Path, error_type: type[ValueError] = AdapterFileError) -> dict:
-    """The settings in a JSON file. `error_type` where it is absent or damaged, or holds anything but names and values."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise error_type(f"{path}: not a readable JSON file ({error})") from error
-    if not isinstance(found, dict):
-        raise error_type(f"{path}: holds a {type(found).__name__}, expected names with values ({{...}})")
-    return found
-
-
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Read `adapter_model.safetensors`, keys without peft's prefix. AdapterFileError for anything out of order."""
-    path = folder / WEIGHTS
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise AdapterFileError(f"{path}: not a readable safetensors file ({error})") from error
-    if metadata not in (None, {"format": "pt"}):
-        raise AdapterFileError(f"{path}: metadata {metadata}, expected {{'format': 'pt'}}: the header is damaged")
-    strange = [key for key in tensors if not key.startswith(PREFIX)]
-    if strange or not tensors:
-        raise AdapterFileError(f"{path}: {len(tensors)} tensors, names without '{PREFIX}': {strange[:3]}")
-    for key, tensor in tensors.items():
-        if is_factor(key) and (not tensor.is_floating_point() or tensor.dtype.itemsize < 2):
-            raise AdapterFileError(f"{path}: {key} is {tensor.dtype}, expected float16, bfloat16, float32 or float64")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise AdapterFileError(f"{path}: {key} has values that are not finite")
-    return {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}
 
 
 def refuse_meta(model: nn.Module) -> None:
@@ -292,7 +240,3 @@ def _refuse_unsaved(model: nn.Module, configs: dict) -> None:
             f"{len(lost)} trainable parameters belong to no adapter and would be lost, e.g. {lost[:3]}: "
             f"name their modules in modules_to_save (adapters: {sorted(configs)})"
         )
-
-
-def _replace(config: AdapterConfig, **changes) -> AdapterConfig:
-    return type(config)(**{**config.__dict__, **changes})

@@ -8,6 +8,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from loralib.handles import bare_model
 from loralib.rows import Rows
 
 
@@ -94,8 +95,8 @@ def remove_heads(model: nn.Module, adapter_name: str) -> None:
 
 
 def saved_modules(model: nn.Module) -> dict[str, SavedModule]:
-    """Every SavedModule by its path; may be empty."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, SavedModule)}
+    """Every SavedModule by its path in the model itself, whatever wrapper is given; may be empty."""
+    return {name: module for name, module in bare_model(model).named_modules() if isinstance(module, SavedModule)}
 
 
 def owners_of_heads(model: nn.Module) -> set[str]:

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from loralib.checkpoint import LoadReport, check_fits, read_config, read_tensors
+from loralib.adapter_files import read_config, read_tensors
+from loralib.checkpoint import LoadReport, check_fits
 from loralib.config import LoraConfig
 from loralib.file_tensors import layer_keys
 from loralib.injection import adapter_configs

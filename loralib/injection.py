@@ -11,6 +11,8 @@ from torch import nn
 
 from loralib.biases import add_biases, bias_names, delete_biases, refuse_overlap
 from loralib.config import AdapterConfig, LoraConfig
+from loralib.forwards import stored_forwards
+from loralib.handles import bare_model
 from loralib.heads import SavedModule, put_saved_module, remove_heads
 from loralib.layers import LORA_CLASSES, to_lora, to_plain
 from loralib.linear4bit import Linear4bit
@@ -79,6 +81,7 @@ def add_adapter(
     seed: int | None = None,
 ) -> MatchReport:
     """Add a further adapter: frozen and inactive until `set_trainable` and `set_active` say otherwise."""
+    model = bare_model(model)
     configs = adapter_configs(model)
     check_adapter_name(adapter_name, configs)
     if merged_adapters(model):
@@ -113,6 +116,7 @@ def add_adapter(
 
 def adapter_configs(model: nn.Module) -> dict[str, AdapterConfig]:
     """The settings of each adapter in the model, by name (kept on the model under peft's name, `peft_config`)."""
+    model = bare_model(model)
     if not isinstance(model.__dict__.get("peft_config"), dict):
         model.__dict__["peft_config"] = {}
     return model.__dict__["peft_config"]
@@ -123,6 +127,7 @@ def delete_adapter(model: nn.Module, adapter_name: str) -> None:
 
     RuntimeError while it is merged, KeyError when there is none of the name.
     """
+    model = bare_model(model)
     configs = adapter_configs(model)
     if adapter_name not in configs:
         raise KeyError(f"no adapter {adapter_name!r}; there are {sorted(configs)}")
@@ -147,6 +152,7 @@ def _check_shapes(model: nn.Module, slots: dict[str, Slot]) -> None:
     """Everything that could still fail, before the first module is changed."""
     for name, slot in slots.items():
         module = model.get_submodule(name)
+        stored_forwards(module)  # raises where a replaced forward would keep LoRA from running
         if isinstance(module, nn.Conv2d) and module.groups != 1:
             raise ValueError(f"{name}: LoRA on Conv2d with groups={module.groups} has no low-rank form that merges")
         kind = type(module) if isinstance(module, LoraLayer) else LORA_CLASSES[type(module)]

@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D as PlainConv1D
 from kernels.dora_matmul import row_norms
 from kernels.nf4 import dequantize
 from loralib.dora import dora_linear
+from loralib.forwards import rebind_forward
 from loralib.functional import lora_linear
 from loralib.fused import in_blocks
 from loralib.grouped import grouped_rows
@@ -272,6 +273,7 @@ def to_lora(module: nn.Module) -> LoraLayer:
     if type(module) not in LORA_CLASSES:
         raise TypeError(f"no LoRA for {type(module).__name__}; there is for {[c.__name__ for c in LORA_CLASSES]}")
     module.__class__ = LORA_CLASSES[type(module)]
+    rebind_forward(module)
     assert isinstance(module, LoraLayer)
     module.start_lora()
     return module
@@ -286,3 +288,4 @@ def to_plain(layer: nn.Module) -> None:
     layer.__class__ = next(  # pyright: ignore[reportAttributeAccessIssue]
         plain for plain, lora in LORA_CLASSES.items() if isinstance(layer, lora)
     )
+    rebind_forward(layer)

@@ -19,7 +19,7 @@ from transformers import AutoConfig, GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
 from kernels.nf4 import quantize
-from loralib.checkpoint import read_json
+from loralib.adapter_files import read_json
 from loralib.heads import replace_module
 from loralib.linear4bit import Linear4bit
 from loralib.qlora import LayerError, QuantReport, layer_error, linear_paths, other_bytes, stand_in

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels.lora_matmul import Parts
+from loralib.handles import bare_model
 from loralib.rows import Rows
 from loralib.rslora import lora_scaling
 
@@ -207,7 +208,11 @@ def _subclasses(base: type[LoraLayer]) -> list[type[LoraLayer]]:
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
-    """Every LoRA layer by its path. Raises ValueError where there is none: the usual cause of 'trained nothing'."""
+    """Every LoRA layer by its path in the model itself, whatever wrapper is given.
+
+    Raises ValueError where there is none: the usual cause of 'trained nothing'.
+    """
+    model = bare_model(model)
     found = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     if not found:
         raise ValueError(

@@ -21,7 +21,7 @@ BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 def match_targets(model: nn.Module, config: AdapterConfig) -> list[str]:
     """Paths of the modules to adapt, in model order. Raises ValueError for a name, pattern or layer that matches nothing."""
     heads = heads_to_save(model, config.modules_to_save)
-    candidates = [n for n in _model_paths(model) if not _inside(n, heads)]
+    candidates = [n for n in model_paths(model) if not _inside(n, heads)]
     targets = config.target_modules
     if targets == ALL_LINEAR:
         output = output_head(model)
@@ -33,7 +33,7 @@ def match_targets(model: nn.Module, config: AdapterConfig) -> list[str]:
         names = _matching(candidates, targets, "target_modules", model)
     names = _of_layers(names, config)
     if config.exclude_modules is not None:
-        out = set(_matching(names, config.exclude_modules, "exclude_modules", model))
+        out = set(_matching(model_paths(model), config.exclude_modules, "exclude_modules", model))
         names = [n for n in names if n not in out]
         if not names:
             raise ValueError(f"exclude_modules={config.exclude_modules!r} leaves none of the matched modules")
@@ -48,7 +48,7 @@ def heads_to_save(model: nn.Module, wanted: list[str] | None) -> list[str]:
         return new_heads(model)
     if not wanted:
         return []
-    found = _matching(_model_paths(model), wanted, "modules_to_save", model)
+    found = _matching(model_paths(model), wanted, "modules_to_save", model)
     heads = [n for n in found if not _inside(n, [other for other in found if other != n])]  # a part is saved with its whole
     for head in heads:
         _check_head(model, head)
@@ -82,6 +82,12 @@ def output_head(model: nn.Module) -> str | None:
 def name_ends_with(path: str, name: str) -> bool:
     """peft's suffix rule: the whole path, or its end after a dot."""
     return path == name or path.endswith("." + name)
+
+
+def pattern_fits(key: str, path: str) -> bool:
+    """peft's rule for patterns: the regular expression matches the whole path, or its end after a dot; `^` binds it to the
+    whole."""
+    return re.match(rf"(.*\.)?({key})$", path) is not None
 
 
 def _matching(paths: list[str], wanted: list[str] | str, setting: str, model: nn.Module) -> list[str]:
@@ -164,7 +170,7 @@ def _check_head(model: nn.Module, path: str) -> None:
         raise ValueError(f"modules_to_save: {path} is also {others}: one copy could not stand in both places")
 
 
-def _model_paths(model: nn.Module) -> list[str]:
+def model_paths(model: nn.Module) -> list[str]:
     """Paths of the model's own modules: without the insides of saved heads and LoRA's containers."""
     hidden = [n for n, m in model.named_modules() if isinstance(m, SavedModule)]
     paths = []

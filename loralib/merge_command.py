@@ -31,7 +31,8 @@ class Merge:
 def merge(settings: Merge) -> None:
     import transformers
 
-    from loralib.checkpoint import load_adapter, read_config, read_tensors
+    from loralib.adapter_files import read_config, read_tensors
+    from loralib.checkpoint import load_adapter
     from loralib.merge_weights import merge_and_unload
 
     config = read_config(settings.adapter)

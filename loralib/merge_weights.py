@@ -7,7 +7,8 @@ rounded once. The original weight is kept, so `unmerge` restores its exact bits,
 import torch
 from torch import nn
 
-from loralib.biases import model_biases, the_one_with_biases, use_biases
+from loralib.biases import forget_biases, model_biases, the_one_with_biases, use_biases
+from loralib.handles import bare_model
 from loralib.heads import SavedModule, replace_module, saved_modules
 from loralib.layers import to_plain
 from loralib.linear4bit import Linear4bit
@@ -89,15 +90,15 @@ def merge_and_unload(model: nn.Module, names: str | list[str] | None = None) -> 
         merge(model, names)
     elif names is not None and set([names] if isinstance(names, str) else names) != set(merged_adapters(model)):
         raise ValueError(f"{merged_adapters(model)} are merged, not {names}: unmerge(model) first")
-    shared = shared_pointers(model)
+    bare, shared = bare_model(model), shared_pointers(model)
     for layer in lora_layers(model).values():
         to_plain(layer)
     for path, head in saved_modules(model).items():
-        if any(p.data_ptr() in shared for p in head.original.parameters()) and hasattr(model, "config"):
-            setattr(model.config, "tie_word_embeddings", False)  # noqa: B010  # the trained copy is no longer the embedding
-        replace_module(model, path, head.current())
-    model.__dict__.pop("peft_config", None)
-    model.__dict__.pop("lora_biases", None)
+        if any(p.data_ptr() in shared for p in head.original.parameters()) and hasattr(bare, "config"):
+            setattr(bare.config, "tie_word_embeddings", False)  # noqa: B010  # the trained copy is no longer the embedding
+        replace_module(bare, path, head.current())
+    bare.__dict__.pop("peft_config", None)
+    forget_biases(bare)
     return model
 
 

@@ -25,10 +25,11 @@ def to_file(q: Quantized) -> dict[str, Tensor]:
         "dtype": str(q.dtype).removeprefix("torch."),
         "shape": list(q.shape),
     }
-    tensors = {"": q.packed, ".absmax": q.absmax, ".quant_map": levels(q.quant_type).to(q.packed.device)}
+    # a copy of each table for each layer: transformers refuses to save tensors that share memory
+    tensors = {"": q.packed, ".absmax": q.absmax, ".quant_map": levels(q.quant_type).to(q.packed.device, copy=True)}
     if q.nested is not None:
         facts |= {"nested_blocksize": NESTED_BLOCKSIZE, "nested_dtype": "float32", "nested_offset": q.nested.offset.item()}
-        tensors |= {".nested_absmax": q.nested.absmax, ".nested_quant_map": dynamic_map().to(q.packed.device)}
+        tensors |= {".nested_absmax": q.nested.absmax, ".nested_quant_map": dynamic_map().to(q.packed.device, copy=True)}
     tensors[f".{STATE}{q.quant_type}"] = torch.tensor(list(json.dumps(facts).encode()), dtype=torch.uint8)
     return {key: tensor.contiguous() for key, tensor in tensors.items()}
 

@@ -8,9 +8,10 @@ import math
 import re
 from typing import Any
 
-from loralib.config import ALL_LINEAR, AdapterConfig, LoraConfig
+from loralib.config import AdapterConfig, LoraConfig
 from loralib.ia3 import IA3Config
 from loralib.lora_layer import LoraLayer
+from loralib.setting_types import check_types
 
 OURS, OURS_PATTERNS = "enable_lora", "enable_lora_patterns"
 READ = {
@@ -45,6 +46,8 @@ NO_EFFECT = {  # switched on by default, or only a note, in peft's files
     "revision",
     "fan_in_fan_out",  # told by the layer's type
 }
+STARTS = ("gaussian", "eva", "orthogonal")
+"""other starts of the factors, which leave the base as it is: the file holds where they ended"""
 REQUIRED = {"LORA": ("r", "lora_alpha", "target_modules"), "IA3": ("target_modules", "feedforward_modules")}
 SHARED = ("exclude_modules", "layers_to_transform", "layers_pattern", "task_type", "base_model_name_or_path")
 
@@ -103,7 +106,8 @@ def config_from_peft(settings: dict) -> AdapterConfig:
     """Read peft's settings. ValueError names what is absent, of a wrong type, or not supported."""
     if not isinstance(settings, dict):
         raise ValueError(f"expected an object of settings, found {type(settings).__name__}")
-    kind = settings.get("peft_type", "LORA")
+    check_types(settings)
+    kind = settings.get("peft_type") or "LORA"
     if kind not in REQUIRED:
         raise ValueError(f"peft_type={kind!r}: this is not a LoRA adapter, and no (IA)³")
     absent = [key for key in REQUIRED[kind] if settings.get(key) is None]
@@ -112,10 +116,10 @@ def config_from_peft(settings: dict) -> AdapterConfig:
     _refuse_unsupported(settings)
     shared: dict[str, Any] = {key: settings.get(key) or None for key in SHARED if key != "layers_to_transform"}
     shared["layers_to_transform"] = settings.get("layers_to_transform")
-    shared["target_modules"] = _names(settings, "target_modules")
+    shared["target_modules"] = settings["target_modules"]
     shared["modules_to_save"] = settings.get("modules_to_save") or []
     if kind == "IA3":
-        return IA3Config(**shared, feedforward_modules=_names(settings, "feedforward_modules"))
+        return IA3Config(**shared, feedforward_modules=settings["feedforward_modules"])
     own = settings.get(OURS_PATTERNS) or [settings.get("rank_pattern") or {}, settings.get("alpha_pattern") or {}]
     return LoraConfig(
         **shared,
@@ -131,13 +135,6 @@ def config_from_peft(settings: dict) -> AdapterConfig:
     )
 
 
-def _names(settings: dict, key: str) -> list[str] | str:
-    found = settings[key]
-    if not isinstance(found, str) and not (isinstance(found, list) and all(isinstance(t, str) for t in found)):
-        raise ValueError(f"{key}={found!r}: expected a list of names or one regular expression")
-    return ALL_LINEAR if found == ALL_LINEAR else found
-
-
 def _refuse_unsupported(settings: dict) -> None:
     on = {
         k: v
@@ -145,7 +142,9 @@ def _refuse_unsupported(settings: dict) -> None:
         if k not in READ | NO_EFFECT and v not in (None, False, "none", "", 0) and v != {} and v != []
     }
     on.pop("runtime_config", None)
-    if settings.get("init_lora_weights", True) not in (True, False, "gaussian"):
+    if settings.get("init_lora_weights") == "eva":
+        on.pop("eva_config", None)  # how the factors started
+    if settings.get("init_lora_weights") not in (None, True, False, *STARTS):
         on["init_lora_weights"] = settings["init_lora_weights"]  # PiSSA and its kin change the base weight too
     if on:
         raise ValueError(f"settings {on} change what the adapter computes and are not supported here")

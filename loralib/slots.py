@@ -5,7 +5,7 @@ import re
 from loralib.config import AdapterConfig, LoraConfig
 from loralib.ia3 import IA3Config
 from loralib.lora_layer import Kind, Slot
-from loralib.matching import name_ends_with
+from loralib.matching import name_ends_with, pattern_fits
 
 
 def slots_for(config: AdapterConfig, names: list[str]) -> dict[str, Slot]:
@@ -33,11 +33,6 @@ def slots_for(config: AdapterConfig, names: list[str]) -> dict[str, Slot]:
         )
         for name in names
     }
-
-
-def pattern_fits(key: str, path: str) -> bool:
-    """peft's rule: the regular expression matches the whole path, or its end after a dot; `^` binds it to the whole."""
-    return re.match(rf"(.*\.)?({key})$", path) is not None
 
 
 def of_pattern(pattern: dict, path: str, default):

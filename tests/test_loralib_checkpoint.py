@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import loralib as lora
-from loralib.checkpoint import CONFIG, WEIGHTS, AdapterFileError
+from loralib.adapter_files import CONFIG, WEIGHTS, AdapterFileError
 
 CASES = {
     "gpt2 Conv1D": (tiny.gpt2, {"target_modules": ["c_attn", "c_proj"]}),

@@ -227,3 +227,14 @@ def test_the_command_never_writes_over_weights(tmp_path):
     done = quantize_command(tmp_path / "model", "--out", tmp_path / "model")
     assert done.returncode == 1 and "not empty" in done.stderr
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("make", [tiny.gpt2, tiny.roberta])
+def test_transformers_saves_a_quantized_model(make, tmp_path):
+    """It refuses tensors that share memory, so every layer has tables of its own; so has a checkpoint of its Trainer."""
+    model = make()
+    quantize_model(model, double_quant=True)
+    model.save_pretrained(tmp_path)
+    state = model.state_dict()
+    tables = [key for key in state if key.endswith("quant_map")]
+    assert len(tables) > 4 and len({state[key].data_ptr() for key in tables}) == len(tables)

@@ -73,3 +73,33 @@ def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path, capsys):
     with pytest.raises(Exception, match=r"weights_only|Weights only"):
         lora.load_microsoft(model(), tmp_path / "evil.pt")
     assert "code ran" not in capsys.readouterr().out
+
+
+HEADS = {"roberta": ["query"], "distilbert": ["q_lin"]}
+
+
+@pytest.mark.parametrize("family", HEADS)
+def test_factors_and_head_of_one_pickle_find_their_places(family, tmp_path):
+    """Microsoft's released files for GLUE: LoRA factors and a classification head under the names of the plain model."""
+    source = tiny.FAMILIES[family](1)
+    lora.inject(source, lora.LoraConfig(r=2, target_modules=HEADS[family], task_type="SEQ_CLS"))
+    tiny.randomise_lora(source)
+    state = {
+        f"{path}.lora_{x}": getattr(layer, f"lora_{x}")["default"]
+        for path, layer in lora.lora_layers(source).items()
+        for x in "AB"
+    }
+    state |= {
+        f"{path}.{key}": value
+        for path, head in lora.heads.saved_modules(source).items()
+        for key, value in head.copies["default"].state_dict().items()
+    }
+    torch.save(state, tmp_path / "lora.bin")
+    fresh = tiny.FAMILIES[family](1)
+    lora.inject(fresh, lora.LoraConfig(r=2, target_modules=HEADS[family], task_type="SEQ_CLS"))
+    assert lora.load_microsoft(fresh, tmp_path / "lora.bin") == len(state) > 4
+    assert torch.equal(fresh(tiny.ids()).logits, source(tiny.ids()).logits)
+    state.pop(next(key for key in state if "classifier" in key))
+    torch.save(state, tmp_path / "lora.bin")
+    with pytest.raises(ValueError, match=r"tensors missing .*classifier"):
+        lora.load_microsoft(fresh, tmp_path / "lora.bin")

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import loralib as lora
-from loralib.checkpoint import CONFIG, WEIGHTS
+from loralib.adapter_files import CONFIG, WEIGHTS
 
 peft = pytest.importorskip("peft")
 TARGETS = {tiny.gpt2: ["c_attn", "c_proj"], tiny.llama: "all-linear", tiny.bert: ["query", "dense"]}

@@ -15,7 +15,8 @@ from pathlib import Path
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
-from loralib.checkpoint import read_json, write_atomic
+from loralib.adapter_files import read_json
+from loralib.checkpoint import write_atomic
 from training.checkpoint import FILE, saved_step
 from training.processes import on_main
 

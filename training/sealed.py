@@ -15,7 +15,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from loralib.checkpoint import read_json, write_atomic
+from loralib.adapter_files import read_json
+from loralib.checkpoint import write_atomic
 
 SUMS = "crc32"
 KINDS = (".safetensors", ".json")

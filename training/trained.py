@@ -16,7 +16,7 @@ import loralib
 from adapters.checkpoint import load_bottleneck, save_bottleneck
 from adapters.fusion_files import load_fusion
 from adapters.virtual_files import load_virtual_tokens, save_virtual_tokens
-from loralib.checkpoint import read_config as read_adapter_config
+from loralib.adapter_files import read_config as read_adapter_config
 from loralib.checkpoint import write_atomic
 from loralib.heads import saved_modules
 from training.base_models import Base, Source, load_base
