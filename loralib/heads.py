@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from loralib.handles import bare_model
+from loralib.never_called import mark_called
 from loralib.rows import Rows
 
 
@@ -22,6 +23,7 @@ class SavedModule(nn.Module):
         self.active: str | None = None
         self.active_before_merge: str | None = None
         self.rows: Rows | None = None
+        self.called = False
 
     def add(self, adapter_name: str) -> None:
         self.copies[adapter_name] = copy.deepcopy(self.original).requires_grad_(False)
@@ -34,6 +36,8 @@ class SavedModule(nn.Module):
         return self.original if self.active is None else self.copies[self.active]
 
     def forward(self, *args, **kwargs):
+        if not self.called:
+            mark_called(self)
         if self.rows is not None:
             return self._forward_rows(self.rows, *args, **kwargs)
         return self.current()(*args, **kwargs)

@@ -19,6 +19,7 @@ from loralib.linear4bit import Linear4bit
 from loralib.lora_layer import LoraLayer, Slot, check_adapter_name, kinds_for
 from loralib.matching import heads_to_save, match_targets
 from loralib.merge_weights import merged_adapters
+from loralib.never_called import watch
 from loralib.slots import slots_for
 from loralib.switch import set_active, set_trainable
 
@@ -110,6 +111,7 @@ def add_adapter(
     add_biases(model, adapter_name, biases)
     for head in heads:
         put_saved_module(model, head, adapter_name)
+    watch(model, [*names, *heads])
     configs[adapter_name] = config
     return MatchReport(tuple(rows), tuple(heads))
 

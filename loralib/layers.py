@@ -281,7 +281,7 @@ def to_lora(module: nn.Module) -> LoraLayer:
 
 def to_plain(layer: nn.Module) -> None:
     """Take LoRA out in place: the class and the attributes are what they were."""
-    state = ("slots", "active", "merged", "rows", "_before_merge", "_squares", "hot", "hot_scaling")
+    state = ("slots", "active", "merged", "rows", "_before_merge", "_squares", "hot", "hot_scaling", "called")
     for name in (*TRAINED, *FIXED, *state):
         if name in layer._modules or name in layer._buffers or name in layer.__dict__:
             delattr(layer, name)

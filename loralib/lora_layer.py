@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kernels.lora_matmul import Parts
 from loralib.handles import bare_model
+from loralib.never_called import mark_called
 from loralib.rows import Rows
 from loralib.rslora import lora_scaling
 
@@ -58,6 +59,8 @@ class LoraLayer(nn.Module):
     lora_start_A: nn.ParameterDict
     lora_start_B: nn.ParameterDict
     KINDS: tuple[Kind, ...] = ("lora",)
+    called = False
+    """whether a forward has reached this layer since an adapter was added (`never_called.py`)"""
 
     def start_lora(self) -> None:
         """Give a base layer, whose class was just changed to ours, the empty containers."""
@@ -134,6 +137,8 @@ class LoraLayer(nn.Module):
     # -- forward: the plain layer, and what each running adapter adds to it
 
     def forward(self, input: Tensor) -> Tensor:
+        if not self.called:
+            mark_called(self)
         if self.rows is not None:
             return self._forward_rows(input, self.rows)
         names = self.running()

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers.pytorch_utils import Conv1D
 
+from loralib.class_source import reads_weight_of_child
 from loralib.config import ALL_LINEAR, AdapterConfig
 from loralib.heads import SavedModule
 from loralib.layers import LORA_CLASSES
@@ -56,16 +57,43 @@ def heads_to_save(model: nn.Module, wanted: list[str] | None) -> list[str]:
 
 
 def new_heads(model: nn.Module) -> list[str]:
-    """Task heads of a transformers model: its children with parameters beside the base, unless they hold the word head."""
-    base = getattr(model, getattr(model, "base_model_prefix", "") or "-", None)
-    if not isinstance(base, nn.Module) or base is model:
+    """Task heads of a transformers model, which start at random: its children with parameters beside the base.
+
+    None for a model that predicts words (`...ForCausalLM`, `...ForMaskedLM`): its head is pretrained. ValueError for a class
+    whose name promises labels, where no head is found: it would stay random, and in no file.
+    """
+    kind = type(model).__name__
+    if WORD_MODEL.search(kind) and output_head(model) is not None:
         return []
-    shared = {id(p) for p in base.parameters()}
-    output = output_head(model)
+    found = _children_beside_the_base(model)
+    if not found and LABEL_MODEL.search(kind) and any(True for _ in model.parameters()):
+        raise ValueError(
+            f"no head was found in {kind}, whose name promises one: name it in modules_to_save=[...], or give [] to train none"
+        )
+    return found
+
+
+WORD_MODEL = re.compile(r"(LM|LMHead|LMHeadModel|ForConditionalGeneration|ForPreTraining)$")
+LABEL_MODEL = re.compile(r"For\w*(Classification|QuestionAnswering|MultipleChoice)$")
+
+
+def _children_beside_the_base(model: nn.Module) -> list[str]:
+    """The base is what `base_model_prefix` names; where it names nothing, the children with stacks of layers or words."""
+    base = getattr(model, getattr(model, "base_model_prefix", "") or "-", None)
+    if base is model:
+        return []
+    if isinstance(base, nn.Module):
+        bases = [base]
+    elif hasattr(model, "base_model_prefix"):
+        stacks = [c for c in model.children() if any(isinstance(m, nn.ModuleList | nn.Embedding) for m in c.modules())]
+        bases = [*stacks, *(c for c in model.children() if hasattr(c, "base_model_prefix"))]
+    else:
+        return []
+    shared, output = {id(p) for base in bases for p in base.parameters()}, output_head(model)
     return [
         name
         for name, child in model.named_children()
-        if child is not base
+        if not any(child is base for base in bases)
         and any(True for _ in child.parameters())
         and not (output or "").startswith(name)
         and not any(id(p) in shared for p in child.parameters())
@@ -140,7 +168,7 @@ def _check_kind(model: nn.Module, name: str) -> None:
     module = model.get_submodule(name)
     if _goes_past_forward(model, name):
         parent = type(model.get_submodule(name.rpartition(".")[0])).__name__
-        raise ValueError(f"{name} lies in {parent}, whose fast path reads weights past forward(): LoRA would be a no-op")
+        raise ValueError(f"{name} lies in {parent}, which reads its weight past forward(): LoRA there would be a no-op")
     if not isinstance(module, LoraLayer) and type(module) not in LORA_CLASSES:
         kinds = ", ".join(c.__name__ for c in LORA_CLASSES)
         raise ValueError(f"{name} is a {type(module).__name__}; LoRA here adapts {kinds}. Name the layers inside it instead")
@@ -152,6 +180,8 @@ def _check_kind(model: nn.Module, name: str) -> None:
 
 def _goes_past_forward(model: nn.Module, name: str) -> bool:
     module, parent = model.get_submodule(name), model.get_submodule(name.rpartition(".")[0])
+    if reads_weight_of_child(parent, name.rpartition(".")[2]):
+        return True
     mamba = "Mamba" in type(parent).__name__ and name.rpartition(".")[2] in ("dt_proj", "out_proj")
     return mamba or isinstance(parent, BYPASSING) or isinstance(module, NonDynamicallyQuantizableLinear)
 

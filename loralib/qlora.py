@@ -6,17 +6,16 @@ inject(model, LoraConfig(...))               as on any model
 merge_dequant(model) / merge_requant(model)  float weights, or 4 bits again: the update is rounded too
 """
 
-import inspect
 import math
 import re
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from kernels.nf4 import CHUNK, Quantized, dequantize, quantize, scales
+from loralib.class_source import source_of
 from loralib.config import ALL_LINEAR, LoraConfig
 from loralib.heads import replace_module
 from loralib.linear4bit import Linear4bit
@@ -138,17 +137,8 @@ def _refuse_readers_of_the_dtype(model: nn.Module, path: str) -> None:
     """Some models ask a layer's weight for its dtype and cast their activations to it: here they would become whole numbers."""
     parent, _, name = path.rpartition(".")
     kind = type(model.get_submodule(parent))
-    if re.search(rf"self\.{re.escape(name)}\.weight\.dtype", _source(kind)):
+    if re.search(rf"self\.{re.escape(name)}\.weight\.dtype", source_of(kind)):
         raise ValueError(f"{kind.__name__} reads self.{name}.weight.dtype, which is uint8 in 4 bits: give skip=[{name!r}]")
-
-
-@lru_cache(maxsize=256)  # to find a class, `inspect` parses its whole file: 40 ms for each layer of a model
-def _source(kind: type) -> str:
-    """The text of a class, or none where its file is not there."""
-    try:
-        return inspect.getsource(kind)
-    except (OSError, TypeError):
-        return ""
 
 
 def quantized_layer(layer: nn.Module, path: str, compute_dtype: torch.dtype | None = None, **options) -> Linear4bit:
