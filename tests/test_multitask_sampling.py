@@ -71,6 +71,16 @@ def test_annealed_sampling_moves_towards_equal():
     assert last.count("small") > 5 * max(1, first.count("small")) and last.count("big") < first.count("big")
 
 
+@pytest.mark.parametrize(("draws", "powers"), [(5, [1.0, 0.8, 0.6, 0.4, 0.2, 0.2]), (1, [1.0, 0.2]), (2, [1.0, 0.2, 0.2])])
+def test_annealing_ends_with_the_last_of_its_draws(draws, powers):
+    """Stickland & Murray: α = 1 - 0.8 (e - 1) / (E - 1) is 1 for draw 1 of E and 0.2 for draw E; it stays there afterwards."""
+    sampler = TaskSampler(SIZES, "annealed", draws=draws)
+    for power in powers:
+        wanted = [size**power for size in SIZES.values()]
+        assert list(sampler.probabilities().values()) == pytest.approx([w / sum(wanted) for w in wanted])
+        sampler.sample_task()
+
+
 def test_a_resumed_sampler_draws_what_the_first_one_would_have():
     for kind in ("temperature", "annealed"):
         whole = TaskSampler(SIZES, kind, temperature=2.0, draws=60, seed=3)
