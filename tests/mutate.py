@@ -1,0 +1,166 @@
+"""Mutation testing: mutate one place of the core files at a time, and see whether the tests of that file fail.
+
+    python tests/mutate.py                              100 mutants, about 25 minutes
+    python tests/mutate.py --files multitask/ --seed 3  of some files
+    python tests/mutate.py --only loralib/merge.py:40   every mutant of one line (or line:column), for example of a survivor
+
+The seed and the tree decide which mutants there are: the places of all core files (`mutation_table.py`) in the order of a hash
+of the seed and their line, and one of the mutations of each place (`mutations.py`). The mutants in `equivalent_mutants.json` are
+passed over. Each other one is written to a copy of the tree, and its test files run one after the other until one fails
+(`forked_tests.py`); before that, each of these files must pass on the unchanged copy.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import forked_tests
+from mutation_table import PACKAGES, ROOT, core_files, tests_of
+from mutations import Mutation, is_another_program, mutations
+
+EQUIVALENT = Path(__file__).with_name("equivalent_mutants.json")
+REPORT = ROOT / "build" / "mutation" / "mutants.jsonl"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    module: str
+    path: str
+    mutation: Mutation
+
+    @property
+    def tests(self) -> list[str]:
+        return tests_of(self.module)
+
+    @property
+    def place(self) -> str:
+        return f"{self.path}:{self.mutation.line}:{self.mutation.column}"
+
+    def random_number(self, seed: int) -> int:
+        """The same for all mutants of a place. It depends on the place's line alone, so that changes elsewhere keep the choice."""
+        lines = (ROOT / self.path).read_text().splitlines()[: self.mutation.line]
+        words = f"{seed} {self.module} {self.mutation.column} {lines.count(lines[-1])} {lines[-1]}"
+        return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest())
+
+    def source(self) -> str:
+        return self.mutation.apply((ROOT / self.path).read_text())
+
+    def mutated_line(self) -> str:
+        return self.source().splitlines()[self.mutation.line - 1].strip()
+
+    def __str__(self) -> str:
+        return f"{self.place}  `{self.mutation.old}` → `{self.mutation.new}`"
+
+
+def all_places() -> list[list[Mutant]]:
+    """For each place of each core file its mutants, in the order of the files."""
+    return [
+        [Mutant(module, path.relative_to(ROOT).as_posix(), found) for found in place]
+        for module, path in core_files().items()
+        for place in mutations(path.read_text())
+    ]
+
+
+def known_equivalent() -> dict[tuple[str, str], str]:
+    """The reason for each mutant that cannot change behaviour, by its module and its mutated line."""
+    return {(entry["module"], entry["mutated"]): entry["reason"] for entry in json.loads(EQUIVALENT.read_text())}
+
+
+def draw_mutants(count: int, seed: int, prefix: str) -> tuple[list[Mutant], list[Mutant]]:
+    """`count` random mutants that are not known to be equivalent, and the equivalent ones that were drawn too."""
+    known = known_equivalent()
+    chosen, passed_over = [], []
+    places = [place for place in all_places() if place[0].path.startswith(prefix)]
+    for place in sorted(places, key=lambda place: place[0].random_number(seed)):
+        mutant = place[place[0].random_number(seed) % len(place)]
+        if len(chosen) == count:
+            break
+        if is_another_program(mutant.source(), (ROOT / mutant.path).read_text()):
+            (passed_over if (mutant.module, mutant.mutated_line()) in known else chosen).append(mutant)
+    return chosen, passed_over
+
+
+def named_mutants(names: list[str]) -> list[Mutant]:
+    """Every mutant of the given `file:line` or `file:line:column`."""
+    every = [mutant for place in all_places() for mutant in place]
+    chosen = [m for m in every if {m.place, m.place.rpartition(":")[0]} & set(names)]
+    return [m for m in chosen if is_another_program(m.source(), (ROOT / m.path).read_text())]
+
+
+def check_baseline(files: list[str], workers: int) -> dict[str, float]:
+    """The seconds that each test file takes on the unchanged tree; SystemExit if one fails there."""
+    print(f"{len(files)} test files on the unchanged tree", flush=True)
+    seconds = {}
+    jobs = [forked_tests.Job((file,), None, "", {}) for file in files]
+    for job, outcome in forked_tests.run(jobs, workers):
+        [file] = job.tests
+        seconds[file] = outcome.seconds
+        print(f"  {outcome.seconds:6.1f} s  {file}  {outcome.result}", flush=True)
+        if outcome.result != "survived":
+            raise SystemExit(f"{file} fails without any mutation ({outcome.test}): repair it first\n{outcome.output}")
+    return seconds
+
+
+def run_mutants(mutants: list[Mutant], seconds: dict[str, float], workers: int) -> Iterator[dict]:
+    """A row for each mutant, as they end. A test file that takes 20 s and three times its usual time is stopped."""
+    limits = {file: 20 + 3 * usual for file, usual in seconds.items()}
+    jobs = [forked_tests.Job(tuple(m.tests), m.path, m.source(), limits) for m in mutants]
+    by_job = dict(zip(map(id, jobs), mutants, strict=True))
+    for job, outcome in forked_tests.run(jobs, workers):
+        mutant = by_job[id(job)]
+        row = {"place": mutant.place, "old": mutant.mutation.old, "new": mutant.mutation.new, "result": outcome.result}
+        yield row | {"test": outcome.test, "seconds": round(outcome.seconds, 1), "mutated": mutant.mutated_line()}
+
+
+def show(number: int, count: int, row: dict) -> None:
+    end = "SURVIVED" if row["result"] == "survived" else f"{row['result']} {row['test']}"
+    print(f"{number:3}/{count}  {row['place']}  `{row['old']}` → `{row['new']}`  {end}  {row['seconds']} s", flush=True)
+
+
+def summary(rows: list[dict]) -> str:
+    killed, total = Counter(), Counter()
+    for row in rows:
+        package = row["place"].split("/")[0]
+        total[package] += 1
+        killed[package] += row["result"] != "survived"
+    lines = [f"  {package:10} {killed[package]:3}/{total[package]}" for package in PACKAGES if total[package]]
+    return "\n".join([*lines, f"killed {sum(killed.values())}/{len(rows)}"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=100, help="how many mutants")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--files", default="", help="the start of a path: only files below it")
+    parser.add_argument("--only", nargs="+", metavar="FILE:LINE", help="every mutant of these lines, also the equivalent ones")
+    parser.add_argument("--workers", type=int, default=1, help="processes at a time")
+    parser.add_argument("--list", action="store_true", help="name the mutants and run nothing")
+    settings = parser.parse_args()
+    mutants, passed_over = (
+        (named_mutants(settings.only), []) if settings.only else draw_mutants(settings.count, settings.seed, settings.files)
+    )
+    if settings.list or not mutants:
+        print(*mutants, *(f"equivalent: {m}" for m in passed_over), f"{len(mutants)} mutants", sep="\n")
+        return
+    start = time.monotonic()
+    seconds = check_baseline(sorted({file for m in mutants for file in m.tests}), settings.workers)
+    rows: list[dict] = []
+    REPORT.parent.mkdir(parents=True, exist_ok=True)
+    with REPORT.open("w") as report:
+        for row in run_mutants(mutants, seconds, settings.workers):
+            rows.append(row)
+            print(json.dumps(row, ensure_ascii=False), file=report, flush=True)
+            show(len(rows), len(mutants), row)
+    print(f"{len(passed_over)} equivalent mutants passed over; {(time.monotonic() - start) / 60:.0f} minutes; rows in {REPORT}")
+    print(summary(rows))
+    sys.exit(any(row["result"] == "survived" for row in rows))
+
+
+if __name__ == "__main__":
+    main()
