@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # pip would take a minute to compile thousands of modules that nobody imports; Python compiles what it meets.
 INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
-.PHONY: help setup demo test test-slow kill-test test-oldest lint tutorial tutorials bench book clean
+.PHONY: help setup demo test test-slow kill-test mutate test-oldest lint tutorial tutorials bench book clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -34,6 +34,9 @@ test-slow: setup  ## the long tests: both bases pretrained again (20 minutes)
 
 kill-test: setup  ## SIGKILL runs of all three trainers at 20 random moments each and continue them: the same bits? (20 minutes)
 	$(RUN) tests/kill_and_resume.py --kills 20
+
+mutate: setup  ## change one operator, comparison, constant or flag at a time, 100 times: do the tests fail? (25 minutes)
+	$(RUN) tests/mutate.py
 
 test-oldest:  ## the suite on the oldest supported versions, in an environment of its own
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest

@@ -123,28 +123,33 @@ class Worker:
             os.setpgid(self.pid, self.pid)  # in both processes, so that neither has to wait for the other
 
 
-def run(jobs: list[Job], workers: int) -> Iterator[tuple[Job, Outcome]]:
-    """The outcomes of all jobs, as they end."""
+@contextlib.contextmanager
+def copies(count: int) -> Iterator[list[Worker]]:
+    """Workers, each with a copy of the tree as it is now."""
     _import_packages()
-    waiting = list(jobs)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        free = [Worker(_copy_tree(Path(folder, str(i)))) for i in range(workers)]
-        busy: list[Worker] = []
+        workers = [Worker(_copy_tree(Path(folder, str(i)))) for i in range(count)]
         try:
-            while waiting or busy:
-                while waiting and free:
-                    busy.append(free.pop())
-                    busy[-1].start(waiting.pop(0))
-                time.sleep(0.02)
-                for worker in list(busy):
-                    job, outcome = worker.job, worker.poll()
-                    if job is not None and outcome is not None:
-                        busy.remove(worker)
-                        free.append(worker)
-                        yield job, outcome
+            yield workers
         finally:
-            for worker in busy:
+            for worker in workers:
                 worker.stop()
+
+
+def run(jobs: list[Job], workers: list[Worker]) -> Iterator[tuple[Job, Outcome]]:
+    """The outcomes of all jobs, as they end."""
+    waiting, free, busy = list(jobs), list(workers), []
+    while waiting or busy:
+        while waiting and free:
+            busy.append(free.pop())
+            busy[-1].start(waiting.pop(0))
+        time.sleep(0.02)
+        for worker in list(busy):
+            job, outcome = worker.job, worker.poll()
+            if outcome is not None:
+                busy.remove(worker)
+                free.append(worker)
+                yield job, outcome
 
 
 def _copy_tree(folder: Path) -> Path:

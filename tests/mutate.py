@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import forked_tests
-from mutation_table import PACKAGES, ROOT, core_files, tests_of
+from mutation_table import PACKAGES, ROOT, core_files, files_that_test
 from mutations import Mutation, is_another_program, mutations
 
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.json")
@@ -36,14 +36,14 @@ class Mutant:
 
     @property
     def tests(self) -> list[str]:
-        return tests_of(self.module)
+        return files_that_test(self.module)
 
     @property
     def place(self) -> str:
         return f"{self.path}:{self.mutation.line}:{self.mutation.column}"
 
     def random_number(self, seed: int) -> int:
-        """The same for all mutants of a place. It depends on the place's line alone, so that changes elsewhere keep the choice."""
+        """The same for all mutants of a place. It depends on the place's line alone: changes elsewhere keep the choice."""
         lines = (ROOT / self.path).read_text().splitlines()[: self.mutation.line]
         words = f"{seed} {self.module} {self.mutation.column} {lines.count(lines[-1])} {lines[-1]}"
         return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest())
@@ -93,7 +93,7 @@ def named_mutants(names: list[str]) -> list[Mutant]:
     return [m for m in chosen if is_another_program(m.source(), (ROOT / m.path).read_text())]
 
 
-def check_baseline(files: list[str], workers: int) -> dict[str, float]:
+def check_baseline(files: list[str], workers: list[forked_tests.Worker]) -> dict[str, float]:
     """The seconds that each test file takes on the unchanged tree; SystemExit if one fails there."""
     print(f"{len(files)} test files on the unchanged tree", flush=True)
     seconds = {}
@@ -107,7 +107,7 @@ def check_baseline(files: list[str], workers: int) -> dict[str, float]:
     return seconds
 
 
-def run_mutants(mutants: list[Mutant], seconds: dict[str, float], workers: int) -> Iterator[dict]:
+def run_mutants(mutants: list[Mutant], seconds: dict[str, float], workers: list[forked_tests.Worker]) -> Iterator[dict]:
     """A row for each mutant, as they end. A test file that takes 20 s and three times its usual time is stopped."""
     limits = {file: 20 + 3 * usual for file, usual in seconds.items()}
     jobs = [forked_tests.Job(tuple(m.tests), m.path, m.source(), limits) for m in mutants]
@@ -149,11 +149,11 @@ def main() -> None:
         print(*mutants, *(f"equivalent: {m}" for m in passed_over), f"{len(mutants)} mutants", sep="\n")
         return
     start = time.monotonic()
-    seconds = check_baseline(sorted({file for m in mutants for file in m.tests}), settings.workers)
     rows: list[dict] = []
     REPORT.parent.mkdir(parents=True, exist_ok=True)
-    with REPORT.open("w") as report:
-        for row in run_mutants(mutants, seconds, settings.workers):
+    with forked_tests.copies(settings.workers) as workers, REPORT.open("w") as report:
+        seconds = check_baseline(sorted({file for m in mutants for file in m.tests}), workers)
+        for row in run_mutants(mutants, seconds, workers):
             rows.append(row)
             print(json.dumps(row, ensure_ascii=False), file=report, flush=True)
             show(len(rows), len(mutants), row)

@@ -179,7 +179,7 @@ def core_files() -> dict[str, Path]:
     return found
 
 
-def tests_of(module: str) -> list[str]:
+def files_that_test(module: str) -> list[str]:
     """The test files of a core file, from the project's root; KeyError where the table lacks it."""
     package, stem = module.split(".")
     return [f"tests/test_{name}.py" for name in TESTS[package][stem].split()]
