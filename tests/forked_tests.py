@@ -21,8 +21,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PROJECT = ("kernels", "loralib", "adapters", "training", "multitask", "distill", "tutorials")
 MODELS = ("bert", "roberta", "distilbert", "gpt2", "llama", "t5")
+LIMIT = 240
+"""seconds that one test file may take: several times what the slowest of them needs on a busy laptop"""
 OPTIONS = ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-profile=ci"]
 MARKERS = "not slow and not tutorial and not real and not gpu"
+PASSED = (0, 5)  # 5: nothing left to run
+STARTERS = {"run_module", "run_code", "run_ranks", "subprocess", "own_process", "torchrun"}
+"""names by which a test starts processes, which would import all packages again"""
 FAILURE = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
 
@@ -31,16 +36,14 @@ class Job:
     """Test files to run one after the other until one fails, with another source for `path`."""
 
     tests: tuple[str, ...]
-    path: str | None
+    path: str
     source: str
-    limits: dict[str, float]
-    """seconds for each test file"""
 
 
 @dataclass(frozen=True)
 class Outcome:
     result: str
-    """`survived`, `killed by` or `timeout in`"""
+    """`survived`, `killed by`, `timeout in`, or `FAILS WITHOUT THE MUTATION:`"""
     test: str
     seconds: float
     output: str
@@ -48,62 +51,83 @@ class Outcome:
 
 @dataclass
 class Worker:
-    """A copy of the tree, and the process that runs one test file in it."""
+    """A copy of the tree, and the process that runs one test file in it.
+
+    A test that fails, or does not end, has to pass on the unchanged copy: otherwise it says nothing about the mutation.
+    """
 
     folder: Path
+    sound: set[str] = field(default_factory=set)
+    """tests that were seen to pass on the unchanged tree"""
     job: Job | None = None
     waiting: list[str] = field(default_factory=list)
+    found: tuple[str, str] | None = None
+    """result and test of the failure that is being checked"""
     pid: int = 0
     begun: float = 0.0
-    file_begun: float = 0.0
+    limit: float = 0.0
 
     @property
     def tree(self) -> Path:
         return self.folder / "tree"
 
     def start(self, job: Job) -> None:
-        self.job, self.waiting, self.begun = job, list(job.tests), time.monotonic()
-        if job.path:
-            self._write(job.path, job.source)
-        self._next_file()
+        self.job, self.waiting, self.begun, self.found = job, list(job.tests), time.monotonic(), None
+        self._write(job.path, job.source)
+        self._fork(self.waiting[0])
 
     def poll(self) -> Outcome | None:
         """None while it runs."""
-        assert self.job is not None
         pid, status = os.waitpid(self.pid, os.WNOHANG)
-        if not pid:
-            if time.monotonic() - self.file_begun < self.job.limits.get(self.waiting[0], 900):
-                return None
+        late = not pid and time.monotonic() > self.limit
+        if not pid and not late:
+            return None
+        if late:
             self.stop()
-            return self._end("timeout in", self.waiting[0])
-        self._signal()  # helpers of a test that outlived it
-        if os.waitstatus_to_exitcode(status):
-            failed = FAILURE.search(self.output())
-            return self._end("killed by", failed[1] if failed else self.waiting[0])
-        self.waiting.pop(0)
-        if not self.waiting:
-            return self._end("survived", "")
-        self._next_file()
-        return None
+        else:
+            self._signal()  # helpers of a test that outlived it
+        failed = late or os.waitstatus_to_exitcode(status) not in PASSED
+        self.pid = 0
+        return self._after_check(failed) if self.found else self._after_file(failed, late)
 
     def stop(self) -> None:
         if self.pid:
             self._signal()
             os.waitpid(self.pid, 0)
 
-    def output(self) -> str:
+    def _after_file(self, failed: bool, late: bool) -> Outcome | None:
+        assert self.job is not None
+        if not failed and len(self.waiting) > 1:
+            self.waiting.pop(0)
+            self._fork(self.waiting[0])
+            return None
+        self._write(self.job.path, (ROOT / self.job.path).read_text())
+        if not failed:
+            return self._end("survived", "")
+        name = FAILURE.search(self._output())
+        self.found = ("timeout in", self.waiting[0]) if late else ("killed by", name[1] if name else self.waiting[0])
+        if self.found[1] in self.sound:
+            return self._end(*self.found)
+        self._fork(self.found[1])
+        return None
+
+    def _after_check(self, failed: bool) -> Outcome:
+        assert self.found is not None
+        if failed:
+            return self._end("FAILS WITHOUT THE MUTATION:", self.found[1])
+        self.sound.add(self.found[1])
+        return self._end(*self.found)
+
+    def _end(self, result: str, test: str) -> Outcome:
+        self.job = None
+        return Outcome(result, test, time.monotonic() - self.begun, self._output()[-3000:])
+
+    def _output(self) -> str:
         return (self.folder / "output.txt").read_text(errors="replace")
 
     def _signal(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-
-    def _end(self, result: str, test: str) -> Outcome:
-        assert self.job is not None
-        if self.job.path:
-            self._write(self.job.path, (ROOT / self.job.path).read_text())
-        self.pid, self.job, begun = 0, None, self.begun
-        return Outcome(result, test, time.monotonic() - begun, self.output()[-3000:])
 
     def _write(self, path: str, source: str) -> None:
         """Bytecode is found by size and second of the source, which two mutants may share."""
@@ -112,15 +136,21 @@ class Worker:
         for bytecode in target.parent.glob(f"__pycache__/{target.stem}.*"):
             bytecode.unlink()
 
-    def _next_file(self) -> None:
-        assert self.job is not None
-        self.file_begun = time.monotonic()
+    def _fork(self, test: str) -> None:
+        self.limit = time.monotonic() + LIMIT
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            _child(self.tree, self.folder / "output.txt", self.waiting[0], keep_bytecode=self.job.path is None)
+            _child(self.tree, self.folder / "output.txt", test, keep_bytecode=self.found is not None)
         with contextlib.suppress(PermissionError, ProcessLookupError):
             os.setpgid(self.pid, self.pid)  # in both processes, so that neither has to wait for the other
+
+
+class NoProcesses:
+    """A plugin of pytest that leaves out the tests which start processes themselves."""
+
+    def pytest_collection_modifyitems(self, items: list) -> None:
+        items[:] = [item for item in items if not STARTERS & set(item.function.__code__.co_names)]
 
 
 @contextlib.contextmanager
@@ -128,7 +158,8 @@ def copies(count: int) -> Iterator[list[Worker]]:
     """Workers, each with a copy of the tree as it is now."""
     _import_packages()
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        workers = [Worker(_copy_tree(Path(folder, str(i)))) for i in range(count)]
+        sound: set[str] = set()
+        workers = [Worker(_copy_tree(Path(folder, str(i))), sound) for i in range(count)]
         try:
             yield workers
         finally:
@@ -200,9 +231,10 @@ def _child(tree: Path, output: Path, test: str, keep_bytecode: bool) -> None:
         if not keep_bytecode:
             sys.dont_write_bytecode = True
             os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+        del sys.modules["__main__"].__file__  # multiprocessing would run that file again in processes that it spawns
         import pytest
 
-        code = pytest.main([*OPTIONS, "-m", MARKERS, test])
+        code = pytest.main([*OPTIONS, "-m", MARKERS, test], plugins=[NoProcesses()])
         foreign = [n for n, m in sys.modules.items() if n.split(".")[0] in PROJECT and not _is_below(m, tree)]
         if foreign:
             print(f"ERROR {foreign}: not imported from the copy of the tree")
