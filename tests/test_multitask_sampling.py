@@ -32,6 +32,10 @@ def test_the_chances_are_the_formulas(options, wanted):
     assert found == pytest.approx([w / sum(wanted) for w in wanted])
 
 
+def test_no_size_overflows():
+    assert list(task_probabilities({"a": 3 * 10**200, "b": 10**200}).values()) == pytest.approx([0.75, 0.25])
+
+
 def test_defect_1_temperature_flattens_and_one_is_proportional():
     """The text's softmax(size^T) gives one task everything at T = 1, and sharpens as T grows."""
     sizes = {"a": 100, "b": 200, "c": 50}

@@ -1,8 +1,10 @@
 """The small world: exact posteriors, honest ceilings, tasks that are what they say, tokenizers that survive a reload."""
 
 import itertools
+import json
 import math
 import random
+import zlib
 from collections import Counter
 
 import pytest
@@ -68,6 +70,29 @@ def test_tasks_repeat_by_seed_and_share_no_text_between_splits(task):
     column = first["train"].column_names[0]
     texts = [set(map(str, first[s][column])) for s in ("train", "validation", "test")]
     assert not texts[0] & texts[2] and not texts[0] & texts[1]
+
+
+@pytest.mark.parametrize(
+    ("task", "count", "checksum"),
+    [
+        ("topic", 200, 922742061),
+        ("sentiment", 100, 765768640),
+        ("nli", 2000, 57798740),
+        ("tagging", 40, 1399669962),
+        ("qa", 500, 3890258922),
+        ("data2text", 1982, 995092907),  # 2000, without the meanings that are held out
+    ],
+)
+def test_the_examples_are_those_of_all_published_results(task, count, checksum):
+    """Any change of the generator, even one that keeps every probability, makes older results incomparable."""
+    splits = world_tasks.build(task)
+    examples = [
+        {name: value for name, value in example.items() if not isinstance(value, float)}  # a logarithm may differ by platform
+        for split in splits.values()
+        for example in split
+    ]
+    assert len(splits["train"]) == count
+    assert zlib.crc32(json.dumps(examples).encode()) == checksum
 
 
 def read_topic(text: str) -> list[float]:
