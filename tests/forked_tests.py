@@ -7,7 +7,6 @@ the copy, where one file may have another source. It never reads old bytecode of
 import contextlib
 import gc
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -28,7 +27,6 @@ MARKERS = "not slow and not tutorial and not real and not gpu"
 PASSED = (0, 5)  # 5: nothing left to run
 STARTERS = {"run_module", "run_code", "run_ranks", "subprocess", "own_process", "torchrun"}
 """names by which a test starts processes, which would import all packages again"""
-FAILURE = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,10 @@ class Worker:
     def tree(self) -> Path:
         return self.folder / "tree"
 
+    @property
+    def _failed(self) -> Path:
+        return self.folder / "failed.txt"
+
     def start(self, job: Job) -> None:
         self.job, self.waiting, self.begun, self.found = job, list(job.tests), time.monotonic(), None
         self._write(job.path, job.source)
@@ -104,8 +106,8 @@ class Worker:
         self._write(self.job.path, (ROOT / self.job.path).read_text())
         if not failed:
             return self._end("survived", "")
-        name = FAILURE.search(self._output())
-        self.found = ("timeout in", self.waiting[0]) if late else ("killed by", name[1] if name else self.waiting[0])
+        name = self._failed.read_text() if self._failed.exists() else self.waiting[0]  # a whole file: it cannot be imported
+        self.found = ("timeout in", self.waiting[0]) if late else ("killed by", name)
         if self.found[1] in self.sound:
             return self._end(*self.found)
         self._fork(self.found[1])
@@ -138,19 +140,27 @@ class Worker:
 
     def _fork(self, test: str) -> None:
         self.limit = time.monotonic() + LIMIT
+        self._failed.unlink(missing_ok=True)
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            _child(self.tree, self.folder / "output.txt", test, keep_bytecode=self.found is not None)
+            _child(self.tree, self.folder, test, keep_bytecode=self.found is not None)
         with contextlib.suppress(PermissionError, ProcessLookupError):
             os.setpgid(self.pid, self.pid)  # in both processes, so that neither has to wait for the other
 
 
-class NoProcesses:
-    """A plugin of pytest that leaves out the tests which start processes themselves."""
+class Watcher:
+    """A plugin of pytest that leaves out the tests which start processes themselves, and writes down the one that fails."""
+
+    def __init__(self, failed: Path):
+        self.failed = failed
 
     def pytest_collection_modifyitems(self, items: list) -> None:
         items[:] = [item for item in items if not STARTERS & set(item.function.__code__.co_names)]
+
+    def pytest_runtest_logreport(self, report) -> None:
+        if report.failed:
+            self.failed.write_text(report.nodeid)
 
 
 @contextlib.contextmanager
@@ -218,13 +228,13 @@ def _import_packages() -> None:
     gc.freeze()  # pytest collects garbage after each run: not what was here before
 
 
-def _child(tree: Path, output: Path, test: str, keep_bytecode: bool) -> None:
+def _child(tree: Path, folder: Path, test: str, keep_bytecode: bool) -> None:
     """Never returns."""
     code = 70
     try:
         os.setpgid(0, 0)
         for stream in (sys.stdout, sys.stderr):
-            os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
+            os.dup2(os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
         os.chdir(tree)
         shutil.rmtree(".hypothesis", ignore_errors=True)  # counterexamples of other mutants
         sys.path[:] = [str(tree), *(p for p in sys.path if not p.startswith(str(ROOT)) or ".venv" in p)]
@@ -234,7 +244,7 @@ def _child(tree: Path, output: Path, test: str, keep_bytecode: bool) -> None:
         del sys.modules["__main__"].__file__  # multiprocessing would run that file again in processes that it spawns
         import pytest
 
-        code = pytest.main([*OPTIONS, "-m", MARKERS, test], plugins=[NoProcesses()])
+        code = pytest.main([*OPTIONS, "-m", MARKERS, test], plugins=[Watcher(folder / "failed.txt")])
         foreign = [n for n, m in sys.modules.items() if n.split(".")[0] in PROJECT and not _is_below(m, tree)]
         if foreign:
             print(f"ERROR {foreign}: not imported from the copy of the tree")

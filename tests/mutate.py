@@ -93,6 +93,17 @@ def named_mutants(names: list[str]) -> list[Mutant]:
     return [m for m in chosen if is_another_program(m.source(), (ROOT / m.path).read_text())]
 
 
+def as_line(row: dict) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def killed_before(mutants: list[Mutant]) -> list[dict]:
+    """The rows of the last report about those of the mutants that were killed."""
+    wanted = {(m.place, m.mutation.new, m.mutated_line()) for m in mutants}
+    rows = [json.loads(line) for line in REPORT.read_text().splitlines()] if REPORT.exists() else []
+    return [row for row in rows if row["result"] != "survived" and (row["place"], row["new"], row["mutated"]) in wanted]
+
+
 def run_mutants(mutants: list[Mutant], workers: list[forked_tests.Worker]) -> Iterator[dict]:
     """A row for each mutant, as they end. SystemExit if a test that fails also fails without the mutation."""
     jobs = [forked_tests.Job(tuple(m.tests), m.path, m.source()) for m in mutants]
@@ -126,6 +137,7 @@ def read_settings() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--files", default="", help="the start of a path: only files below it")
     parser.add_argument("--only", nargs="+", metavar="FILE:LINE", help="every mutant of these lines, also the equivalent ones")
+    parser.add_argument("--resume", action="store_true", help="keep the killed mutants of the last report, and run the others")
     parser.add_argument("--workers", type=int, default=1, help="processes at a time")
     parser.add_argument("--list", action="store_true", help="name the mutants and run nothing")
     return parser.parse_args()
@@ -138,12 +150,14 @@ def main() -> None:
     if settings.list or not mutants:
         print(*mutants, *(f"equivalent: {m}" for m in passed_over), f"{len(mutants)} mutants", sep="\n")
         return
-    start, rows = time.monotonic(), []
+    start, rows = time.monotonic(), killed_before(mutants) if settings.resume else []
+    known = {(row["place"], row["new"]) for row in rows}
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     with forked_tests.copies(settings.workers) as workers, REPORT.open("w") as report:
-        for row in run_mutants(mutants, workers):
+        report.writelines(as_line(row) for row in rows)
+        for row in run_mutants([m for m in mutants if (m.place, m.mutation.new) not in known], workers):
             rows.append(row)
-            print(json.dumps(row, ensure_ascii=False), file=report, flush=True)
+            print(as_line(row), end="", file=report, flush=True)
             show(len(rows), len(mutants), row)
     print(f"{len(passed_over)} equivalent mutants passed over; {(time.monotonic() - start) / 60:.0f} minutes; rows in {REPORT}")
     print(summary(rows))
