@@ -25,6 +25,8 @@ LIMIT = 240
 OPTIONS = ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-profile=ci"]
 MARKERS = "not slow and not tutorial and not real and not gpu"
 PASSED = (0, 5)  # 5: nothing left to run
+NO_SUCH_TEST = 4
+LATE = 1000
 STARTERS = {"run_module", "run_code", "run_ranks", "subprocess", "own_process", "torchrun"}
 """names by which a test starts processes, which would import all packages again"""
 
@@ -88,34 +90,39 @@ class Worker:
             self.stop()
         else:
             self._signal()  # helpers of a test that outlived it
-        failed = late or os.waitstatus_to_exitcode(status) not in PASSED
+        code = LATE if late else os.waitstatus_to_exitcode(status)
         self.pid = 0
-        return self._after_check(failed) if self.found else self._after_file(failed, late)
+        return self._after_check(code) if self.found else self._after_file(code)
 
     def stop(self) -> None:
         if self.pid:
             self._signal()
             os.waitpid(self.pid, 0)
 
-    def _after_file(self, failed: bool, late: bool) -> Outcome | None:
+    def _after_file(self, code: int) -> Outcome | None:
         assert self.job is not None
-        if not failed and len(self.waiting) > 1:
+        if code in PASSED and len(self.waiting) > 1:
             self.waiting.pop(0)
             self._fork(self.waiting[0])
             return None
         self._write(self.job.path, (ROOT / self.job.path).read_text())
-        if not failed:
+        if code in PASSED:
             return self._end("survived", "")
         name = self._failed.read_text() if self._failed.exists() else self.waiting[0]  # a whole file: it cannot be imported
-        self.found = ("timeout in", self.waiting[0]) if late else ("killed by", name)
+        self.found = ("timeout in", self.waiting[0]) if code == LATE else ("killed by", name)
         if self.found[1] in self.sound:
             return self._end(*self.found)
         self._fork(self.found[1])
         return None
 
-    def _after_check(self, failed: bool) -> Outcome:
+    def _after_check(self, code: int) -> Outcome | None:
         assert self.found is not None
-        if failed:
+        function, parameters, _ = self.found[1].partition("[")
+        if code == NO_SUCH_TEST and parameters:  # the mutation changes which parameters there are
+            self.found = (self.found[0], function)
+            self._fork(function)
+            return None
+        if code not in PASSED:
             return self._end("FAILS WITHOUT THE MUTATION:", self.found[1])
         self.sound.add(self.found[1])
         return self._end(*self.found)
@@ -150,17 +157,21 @@ class Worker:
 
 
 class Watcher:
-    """A plugin of pytest that leaves out the tests which start processes themselves, and writes down the one that fails."""
+    """A plugin of pytest: leaves out tests that start processes themselves, and writes down the one that fails or crashes."""
 
     def __init__(self, failed: Path):
-        self.failed = failed
+        self.failed, self.stopped = failed, False
 
     def pytest_collection_modifyitems(self, items: list) -> None:
         items[:] = [item for item in items if not STARTERS & set(item.function.__code__.co_names)]
 
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.failed.write_text(nodeid)  # stays when the process dies in it
+
     def pytest_runtest_logreport(self, report) -> None:
-        if report.failed:
-            self.failed.write_text(report.nodeid)
+        if report.when == "teardown" and report.passed and not self.stopped:
+            self.failed.unlink()
+        self.stopped = self.stopped or report.failed
 
 
 @contextlib.contextmanager
