@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # pip would take a minute to compile thousands of modules that nobody imports; Python compiles what it meets.
 INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
-.PHONY: help setup demo test test-lessons test-slow test-all kill-test test-oldest lint tutorial tutorials bench book browser clean
+.PHONY: help setup demo test test-lessons test-slow test-all kill-test mutate test-oldest lint tutorial tutorials bench book browser clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -41,6 +41,9 @@ test-all: test test-lessons test-slow  ## everything: tests, all lessons, long t
 
 kill-test: setup  ## SIGKILL runs of all three trainers at 20 random moments each and continue them: the same bits? (20 minutes)
 	$(RUN) tests/kill_and_resume.py --kills 20
+
+mutate: setup  ## change one operator, comparison, constant or flag at a time, 100 times: do the tests fail? (25 minutes)
+	$(RUN) tests/mutate.py
 
 test-oldest:  ## the suite on the oldest supported versions, in an environment of its own
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest

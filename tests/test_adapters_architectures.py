@@ -110,6 +110,14 @@ def test_adapter_drop_and_layers():
         attach(model, BottleneckConfig(places=(("bert.encoder.layer.0", "parallel"),), leave_out=(0,)), "b")
 
 
+def test_the_report_is_a_table():
+    """Paths of different lengths; every line ends with the number of parameters, below the end of the title."""
+    report = attach(tiny.bert(), BottleneckConfig(placement="houlsby"), "a")
+    lines = str(report).splitlines()[: 1 + len(report.rows)]
+    assert len({len(row[1]) for row in report.rows}) > 1
+    assert {len(line) for line in lines} == {len(lines[0])} and lines[0].endswith("parameters")
+
+
 def test_rows_of_a_batch_have_adapters_of_their_own():
     model = golden_model()
     a, b = two(model)

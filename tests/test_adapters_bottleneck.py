@@ -117,3 +117,14 @@ def test_fusion_weights_sum_to_one_and_can_be_kept():
         assert fusion.weights.shape == (2, 5, 3)
         torch.testing.assert_close(fusion.weights.sum(-1), torch.ones(2, 5))
     assert sum(p.numel() for p in AdapterFusion(8, 3).parameters()) == 3 * 64 + 2 * 8
+
+
+def test_query_and_key_start_with_adapterhubs_standard_deviation():
+    """AdapterHub starts them as BERT's layers: normal with standard deviation 0.02, biases 0. Each bound is 5 standard errors."""
+    fusion = AdapterFusion(128, 2, generator=torch.Generator().manual_seed(0))
+    for layer in (fusion.query, fusion.key):
+        count = layer.weight.numel()
+        assert float(layer.weight.std()) == pytest.approx(0.02, rel=5 / (2 * count) ** 0.5)
+        assert abs(float(layer.weight.mean())) < 5 * 0.02 / count**0.5
+        assert not layer.bias.any()
+    assert not torch.equal(fusion.query.weight, fusion.key.weight)

@@ -252,3 +252,13 @@ def test_padding_says_nothing(family, kind):
             alone = model(**own).logits[0]
             there = batch[row][-len(alone) + (P if kind == "prompt" else 0) :] if writes else batch[row]
             torch.testing.assert_close(there, alone[-len(there) :], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_a_prompt_is_cut_off_an_answer_that_is_a_tuple_too(family):
+    model = ours(tiny.FAMILIES[family](), "prompt").base_model
+    named, answer = model(tiny.ids()), model(tiny.ids(), return_dict=False)
+    assert isinstance(answer, tuple) and answer[0].shape == (3, 9, 24)
+    torch.testing.assert_close(answer[0], named.last_hidden_state)
+    if family == "bert":
+        torch.testing.assert_close(answer[1], named.pooler_output)

@@ -1,18 +1,22 @@
 """Students made smaller while they learn: what is cut, when, what the export changes, and that a stopped run goes on."""
 
+import json
+import shutil
+
 import pytest
 import tiny_folder
 import torch
 from distilling import hurry, make_teacher, quick, stopped_after, trace
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from distill.compress_config import CompressConfig
 from distill.run import run_distillation
 from distill.sites import find_sites
-from distill.student_files import load_student
-from loralib import Linear4bit
-from training.base_models import load_base
+from distill.student_files import CARD, load_student, save_student
+from loralib import Linear4bit, quantize_model
+from training.base_models import Source, load_base
 from training.run_folder import TRAINED
+from training.sealed import SUMS
 from training.tasks import find_task
 
 BOTH = {"student": "copy:1,2", "steps": 16, "eval_every": 8}
@@ -81,6 +85,25 @@ def test_a_damaged_student_is_told(teacher, tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match="not as it was written"):
         load_student(tmp_path / "run" / TRAINED)
+
+
+def test_a_student_in_nf4_with_a_weight_too_few_or_too_many_is_refused(tmp_path):
+    """The card is one of an older version, without checksums: only the weights themselves can tell."""
+    spec = find_task("topic")
+    base = load_base(spec, Source("encoder"))
+    quantize_model(base.model)
+    save_student(tmp_path / "whole", "full", base, spec, 96, CompressConfig(bits="nf4"))
+    weights = load_file(tmp_path / "whole" / "model.safetensors")
+    for name, tensors in (
+        ("missing", {key: value for key, value in weights.items() if key != "classifier.bias"}),
+        ("strange", weights | {"another.bias": torch.zeros(2)}),
+    ):
+        shutil.copytree(tmp_path / "whole", tmp_path / name)
+        card = json.loads((tmp_path / name / CARD).read_text())
+        (tmp_path / name / CARD).write_text(json.dumps({key: value for key, value in card.items() if key != SUMS}))
+        save_file(tensors, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=r"missing \['classifier.bias'\]|not in the model \['another.bias'\]"):
+            load_student(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,13 @@ def test_single_rows_of_any_stride(route):
     )
 
 
+def test_the_widest_sum_that_int32_holds_is_exact():
+    """n products of at most 127² sum to less than 2³¹ for n up to 133,144."""
+    widest = torch.full((1, 133_144), 127, dtype=torch.int8)
+    assert int8_product.INT_COLUMNS == 133_144
+    assert int(int8_matmul(widest, widest)) == 133_144 * 127**2 < 2**31 <= 133_145 * 127**2
+
+
 def test_a_sum_that_int32_cannot_hold_is_refused():
     wide = torch.zeros(1, int8_product.INT_COLUMNS + 1, dtype=torch.int8)
     with pytest.raises(ValueError, match="does not fit int32"):

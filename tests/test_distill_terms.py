@@ -295,3 +295,8 @@ def test_another_width_is_projected_by_a_matrix_that_trains_and_keeps_lengths():
     words = read_losses(["hidden:1->1"])
     first, again, other = (make_projections(words, 12, 24, seed)["hidden 1 to 1"].weight for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other) and not make_projections(words, 24, 24, 0)
+
+
+def test_a_distiller_that_never_asked_has_no_seconds_of_the_teacher():
+    student, teacher = pairs.model("classification", 1), pairs.model("classification", 2)
+    assert pairs.distiller("kd:T=2,a=1", "classification", student, teacher).teacher_seconds == 0

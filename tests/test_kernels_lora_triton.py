@@ -230,3 +230,34 @@ def test_offsets_beyond_32_bits():
         assert error(fused.expand(x, apart, None, S, B), fused.expand(x, W, None, S, B)) < 1e-6
         assert error(fused.one_launch(x, apart, None, A, B, 0.5)[0], fused.one_launch(x, W, None, A, B, 0.5)[0]) < 1e-6
         assert error(back.grad_x(dy, apart, S, A), back.grad_x(dy, W, S, A)) < 1e-6
+
+
+def test_which_tensors_the_tensor_memory_accelerator_can_copy(monkeypatch):
+    """Halves on Hopper, contiguous rows, strides and starts in multiples of 16 bytes: every tensor has to fit."""
+
+    class OnHopper:
+        is_cuda, device = True, "cuda:0"
+
+        def __init__(self, row=64, column=1, start=0, size=2):
+            self.strides, self.start, self.size = (row, column), start, size
+
+        def stride(self, dim):
+            return self.strides[dim]
+
+        def data_ptr(self):
+            return self.start
+
+        def element_size(self):
+            return self.size
+
+    capability = [9, 0]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: tuple(capability))
+    good = OnHopper()
+    assert fused.fits_descriptors(good, OnHopper(row=8), OnHopper(start=32))
+    for bad in (OnHopper(row=60), OnHopper(column=2), OnHopper(start=8)):
+        for tensors in ((bad, good, good), (good, bad, good), (good, good, bad)):
+            assert not fused.fits_descriptors(*tensors)
+    assert not fused.fits_descriptors(OnHopper(size=4), good, good)
+    assert not fused.fits_descriptors(torch.zeros(64, 64, dtype=torch.float16), good, good)  # not on a GPU
+    capability[0] = 8
+    assert not fused.fits_descriptors(good, good, good)

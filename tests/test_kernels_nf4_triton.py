@@ -132,3 +132,16 @@ def test_parts_that_do_not_lie_in_a_line():
     )
     assert torch.equal(nf4_triton.dequantize(odd), nf4.dequantize(q))
     assert error(nf4_matmul_triton.nf4_matmul(x, odd), x.double() @ nf4.dequantize(q).double().T) < 1e-6
+
+
+def test_the_compiler_may_not_fuse_a_multiplication_and_an_addition(monkeypatch):
+    """The interpreter never does; on a GPU the decoded scales would differ from the definition in their last bit."""
+    launches = []
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *arguments, **options: launches.append(options)
+
+    monkeypatch.setattr(nf4_triton, "dequantize_kernel", Kernel())
+    nf4_triton.dequantize(nf4.quantize(torch.ones(64, 64)))
+    assert [options["enable_fp_fusion"] for options in launches] == [False]

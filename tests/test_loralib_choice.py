@@ -161,3 +161,11 @@ def test_the_operations_pass_torchs_own_check():
     parts = (packed.packed, packed.absmax, packed.nested.absmax, packed.nested.offset, list(packed.shape), 64, "nf4")
     torch.library.opcheck(ops._nf4_matmul, (x, *parts, None, S, B), test_utils=checks)
     torch.library.opcheck(ops._nf4_decode, (*parts, torch.float16), test_utils=checks)
+
+
+def test_the_nearest_measured_layer_is_near_in_both_sizes(monkeypatch):
+    """Nearest is the least |log N'/N| + |log K'/K|: a layer with the right N and another K is farther than one beside both."""
+    rows = [[1, 1100, 100, 0.5], [1, 1000, 4000, 1.4], [1, 9000, 3600, 0.5]]
+    monkeypatch.setattr(dispatch, "MEASUREMENTS", {"Some GPU": {"float16": {"lora both": rows}}})
+    [(_, path, why)] = dispatch.nearest_rows("lora both", "Some GPU", "float16", 1100, 3600)
+    assert path == "torch" and "N=1000 K=4000" in why

@@ -155,6 +155,14 @@ def test_hot_swap_refuses_what_would_not_fit_and_keeps_what_was(tmp_path):
         lora.prepare_hotswap(dora, rank=4)
 
 
+@pytest.mark.parametrize("more", [{"bias": "lora_only"}, {"modules_to_save": ["1"]}])
+def test_an_adapter_with_biases_or_a_head_is_not_prepared(more):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    lora.inject(model, lora.LoraConfig(r=2, target_modules=["0"], **more))
+    with pytest.raises(ValueError, match="brings a head or biases"):
+        lora.prepare_hotswap(model, rank=4)
+
+
 def test_a_prepared_scale_is_exact_in_float64():
     model = nn.Sequential(nn.Linear(4, 4))
     lora.inject(model, lora.LoraConfig(r=3, lora_alpha=1, target_modules=["0"]))

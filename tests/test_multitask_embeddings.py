@@ -14,6 +14,7 @@ from multitask.files import load_multitask, save_multitask
 from multitask.mixed_batches import collate, measure, split_by_task
 from multitask.multitask_model import MultitaskModel
 from multitask.steps import Learner
+from multitask.task_embeddings import TaskEmbeddings
 from training.base_models import Source, load_backbone
 from training.tasks import find_task
 
@@ -37,6 +38,21 @@ def test_a_task_embedding_starts_as_nothing_and_parts_the_tasks(family, kind):
         for p in model.embeddings.parameters():
             p[0] += 1.0
     assert not torch.allclose(twin(ids, task_name="topic")["logits"], model(ids, task_name="topic")["logits"])
+
+
+def test_a_norm_that_depends_on_the_task_is_its_formula():
+    """norm(h) ⊙ (1 + γ_k) + β_k, with the γ and β of each row's own task."""
+    norm = torch.nn.LayerNorm(3)
+    h = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    plain = norm(h)
+    embeddings = TaskEmbeddings(torch.nn.Sequential(norm), 2, "layer_norm")
+    with torch.no_grad():
+        embeddings.scale[0].copy_(torch.tensor([[0.5, 0.0, -0.5], [1.0, 2.0, 3.0]]))
+        embeddings.shift[0].copy_(torch.tensor([[0.0, 0.0, 0.0], [10.0, 20.0, 30.0]]))
+    embeddings.choose(torch.tensor([1, 0]))
+    first = plain[0] * torch.tensor([2.0, 3.0, 4.0]) + torch.tensor([10.0, 20.0, 30.0])
+    second = plain[1] * torch.tensor([1.5, 1.0, 0.5])
+    torch.testing.assert_close(norm(h), torch.stack([first, second]))
 
 
 @pytest.mark.parametrize("config", [LoraConfig(r=2, target_modules="all-linear"), BottleneckConfig(reduction_factor=4)])

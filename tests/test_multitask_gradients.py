@@ -168,3 +168,22 @@ def test_gradients_that_are_all_zero_are_told():
     for method in ("cagrad", "aligned_mtl"):
         with pytest.raises(ValueError, match="of all tasks are zero"):
             GRADIENT_METHODS[method](torch.zeros(2, 2, dtype=torch.float64))
+
+
+def test_mgda_of_gradients_with_very_different_lengths():
+    """Orthogonal gradients: w is proportional to 1 / ‖g‖². One that is a million times longer must not hide the other two."""
+    lengths = torch.tensor([1.0, 1e6, 2.0], dtype=torch.float64)
+    wanted = torch.tensor([0.8, 0.0, 0.2], dtype=torch.float64)
+    torch.testing.assert_close(mgda(torch.diag(lengths**2)), wanted, atol=1e-3, rtol=0)
+
+
+def test_cagrad_does_not_depend_on_the_unit_of_all_losses():
+    G = J2 @ J2.T
+    torch.testing.assert_close(cagrad(1e-12 * G), cagrad(G), atol=1e-9, rtol=0)
+
+
+def test_nash_mtl_ends_with_newtons_full_steps():
+    """They converge quadratically: G w = 1 / w up to the rounding of float64."""
+    G = J2 @ J2.T
+    w = nash_mtl(G)
+    torch.testing.assert_close(w * (G @ w), torch.ones(2, dtype=torch.float64), atol=1e-14, rtol=0)

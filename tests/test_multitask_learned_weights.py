@@ -100,6 +100,18 @@ def test_dwa_is_its_formula_over_periods():
     assert fresh.weights.tolist() == [1, 1], "two periods first"
 
 
+def test_dwa_with_tasks_that_are_not_seen_for_a_whole_period():
+    """A task keeps the mean loss of the last period in which it was seen; without two such periods its ratio is 1."""
+    found = DynamicWeightAverage(["classification"] * 3, period=2)
+    steps = [{0: 5.0, 1: 1.0}, {0: 3.0}, {0: 2.0, 2: 3.0}, {0: 2.0}, {0: 1.0, 1: 0.5}, {2: 3.0}]
+    ratios = [None, [2 / 4, 1, 1], [1 / 2, 0.5 / 1, 3 / 3]]  # task 1 is absent from period 2, task 2 from period 1
+    for period, wanted in enumerate(ratios):
+        for losses in steps[2 * period : 2 * period + 2]:
+            found.after(losses)
+        exponentials = [math.exp(ratio / 2) for ratio in wanted or [1, 1, 1]]
+        assert found.weights.tolist() == pytest.approx([3 * e / sum(exponentials) for e in exponentials])
+
+
 @pytest.mark.parametrize("words", ["uncertain", ""])
 def test_an_unknown_method_is_refused(words):
     with pytest.raises(ValueError, match="there are equal, uncertainty"):

@@ -32,6 +32,10 @@ def test_the_chances_are_the_formulas(options, wanted):
     assert found == pytest.approx([w / sum(wanted) for w in wanted])
 
 
+def test_no_size_overflows():
+    assert list(task_probabilities({"a": 3 * 10**200, "b": 10**200}).values()) == pytest.approx([0.75, 0.25])
+
+
 def test_defect_1_temperature_flattens_and_one_is_proportional():
     """The text's softmax(size^T) gives one task everything at T = 1, and sharpens as T grows."""
     sizes = {"a": 100, "b": 200, "c": 50}
@@ -69,6 +73,16 @@ def test_annealed_sampling_moves_towards_equal():
     _ = [sampler.sample_task() for _ in range(400)]
     last = [sampler.sample_task() for _ in range(300)]
     assert last.count("small") > 5 * max(1, first.count("small")) and last.count("big") < first.count("big")
+
+
+@pytest.mark.parametrize(("draws", "powers"), [(5, [1.0, 0.8, 0.6, 0.4, 0.2, 0.2]), (1, [1.0, 0.2]), (2, [1.0, 0.2, 0.2])])
+def test_annealing_ends_with_the_last_of_its_draws(draws, powers):
+    """Stickland & Murray: α = 1 - 0.8 (e - 1) / (E - 1) is 1 for draw 1 of E and 0.2 for draw E; it stays there afterwards."""
+    sampler = TaskSampler(SIZES, "annealed", draws=draws)
+    for power in powers:
+        wanted = [size**power for size in SIZES.values()]
+        assert list(sampler.probabilities().values()) == pytest.approx([w / sum(wanted) for w in wanted])
+        sampler.sample_task()
 
 
 def test_a_resumed_sampler_draws_what_the_first_one_would_have():

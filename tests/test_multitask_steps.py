@@ -172,3 +172,13 @@ def test_gradient_methods_need_something_shared():
     one = learner("pcgrad", torch.float32, task_adapters=LoraConfig(r=2, target_modules="all-linear"))
     with pytest.raises(ValueError, match="share no parameter"):
         MultitaskSteps(one, iter([]), OBJECTIVE, loop.LoopSettings(steps=1))
+
+
+def test_the_last_shared_matrix_is_the_last_layers_output():
+    """GradNorm looks at the last shared weights (Chen et al. 2018, section 3.1); a bias and a LayerNorm come after them."""
+    one = learner("gradnorm")
+    shared = one.model.shared_parameters()
+    steps = MultitaskSteps(one, iter([]), OBJECTIVE, loop.LoopSettings(steps=1))
+    everything = torch.cat([p.detach().flatten() for p in shared.values()])
+    [wanted] = [p for name, p in shared.items() if name.endswith("layer.1.output.dense.weight")]
+    assert torch.equal(everything[steps._last()], wanted.detach().flatten())

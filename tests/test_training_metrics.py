@@ -1,6 +1,7 @@
 """The metrics against scikit-learn, scipy, sacrebleu and rouge_score, and on cases whose answer is known."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,6 +31,12 @@ def test_label_scores_are_scikit_learns(seed):
     assert scores["pearson"] == pytest.approx(stats.pearsonr(x, y)[0]) and scores["spearman"] == pytest.approx(
         stats.spearmanr(x, y)[0]
     )
+
+
+def test_the_loss_of_a_regression_is_the_sum_of_squared_errors():
+    outputs = SimpleNamespace(logits=torch.tensor([[1.0], [3.0], [-1.0]]))
+    batch = {"labels": torch.tensor([0.0, 1.0, -1.0]), "input_ids": torch.zeros(3, 2)}
+    assert float(metrics.loss_sum("regression", outputs, batch)) == 1 + 4 + 0
 
 
 def test_guesses_that_say_nothing_score_zero_without_a_warning():

@@ -206,6 +206,12 @@ def test_a_spike_beside_small_gradients_does_not_make_steps_explode():
     assert farthest(AdamW8bit) < 4 * farthest(torch.optim.AdamW)  # without the floor of root_v it was 3,000 times
 
 
+def test_the_defaults_are_those_of_torchs_adamw():
+    p = torch.nn.Parameter(torch.zeros(1))
+    ours, theirs = AdamW8bit([p]).defaults, torch.optim.AdamW([p]).defaults
+    assert {name: ours[name] for name in ("lr", "betas", "eps", "weight_decay")}.items() <= theirs.items()
+
+
 def test_copies_and_foreign_states():
     p = torch.nn.Parameter(torch.randn(8))
     p.grad = torch.ones(8)
