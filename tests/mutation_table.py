@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("kernels", "loralib", "adapters", "training", "multitask", "distill")
 NOT_CORE = {
     "kernels": "ahead_of_time configs roofline",  # tools of the benchmarks, and tile sizes, which change the time alone
-    "training": "benchmark command_line compare conditions gap interrupt method_configs option_groups own_process pretrain processes progress records result "
+    "training": "benchmark command_line compare conditions gap interrupt method_configs option_groups own_process "
+    "pretrain processes progress records result "
     "result_table run run_folder sealed setting_checks settings step_time threads trackers",
     "multitask": "compare fusion_study option_groups run settings step_time transfer weightings",
     "distill": "compare measured option_groups run settings",
