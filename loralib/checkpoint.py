@@ -22,7 +22,7 @@ from loralib.file_settings import check_ranks, heads_in_file, without_unused
 from loralib.file_tensors import PREFIX, file_tensors, is_factor, layer_tensors, saved_heads
 from loralib.handles import bare_model
 from loralib.heads import saved_modules
-from loralib.injection import adapter_configs, add_adapter, delete_adapter
+from loralib.injection import adapter_configs, add_adapter, check_still_there, delete_adapter
 from loralib.layers import Conv2d, Embedding
 from loralib.lora_layer import LoraLayer, lora_layers
 from loralib.merge_weights import merged_adapters
@@ -53,6 +53,7 @@ def save_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "defa
     if adapter_name not in configs:
         raise KeyError(f"no adapter {adapter_name!r} to save; there are {sorted(configs)}")
     refuse_meta(model)
+    check_still_there(model, adapter_name)
     tensors = {key: value.detach().cpu().contiguous() for key, value in file_tensors(model, adapter_name).items()}
     bad = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
     if bad:

@@ -34,7 +34,7 @@ def grouped_rows(layer, input: Tensor, rows: Rows) -> Tensor | None:
     mode = mode_of(input, *(A for A, _ in factors.values()))
     if choose("grouped", input.device, compute_dtype(input), shape, rank, mode).path == "torch":
         return None
-    rows.check(input, type(layer).__name__)
+    rows = rows.fitted(input, type(layer).__name__)
     return grouped_update(layer, layer.plain(input), input, factors, [slot.scaling for slot in slots], rows)
 
 

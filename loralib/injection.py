@@ -113,6 +113,7 @@ def add_adapter(
         put_saved_module(model, head, adapter_name)
     watch(model, [*names, *heads])
     configs[adapter_name] = config
+    injected_shapes(model)[adapter_name] = {path: shape for path, _, shape, _, _ in rows}
     return MatchReport(tuple(rows), tuple(heads))
 
 
@@ -122,6 +123,31 @@ def adapter_configs(model: nn.Module) -> dict[str, AdapterConfig]:
     if not isinstance(model.__dict__.get("peft_config"), dict):
         model.__dict__["peft_config"] = {}
     return model.__dict__["peft_config"]
+
+
+def injected_shapes(model: nn.Module) -> dict[str, dict[str, tuple[int, ...]]]:
+    """{adapter: {path: shape of the weight}} at the time when each adapter was added."""
+    return bare_model(model).__dict__.setdefault("lora_shapes", {})
+
+
+def check_still_there(model: nn.Module, adapter_name: str) -> None:
+    """ValueError where a module lost the adapter, or its weight has another shape, since the adapter was added.
+
+    `resize_token_embeddings` puts a new `lm_head` in the place of an adapted one, or gives an adapted embedding more rows.
+    """
+    for path, shape in injected_shapes(model).get(adapter_name, {}).items():
+        module = bare_model(model).get_submodule(path)
+        if not isinstance(module, LoraLayer) or adapter_name not in module.slots:
+            raise ValueError(
+                f"{path} had LoRA for {adapter_name!r} and is now a {type(module).__name__} without it: it was replaced, as "
+                "resize_token_embeddings does. Resize first, and add the adapter afterwards"
+            )
+        now = tuple(_base_weight(module).shape)
+        if now != shape:
+            raise ValueError(
+                f"{path} had a weight of {shape} when {adapter_name!r} was added, and has one of {now}: its factors do not fit. "
+                "Resize first, and add the adapter afterwards"
+            )
 
 
 def delete_adapter(model: nn.Module, adapter_name: str) -> None:
@@ -142,6 +168,7 @@ def delete_adapter(model: nn.Module, adapter_name: str) -> None:
             to_plain(layer)
     delete_biases(model, adapter_name)
     remove_heads(model, adapter_name)
+    injected_shapes(model).pop(adapter_name, None)
     del configs[adapter_name]
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -12,8 +12,9 @@ AUTO_CLASSES = {
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
     "CAUSAL_LM": "AutoModelForCausalLM",
     "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+    "FEATURE_EXTRACTION": "AutoModel",
 }
-HEADS = ("classifier.weight", "classifier.out_proj.weight", "score.weight")
+WITH_LABELS = ("SEQ_CLS", "TOKEN_CLS")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Merge:
     """adapter folder"""
     out: Path
     """folder to write"""
+    task_type: Literal["SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION"] | None = None
+    """the kind of model; None: what the adapter names, else the class that the base's config.json names"""
 
 
 def merge(settings: Merge) -> None:
@@ -35,19 +38,16 @@ def merge(settings: Merge) -> None:
     from loralib.checkpoint import load_adapter
     from loralib.merge_weights import merge_and_unload
 
-    config = read_config(settings.adapter)
+    task = settings.task_type or read_config(settings.adapter).task_type
     tensors = read_tensors(settings.adapter)
-    if config.task_type not in AUTO_CLASSES:
-        raise ValueError(f"{settings.adapter} has task_type {config.task_type!r}, expected one of {sorted(AUTO_CLASSES)}")
     tokenizer = settings.adapter if (settings.adapter / "tokenizer_config.json").exists() else settings.model
     tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer)
-    if (settings.adapter / "config.json").exists():  # `training` keeps it beside the adapter: label names and all
-        options = {"config": transformers.AutoConfig.from_pretrained(settings.adapter)}
-    else:
-        labels = next((len(tensors[name]) for name in HEADS if name in tensors), None)
-        options = {} if labels is None else {"num_labels": labels}
-    model_class = getattr(transformers, AUTO_CLASSES[config.task_type])
-    model, info = model_class.from_pretrained(settings.model, output_loading_info=True, **options)
+    beside = (settings.adapter / "config.json").exists()  # `training` keeps it beside the adapter: label names and all
+    config = transformers.AutoConfig.from_pretrained(settings.adapter if beside else settings.model)
+    model_class = _class_of(task, config)
+    if task in WITH_LABELS and not beside:
+        config.num_labels = count_labels(model_class, config, tensors)
+    model, info = model_class.from_pretrained(settings.model, output_loading_info=True, config=config)
     random = sorted(set(info["missing_keys"]) - set(tensors))
     if random:
         raise ValueError(f"neither {settings.model} nor {settings.adapter} holds {random[:3]}: the result would be random there")
@@ -56,3 +56,37 @@ def merge(settings: Merge) -> None:
     model.save_pretrained(settings.out)
     tokenizer.save_pretrained(settings.out)
     print(f"{report}; merged {type(model).__name__} written to {settings.out}")
+
+
+def _class_of(task: str | None, config: Any) -> Any:
+    """The transformers class of the merged model. ValueError where neither the task nor the config of the base says it."""
+    import transformers
+
+    if task in AUTO_CLASSES:
+        return getattr(transformers, AUTO_CLASSES[task])
+    named = (config.architectures or [None])[0]
+    if task is not None or not hasattr(transformers, str(named)):
+        raise ValueError(
+            f"task_type {task!r} of the adapter and architecture {named!r} of the base name no model class; give --task-type, "
+            f"one of {', '.join(AUTO_CLASSES)}"
+        )
+    return getattr(transformers, named)
+
+
+def count_labels(model_class: Any, config: Any, tensors: dict[str, Any]) -> int:
+    """For how many labels the head in the file was made: the number with which this class has a head of these shapes."""
+    import torch
+
+    from loralib.file_tensors import is_factor
+
+    heads = {key: tensor.shape for key, tensor in tensors.items() if not is_factor(key)}
+    for labels in sorted({shape[0] for shape in heads.values() if len(shape) > 0} | {config.num_labels}):
+        config.num_labels = labels
+        with torch.device("meta"):
+            model = model_class.from_config(config)
+        shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
+        if all(shapes.get(key) == shape for key, shape in heads.items()):
+            return labels
+    raise ValueError(
+        f"no number of labels gives {model_class.__name__} a head with these tensors: {dict(list(heads.items())[:4])}"
+    )

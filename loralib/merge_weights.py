@@ -98,6 +98,7 @@ def merge_and_unload(model: nn.Module, names: str | list[str] | None = None) -> 
             setattr(bare.config, "tie_word_embeddings", False)  # noqa: B010  # the trained copy is no longer the embedding
         replace_module(bare, path, head.current())
     bare.__dict__.pop("peft_config", None)
+    bare.__dict__.pop("lora_shapes", None)
     forget_biases(bare)
     return model
 

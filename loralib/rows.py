@@ -10,24 +10,29 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rows:
-    """One adapter's name, or None for the base, for each row; each stands for `repeats` rows in turn (beams)."""
+    """One adapter's name, or None for the base, for each row; each stands for `repeats` rows in turn (beams).
+
+    The encoder of an encoder-decoder runs before its beams are made: there each name stands for one row.
+    """
 
     names: tuple[str | None, ...]
     repeats: int = 1
 
     def groups(self, batch: Tensor, where: str) -> Iterable[tuple[str, Tensor]]:
         """(adapter, indices of its rows) for every adapter in the batch; rows of the base alone are left out."""
-        self.check(batch, where)
-        return row_numbers(self, batch.device).items()
+        return row_numbers(self.fitted(batch, where), batch.device).items()
 
-    def check(self, batch: Tensor, where: str) -> None:
-        """ValueError where the first dimension does not count the rows: there no row knows its adapter."""
-        expected = len(self.names) * self.repeats
-        if batch.shape[0] != expected:
-            raise ValueError(
-                f"{where} got an input of shape {tuple(batch.shape)}, and the batch names adapters for {expected} rows: its "
-                "first dimension must count them (with beams, give repeats=number of beams)"
-            )
+    def fitted(self, batch: Tensor, where: str) -> "Rows":
+        """With the repeats of this batch. ValueError where its first dimension does not count the rows."""
+        count, expected = batch.shape[0], len(self.names) * self.repeats
+        if count == expected:
+            return self
+        if count == len(self.names):
+            return Rows(self.names)
+        raise ValueError(
+            f"{where} got an input of shape {tuple(batch.shape)}, and the batch names adapters for {expected} rows: its "
+            "first dimension must count them (with beams, give repeats=number of beams)"
+        )
 
 
 @lru_cache(maxsize=64)
