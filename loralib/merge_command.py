@@ -64,8 +64,8 @@ def _class_of(task: str | None, config: Any) -> Any:
 
     if task in AUTO_CLASSES:
         return getattr(transformers, AUTO_CLASSES[task])
-    named = (config.architectures or [None])[0]
-    if task is not None or not hasattr(transformers, str(named)):
+    named = str((config.architectures or [None])[0])
+    if task is not None or not hasattr(transformers, named):
         raise ValueError(
             f"task_type {task!r} of the adapter and architecture {named!r} of the base name no model class; give --task-type, "
             f"one of {', '.join(AUTO_CLASSES)}"
