@@ -84,7 +84,7 @@ def _children_beside_the_base(model: nn.Module) -> list[str]:
         return []
     if isinstance(base, nn.Module):
         bases = [base]
-    elif hasattr(model, "base_model_prefix"):
+    elif LABEL_MODEL.search(type(model).__name__):
         stacks = [c for c in model.children() if any(isinstance(m, nn.ModuleList | nn.Embedding) for m in c.modules())]
         bases = [*stacks, *(c for c in model.children() if hasattr(c, "base_model_prefix"))]
     else:

@@ -30,11 +30,9 @@ def run_code(code: str, timeout: float = 280) -> subprocess.CompletedProcess[str
     return run_ranks(1, "-c", code, timeout=timeout)
 
 
-def run_fresh_code(code: str, timeout: float = 280) -> str:
-    """What `python -c code` prints in a Python that has imported nothing yet; it must succeed."""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=timeout)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def run_fresh(code: str, timeout: float = 280) -> subprocess.CompletedProcess[str]:
+    """`python -c code` from the project's root, in a Python that has imported nothing yet."""
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=timeout)
 
 
 def run_ranks(count: int, *words, timeout: float = 280) -> subprocess.CompletedProcess[str]:

@@ -48,6 +48,13 @@ def start(out: Path, moment: str = "", trainer: str = "training") -> subprocess.
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
 
 
+def killed_child(out: Path, moment: str) -> None:
+    """For a forked process: the run, which kills itself at the moment."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    die_at(moment)
+    train(out)
+
+
 def die_at(moment: str) -> None:
     """Arrange for this process to be killed at that moment."""
     from training import checkpoint

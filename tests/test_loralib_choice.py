@@ -1,12 +1,9 @@
 """Which implementation a layer takes: by measurement, and never a guess."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import tiny
 import torch
+from command import run_code
 from test_loralib_dispatch import CPU, GPU
 from torch import nn
 from triton_here import DEVICE, needs_triton
@@ -139,8 +136,7 @@ for layer, op in ((dense, "lora_forward"), (packed, "nf4_matmul")):
 
 def test_torch_compile_keeps_the_kernels_whole():
     """fullgraph=True: dense and 4-bit, dropout on, forward and backward, the same bits as without compiling."""
-    root = Path(__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", COMPILE], cwd=root, capture_output=True, text=True, timeout=200)
+    done = run_code(COMPILE)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -1,12 +1,9 @@
 """Which path a layer takes, that both paths agree through the whole library, and that torch.compile keeps the kernels."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import tiny
 import torch
+from command import run_code, run_fresh
 from torch import nn
 from triton_here import DEVICE, error, needs_triton
 
@@ -191,8 +188,7 @@ assert all(error(a, b) < 1e-5 for a, b in zip(*results)), [error(a, b) for a, b 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="written for the interpreter")
 def test_a_compiled_mixed_batch_keeps_its_gradients():
-    root = Path(__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", MIXED_COMPILE], cwd=root, capture_output=True, text=True, timeout=200)
+    done = run_code(MIXED_COMPILE)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -215,6 +211,5 @@ assert frames <= 3, frames  # one for each side of the border, not one for each 
 
 
 def test_a_compiled_layer_with_a_changing_number_of_tokens():
-    root = Path(__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", MEASURED_COMPILE], cwd=root, capture_output=True, text=True, timeout=200)
+    done = run_fresh(MEASURED_COMPILE)  # torch.compile looks for the names of a main module
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,11 +1,8 @@
 """The hand-written autograd node: gradcheck, dropout, autocast, and what it keeps. Oracle: autograd, peft."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from command import run_code
 from torch import nn
 from torch.nn import functional as F
 
@@ -127,7 +124,8 @@ assert all(map(torch.equal, ours, theirs))
 
 def test_torch_compile_takes_the_node_whole():
     """In a process of its own: the shape checker under pytest cannot be traced."""
-    subprocess.run([sys.executable, "-c", COMPILE], check=True, cwd=Path(__file__).parents[1], timeout=200)
+    done = run_code(COMPILE)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_a_trainable_base_gets_its_gradients():

@@ -1,14 +1,12 @@
 """Many adapters in one batch, and the exchange of an adapter in a compiled model."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from command import run_ranks
 from torch import nn
 
 import loralib as lora
@@ -176,11 +174,8 @@ def test_no_recompilation_when_adapters_are_exchanged(backend, tmp_path):
         pytest.skip("torch.compile's inductor needs a C++ compiler, and there is none")
     files = adapters(tmp_path)
     script = Path(__file__).with_name("hot_swap_compiled.py")
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    done = subprocess.run(  # a process of its own: the shape-checking hook of this one cannot be compiled
-        [sys.executable, str(script), backend, *(str(folder) for folder, _ in files)],
-        capture_output=True, text=True, timeout=280, env=os.environ | {"PYTHONPATH": paths},
-    )  # fmt: skip
+    # a process of its own: the shape-checking hook of this one cannot be compiled
+    done = run_ranks(1, script, backend, *(folder for folder, _ in files))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 adapters, 1 compilation" in done.stdout
 

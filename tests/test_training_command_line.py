@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from command import run_fresh_code
+from command import run_fresh
 
 from distill.loss_words import LOGITS
 from distill.losses import LOSSES
@@ -58,8 +58,9 @@ print(json.dumps([found, heavy]))
 def answers() -> tuple[dict, list]:
     """What each command answers to `--help` and to a mistake, all in one process, and the heavy modules that it imported."""
     helped = [f"{package} {name} --help" for package, names in COMMANDS.items() for name in names]
-    done = run_fresh_code(RUN_ALL % [*helped, *MISTAKES])
-    found, heavy = json.loads(done.splitlines()[-1])
+    done = run_fresh(RUN_ALL % [*helped, *MISTAKES])
+    assert done.returncode == 0, done.stderr
+    found, heavy = json.loads(done.stdout.splitlines()[-1])
     return found, heavy
 
 

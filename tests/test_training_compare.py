@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import tiny_folder
-import tyro
 from command import run_module
 
 from training.benchmark import GLUE, data_folder, plan_tasks
 from training.benchmark_command import BenchmarkSettings, benchmark
+from training.command_line import Command, parse
 from training.compare import Compared, make_plan, tune
 from training.compare_command import CompareSettings, compare
 from training.compare_page import verdicts
@@ -24,6 +24,11 @@ def command(*words, code=0):
     done = run_module("training", *words)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def read(settings: type, words):
+    """The settings that these words of a command line mean."""
+    return parse(Command(settings, print), "python -m training", words)
 
 
 @pytest.fixture
@@ -44,7 +49,7 @@ def test_the_options_of_a_run_give_its_settings_back():
         trackers="",
         pissa=True,
     )
-    assert tyro.cli(TrainSettings, args=arguments(settings)) == settings
+    assert read(TrainSettings, arguments(settings)) == settings
     assert arguments(TrainSettings()) == []
 
 
@@ -67,7 +72,7 @@ def test_a_comparison_measures_every_row_and_is_gone_on_with(rows_from_the_serve
         "50",
     ]
     words += ["--out", str(out)]
-    compare(tyro.cli(CompareSettings, args=words))
+    compare(read(CompareSettings, words))
     numbers = json.loads((out / "results.json").read_text())
     assert set(numbers["rows"]) == {"untouched", "head", "LoRA r=2", "full"}
     rows = {label: found[0] for label, found in numbers["rows"].items()}
@@ -101,7 +106,7 @@ def test_each_method_may_take_its_own_learning_rate(rows_from_the_server, tmp_pa
     out = tmp_path / "tuned"
     words = "--task data2text --steps 3 --eval-rows 32 --train-rows 64 --seeds 1 --ranks 2 --learning-rates 0.01 1"
     words += f" --rounds 0 --samples 0 --score-train-rows 20 --out {out}"
-    compare(tyro.cli(CompareSettings, args=words.split()))
+    compare(read(CompareSettings, words.split()))
     numbers = json.loads((out / "results.json").read_text())
     assert set(numbers["rows"]) == {"untouched", "LoRA r=2", "full"}  # a model that writes text has no head of its own
     for method, label in (("lora", "LoRA r=2"), ("full", "full")):
@@ -148,7 +153,7 @@ def test_the_benchmark_runs_all_eight_tasks_with_their_metrics(rows_from_the_ser
     model = tiny_folder.encoder(tmp_path / "encoder")
     words = ["--tasks", "all", "--stand-in", "mnli=sick", "--data-root", shared / "data", "--model", model]
     words += ["--steps", 2, "--eval-rows", 60, "--train-rows", 100, "--target-modules", "query", "--out", tmp_path / "bench"]
-    benchmark(tyro.cli(BenchmarkSettings, args=[str(word) for word in words]))
+    benchmark(read(BenchmarkSettings, [str(word) for word in words]))
     told = capsys.readouterr().out
     page = (tmp_path / "bench" / "report.md").read_text()
     lines = {line.split("|")[1].strip().split()[0]: line for line in page.splitlines() if line.startswith("| ")}

@@ -11,7 +11,7 @@ from pathlib import Path
 import kill_and_resume
 import pytest
 import torch
-from command import run_code
+from command import SERVER, run_code
 
 from training import loop, train_model
 from training.checkpoint import CheckpointError, TrainableWeights, load_checkpoint, read_checkpoint, save_checkpoint
@@ -36,8 +36,10 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("moment", kill_and_resume.MOMENTS)
 @pytest.mark.fault
 def test_a_killed_run_ends_with_the_bits_of_the_whole_one(moment, whole, tmp_path):
-    process = kill_and_resume.start(tmp_path, moment)
-    assert process.wait(timeout=200) == -signal.SIGKILL, process.stderr.read().decode()
+    process = SERVER.Process(target=kill_and_resume.killed_child, args=(tmp_path, moment))
+    process.start()
+    process.join(200)
+    assert process.exitcode == -signal.SIGKILL
     checkpoint = tmp_path / "checkpoint.safetensors"
     assert checkpoint.exists() == (moment != kill_and_resume.MOMENTS[0])
     assert kill_and_resume.check_readable(tmp_path).startswith("at step")

@@ -153,7 +153,7 @@ def test_the_command_trains_and_merge_writes_a_plain_folder(tmp_path):
     run, plain = tmp_path / "run", tmp_path / "plain"
     done = command("training", "--task", "nli", "--steps", "3", "--eval-rows", "30", "--out", str(run))
     assert done.returncode == 0 and "| nli | lora |" in done.stdout, done.stderr
-    done = command("loralib", "merge", str(ROOT / "training/base_models/encoder"), str(run / "adapter"), "--out", str(plain))
+    done = run_module("loralib", "merge", str(ROOT / "training/base_models/encoder"), str(run / "adapter"), "--out", str(plain))
     assert done.returncode == 0, done.stderr
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

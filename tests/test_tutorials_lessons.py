@@ -9,13 +9,13 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from lesson_choice import current_commit, lessons_of_commit
+from commit_choice import chosen, current_commit
 
 from tutorials import lessons, pages, practice, render
 
 ALL = lessons.all_lessons()
 each_lesson = pytest.mark.parametrize("lesson", ALL, ids=lambda lesson: lesson.number)
-CHOSEN = lessons_of_commit([lesson.number for lesson in ALL], current_commit())
+CHOSEN = chosen([lesson.number for lesson in ALL], 4, current_commit())
 some_lessons = pytest.mark.parametrize(
     "lesson", [pytest.param(one, id=one.number, marks=[] if one.number in CHOSEN else [pytest.mark.slow]) for one in ALL]
 )
@@ -94,10 +94,10 @@ def test_it_ends_as_lessons_end(lesson):
 
 def test_every_commit_chooses_four_lessons_and_in_time_all_of_them():
     numbers = [lesson.number for lesson in ALL]
-    choices = [lessons_of_commit(numbers, f"{commit:040x}") for commit in range(100)]
+    choices = [chosen(numbers, 4, f"{commit:040x}") for commit in range(100)]
     assert all(len(choice) == 4 and choice <= set(numbers) for choice in choices)
     assert set().union(*choices) == set(numbers)
-    assert lessons_of_commit(numbers, "a" * 40) == lessons_of_commit(numbers, "a" * 40)
+    assert chosen(numbers, 4, "a" * 40) == chosen(numbers, 4, "a" * 40)
 
 
 def test_an_answer_that_stops_is_a_verdict_and_the_next_exercise_is_checked():

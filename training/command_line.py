@@ -49,9 +49,13 @@ def run_command(package: str, doc: str, commands: dict[str, Command], default: C
     if command is None:
         known = ", ".join(commands) + (", or options without a command" if default else "")
         sys.exit(f"error: no command {name!r}; there are {known}. See python -m {package} --help")
-    with plain_errors():
+    try:
         settings = parse(command, program, words[bool(name) :])
         command.check(settings)
+    except ValueError as error:  # the exit status of a wrong use, as for options that tyro refuses
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    with plain_errors():
         _quiet_libraries()
         command.run(settings)
 

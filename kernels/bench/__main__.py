@@ -131,7 +131,7 @@ def builds(settings) -> int:
     from kernels.bench import builds
 
     console = Console(soft_wrap=True)
-    lines = [builds.line(spec) for spec in track(builds.all_specs(), console=console, description="building")]
+    lines = [builds.line(spec) for spec in track(builds.all_specs(settings.sm), console=console, description="building")]
     path = settings.out / "ahead_of_time.csv"
     builds.write(lines, path)
     changed = builds.differences(lines, read_table())

@@ -6,7 +6,7 @@ all again and compares, so that a change which spills or loses its tensor cores 
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -132,8 +132,11 @@ def line(spec: Spec) -> dict[str, str]:
     return dict(zip(HEADER, map(str, (*values, b.instructions, len(b.loop), per_weight)), strict=True))
 
 
-def all_specs() -> list[Spec]:
-    return [spec for sm in (90, 89, 80, 75) for spec in specs(sm)]
+CAPABILITIES = (90, 89, 80, 75)
+
+
+def all_specs(capabilities: Sequence[int] = CAPABILITIES) -> list[Spec]:
+    return [spec for sm in capabilities for spec in specs(sm)]
 
 
 def write(lines: list[dict[str, str]], path: Path) -> None:
@@ -144,9 +147,13 @@ def write(lines: list[dict[str, str]], path: Path) -> None:
 
 
 def differences(lines: list[dict[str, str]], committed: list[dict[str, str]]) -> list[str]:
-    """What changed against the committed table. Another version of Triton compiles differently: then limits alone are judged."""
+    """What changed against the committed table, for the capabilities that were built.
+
+    Another version of Triton compiles differently: then limits alone are judged.
+    """
     texts = [text for row in lines for text in problems(row)]
-    known = {key(row): row for row in committed if row["triton"] == triton.__version__}
+    built = {row["sm"] for row in lines or committed}
+    known = {key(row): row for row in committed if row["triton"] == triton.__version__ and row["sm"] in built}
     if not known:
         return texts
     for row in lines:

@@ -63,6 +63,8 @@ def add_options(command: ArgumentParser, name: str) -> None:
         time.add_argument("--minutes", type=positive(float), default=9.0, help="time budget of the whole command (default: 9)")
     results.add_argument("--out", type=Path, default=None if name == "session" else Path("build/bench"), help=out)
     if name == "builds":
+        which = "compute capabilities (default: all four)"
+        what.add_argument("--sm", type=int, nargs="+", choices=(90, 89, 80, 75), default=(90, 89, 80, 75), help=which)
         return
     time.add_argument("--rounds", type=positive(int), default=30, help="timed rounds per case (default: 30)")
     what.add_argument("--tiny", action="store_true", help="small shapes, to try the command: its times mean nothing")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from loralib.lazy import imported_names
 from tutorials.lessons import ROOT
 from tutorials.sources import PACKAGES
 
@@ -38,12 +39,7 @@ def room_page(room: str, files: list[Path]) -> str:
     """What a package is for, the names that it offers at the top, and a list of its files."""
     start = ROOT / room / "__init__.py"
     blocks = [f"# {room}", prose(_docstring(start))]
-    offered = [
-        f"{{py:obj}}`{alias.name} <{node.module}.{alias.name}>`"
-        for node in ast.parse(start.read_text()).body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    ]
+    offered = [f"{{py:obj}}`{name} <{module}.{name}>`" for name, module in imported_names(start).items()]
     if offered:
         blocks += [f"## `import {room}`", " · ".join(offered)]
     for title, chosen in (("Files", False), ("Commands", True)):

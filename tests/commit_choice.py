@@ -1,11 +1,12 @@
-"""Which lessons `make test` executes: four, chosen by the hash of the commit. `make test-lessons` executes all of them."""
+"""What `make test` leaves to chance: the hash of the commit chooses four lessons to execute, and one older GPU to build for.
+
+`make test-lessons` and `make test-all` run all of them.
+"""
 
 import random
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-
-COUNT = 4
 
 
 def current_commit() -> str:
@@ -17,6 +18,6 @@ def current_commit() -> str:
     return done.stdout.strip()
 
 
-def lessons_of_commit(numbers: Sequence[str], commit: str) -> set[str]:
-    """The numbers of COUNT lessons: the same for the same commit, on every machine."""
-    return set(random.Random(commit).sample(sorted(numbers), COUNT))
+def chosen(names: Sequence[str], count: int, commit: str) -> set[str]:
+    """So many of the names: the same for the same commit, on every machine."""
+    return set(random.Random(commit).sample(sorted(names), count))
