@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from rich.console import Console
 from rich.markdown import Markdown
 
+from training.option_groups import BottleneckOptions
 from training.setting_checks import at_least
 from training.settings import TrainSettings
 from training.tasks import TASKS, find_task
@@ -36,18 +37,6 @@ class StudyOptions:
     """runs of each row, with the same seeds for all rows"""
     out: Path = Path("runs/fuse")
     """folder for the runs and the report"""
-
-
-@dataclass(frozen=True)
-class BottleneckOptions:
-    """For --method bottleneck."""
-
-    used_by: ClassVar = ("bottleneck",)
-
-    placement: Literal["pfeiffer", "houlsby", "parallel"] = "pfeiffer"
-    """after the feed-forward part, after attention too, or beside the feed-forward part"""
-    reduction_factor: float | None = None
-    """width of the model over width of the adapter; None is 16, parallel 2"""
 
 
 @dataclass(frozen=True)
