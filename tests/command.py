@@ -58,8 +58,11 @@ def run_ranks(count: int, *words, timeout: float = 280) -> subprocess.CompletedP
 def _wait(ranks: list, timeout: float) -> list[int | None]:
     """The exit codes when all are done, one has failed, or the time is over; then the others are killed, and theirs is None."""
     deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline and any(rank.is_alive() for rank in ranks) and not any(rank.exitcode for rank in ranks):
-        next(rank for rank in ranks if rank.is_alive()).join(0.05)
+    while time.monotonic() < deadline and not any(rank.exitcode for rank in ranks):
+        alive = [rank for rank in ranks if rank.is_alive()]
+        if not alive:
+            break
+        alive[0].join(0.05)
     codes = [rank.exitcode for rank in ranks]
     for rank in ranks:
         rank.kill()

@@ -7,7 +7,6 @@ import two_processes_distill
 import two_processes_multitask
 from command import run_ranks
 from distilling import make_teacher, quick, trace
-from test_training_processes import accelerate
 
 from distill.run import run_distillation
 
@@ -33,7 +32,7 @@ def test_two_processes_cut_the_same_units_and_export_the_same_student(tmp_path):
     run_distillation(quick(tmp_path / "1", teacher, student="copy:1,2", batch_size=8, **options))
     words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     words += ["--student", "copy:1,2", "--batch-size", 4, "--eval-rows", 12, "--save-every", 3, "--out", tmp_path / "2"]
-    done = accelerate(2, "-m", "distill", "--teacher", teacher, *words)
+    done = run_ranks(2, "-m", "distill", "--teacher", teacher, *words)
     assert done.returncode == 0, done.stderr[-2000:]
     (_, a, one), (_, b, two) = (trace(tmp_path / count) for count in "12")
     assert [r["loss"] for r in a[1:9]] == pytest.approx([r["loss"] for r in b[1:9]], rel=1e-5)

@@ -5,7 +5,6 @@ import json
 import pytest
 import two_processes_multitask
 from command import run_ranks
-from test_training_processes import accelerate
 
 from training.run_folder import read_result, read_rows
 
@@ -32,7 +31,7 @@ def test_the_command_under_two_processes_gives_the_scores_of_one(tmp_path):
     words = ["--tasks", "topic,nli", "--steps", "20", "--eval-every", "10", "--eval-rows", "31", "--dropout", "0"]
     for count in (1, 2):
         options = ("--batch-size", 8 // count, "--out", tmp_path / str(count))
-        done = (accelerate if count == 2 else run_ranks)(count, "-m", "multitask", *words, *options)
+        done = run_ranks(count, "-m", "multitask", *words, *options)
         assert done.returncode == 0, done.stderr[-2000:]
         assert done.stdout.count("an average step moves along") == 1, "only the main process speaks"
     a, b = (read_rows(tmp_path / str(count) / "rows.jsonl") for count in (1, 2))

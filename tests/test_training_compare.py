@@ -94,11 +94,11 @@ def test_a_comparison_measures_every_row_and_is_gone_on_with(rows_from_the_serve
     ):
         assert words_there in page
     assert (out / "compare.png").stat().st_size > 10_000
-    # a second start, now as a command, reads what is there and does only what is missing, in a fresh Python
+    # a second start reads what is there and does only what is missing
     seen = (out / "full-0" / "result.json").stat().st_mtime_ns
     for file in (out / "lora-r2-0").glob("result.json"):
         file.unlink()
-    command("compare", *words)
+    compare(read(CompareSettings, words))
     assert (out / "full-0" / "result.json").stat().st_mtime_ns == seen and read_result(out / "lora-r2-0")
 
 
