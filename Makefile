@@ -28,10 +28,10 @@ demo: setup  ## every method side by side on two tasks (under 6 minutes), report
 
 TEST = $(RUN) -m pytest -q -n 2 --dist worksteal --durations 20
 
-test: setup  ## the tests, with four lessons chosen by the commit (10 minutes on two cores); ends with the 20 slowest
+test: setup  ## the tests, with four lessons chosen by the commit (13 minutes on two cores); ends with the 20 slowest
 	$(TEST) -m 'not slow'
 
-test-lessons: setup  ## execute all lessons (10 minutes)
+test-lessons: setup  ## execute all lessons (about 12 minutes)
 	$(TEST) -m tutorial
 
 test-slow: setup  ## the long tests: both bases pretrained again (20 minutes)
