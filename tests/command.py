@@ -7,6 +7,7 @@ tests still start a fresh Python, among them one for each way in: `python -m tra
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -36,23 +37,43 @@ def run_fresh(code: str, timeout: float = 280) -> subprocess.CompletedProcess[st
 
 
 def run_ranks(count: int, *words, timeout: float = 280) -> subprocess.CompletedProcess[str]:
-    """`torchrun --nproc-per-node count words` on the CPU, and of 1: `python words` (a file, `-m` module, or `-c` code).
+    """`torchrun --nproc-per-node count words` on the CPU, and of 1: `python words` (a file, `-m` module, or `-c` code)."""
+    with Started(count, *words) as started:
+        return started.wait(timeout)
 
-    What all ranks say comes together. When one fails, the others are stopped, as torchrun does.
-    """
-    program, port = [str(word) for word in words], free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder, "out"), Path(folder, "err")
-        out.touch()
-        err.touch()
+
+class Started:
+    """The processes of a program that runs, to be used with `with`: all have ended at the end of it."""
+
+    def __init__(self, count: int, *words):
+        self.program, self.folder, port = [str(word) for word in words], tempfile.TemporaryDirectory(), free_port()
+        self.out, self.err = Path(self.folder.name, "out"), Path(self.folder.name, "err")
+        self.out.touch()
+        self.err.touch()
         given = [surroundings(rank, count, port) if count > 1 else {} for rank in range(count)]
-        ranks = [SERVER.Process(target=_child, args=(program, more, out, err)) for more in given]
-        for rank in ranks:
+        self.ranks = [SERVER.Process(target=_child, args=(self.program, more, self.out, self.err)) for more in given]
+        for rank in self.ranks:
             rank.start()
-        codes = _wait(ranks, timeout)
+
+    def __enter__(self) -> "Started":
+        return self
+
+    def __exit__(self, *error) -> None:
+        for rank in self.ranks:
+            rank.kill()
+            rank.join()
+        self.folder.cleanup()
+
+    def send(self, signal_number: int) -> None:
+        for rank in self.ranks:
+            os.kill(rank.pid, signal_number)
+
+    def wait(self, timeout: float = 280) -> subprocess.CompletedProcess[str]:
+        """What all ranks said together. When one fails, the others are stopped, as torchrun does."""
+        codes, out, err = _wait(self.ranks, timeout), self.out.read_text(), self.err.read_text()
         if None in codes and not any(codes):
-            raise TimeoutError(f"{program}: not done after {timeout} s\n{out.read_text()}{err.read_text()}")
-        return subprocess.CompletedProcess(program, next(filter(None, codes), 0), out.read_text(), err.read_text())
+            raise TimeoutError(f"{self.program}: not done after {timeout} s\n{out}{err}")
+        return subprocess.CompletedProcess(self.program, next(filter(None, codes), 0), out, err)
 
 
 def _wait(ranks: list, timeout: float) -> list[int | None]:
@@ -68,6 +89,15 @@ def _wait(ranks: list, timeout: float) -> list[int | None]:
         rank.kill()
         rank.join()
     return codes
+
+
+def wait_for_rows(out: Path, count: int, timeout: float = 120) -> None:
+    """Until the run in the folder `out` has written so many rows."""
+    rows, deadline = out / "rows.jsonl", time.monotonic() + timeout
+    while not (rows.exists() and rows.read_bytes().count(b"\n") >= count):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{rows} has fewer than {count} rows after {timeout} s")
+        time.sleep(0.05)
 
 
 def surroundings(rank: int, count: int, port: int) -> dict[str, str]:
@@ -87,6 +117,7 @@ def _child(program: list[str], given: dict[str, str], out: Path, err: Path) -> N
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream.fileno())
     os.chdir(ROOT)
     os.environ.update(given)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a Python of its own starts with
     kind, *rest = program
     if kind == "-m":
         sys.argv = rest

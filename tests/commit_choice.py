@@ -21,3 +21,11 @@ def current_commit() -> str:
 def chosen(names: Sequence[str], count: int, commit: str) -> set[str]:
     """So many of the names: the same for the same commit, on every machine."""
     return set(random.Random(commit).sample(sorted(names), count))
+
+
+def chosen_within(seconds: dict[str, float], count: int, limit: float, commit: str) -> set[str]:
+    """So many of the names that together take at most `limit` seconds; each name is in some choice."""
+    draw, choice = random.Random(commit), sorted(seconds)
+    while len(choice) != count or sum(seconds[name] for name in choice) > limit:
+        choice = draw.sample(sorted(seconds), count)
+    return set(choice)

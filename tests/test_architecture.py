@@ -3,6 +3,7 @@
 import ast
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,10 @@ def is_command(path: Path) -> bool:
     return path.name == "__main__.py" or path.stem.endswith("_command") or path.is_relative_to(ROOT / "kernels" / "bench")
 
 
+COMMANDS = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES if is_command(path)}
+
+
+@cache
 def imports(path: Path) -> set[str]:
     """Dotted names of every module that a file imports, at any depth of its code."""
     found = set()
@@ -41,10 +46,9 @@ def test_imports_go_up_only(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_nobody_imports_a_command(path):
-    commands = {".".join(p.relative_to(ROOT).with_suffix("").parts) for p in FILES if is_command(p)}
     if is_command(path):
         return
-    assert not imports(path) & commands
+    assert not imports(path) & COMMANDS
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if "tutorials" not in p.parts], ids=lambda p: str(p.relative_to(ROOT)))

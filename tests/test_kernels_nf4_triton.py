@@ -59,19 +59,19 @@ def test_it_refuses_what_the_definition_refuses():
         nf4_triton.quantize(torch.ones(64, device=DEVICE), blocksize=48)
 
 
-PRODUCTS = [  # M, N, K, r, blocksize
-    (1, 70, 128, 1, 64),
-    (2, 50, 1024, 4, 64),
-    (3, 33, 192, 8, 64),
-    (4, 40, 64, 33, 32),
-    (4, 9, 512, 4, 512),
-    (5, 65, 320, 16, 64),
-    (7, 130, 256, 8, 64),
-    (33, 66, 128, 16, 128),
-    (40, 31, 256, 4, 256),
-    (130, 70, 192, 64, 64),
-    (256, 20, 64, 8, 32),
-    (9, 40, 2048, 8, 64),
+PRODUCTS = [  # M, N, K, r, blocksize, double quantisation
+    (1, 70, 128, 1, 64, True),
+    (2, 50, 1024, 4, 64, False),
+    (3, 33, 192, 8, 64, True),
+    (4, 40, 64, 33, 32, False),
+    (4, 9, 512, 4, 512, True),
+    (5, 65, 320, 16, 64, True),
+    (7, 130, 256, 8, 64, False),
+    (33, 66, 128, 16, 128, True),
+    (40, 31, 256, 4, 256, False),
+    (130, 70, 192, 64, 64, True),
+    (256, 20, 64, 8, 32, False),
+    (9, 40, 2048, 8, 64, False),
 ]
 
 
@@ -79,19 +79,18 @@ PRODUCTS = [  # M, N, K, r, blocksize
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_products_with_a_packed_weight(case, dtype):
     """GEMV up to 4 tokens, GEMM above; with and without LoRA, bias, double quantisation. Inputs lie in NaN."""
-    M, N, K, r, blocksize = case
+    M, N, K, r, blocksize, double_quant = case
     x, W, b, A, B = drawn((M, K), (N, K), (N,), (r, K), (N, r), dtype=dtype)
-    for double_quant in (False, True):
-        packed = nf4.quantize(W, blocksize, "nf4", double_quant)
-        decoded = nf4.dequantize(packed, torch.float32).to(dtype).double()
-        S = lora_matmul_triton.shrink(x, A, 0.5)
-        base = x.double() @ decoded.T
-        with watched_outputs():
-            plain = nf4_matmul_triton.nf4_matmul(inside_nan(x), packed)
-            full = nf4_matmul_triton.nf4_matmul(inside_nan(x), packed, b, S, inside_nan(B))
-        # the GEMV does not round its weights to half precision, which the reference does: one more rounding each
-        assert error(plain, base) < 1.5 * bound(dtype)
-        assert error(full, base + b.double() + 0.5 * (x.double() @ A.double().T) @ B.double().T) < 1.5 * bound(dtype)
+    packed = nf4.quantize(W, blocksize, "nf4", double_quant)
+    decoded = nf4.dequantize(packed, torch.float32).to(dtype).double()
+    S = lora_matmul_triton.shrink(x, A, 0.5)
+    base = x.double() @ decoded.T
+    with watched_outputs():
+        plain = nf4_matmul_triton.nf4_matmul(inside_nan(x), packed)
+        full = nf4_matmul_triton.nf4_matmul(inside_nan(x), packed, b, S, inside_nan(B))
+    # the GEMV does not round its weights to half precision, which the reference does: one more rounding each
+    assert error(plain, base) < 1.5 * bound(dtype)
+    assert error(full, base + b.double() + 0.5 * (x.double() @ A.double().T) @ B.double().T) < 1.5 * bound(dtype)
 
 
 def test_the_identity_gives_the_decoded_weight_to_the_bit():

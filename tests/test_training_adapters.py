@@ -1,5 +1,6 @@
 """Methods bottleneck, prefix, prompt and fusion through the one loop, and the commands that compare them."""
 
+import functools
 import json
 
 import pytest
@@ -227,6 +228,7 @@ def test_the_gap_command_shows_shares_and_every_rate(tmp_path, monkeypatch):
     rows = {"head": Row("head", (1e-2,)), "full": Row("full", (1e-3,)), "prompt": Row("prompt", (3e-2, 1e-1))}
     monkeypatch.setattr(gap, "ROWS", rows)
     monkeypatch.setattr(gap, "STEPS", {"tagging": 3})
+    monkeypatch.setattr(gap, "train_model", functools.partial(train_model, eval_rows=40))
     said = []
     found = measure_gap("tagging", ["prompt"], 2, tmp_path, said.append)
     assert set(found.tried["prompt"]) == {"0.03", "0.1"} and len(found.values["prompt"]) == 2 and len(said) == 3

@@ -2,14 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import two_processes
-from command import run_ranks
+from command import Started, run_ranks, wait_for_rows
 
 from training.checkpoint import saved_step
 from training.run_folder import read_result, read_rows
@@ -59,24 +59,35 @@ def test_the_command_under_two_processes_gives_the_losses_of_one(tmp_path):
     assert results[0]["texts"] == pytest.approx(results[1]["texts"], abs=1e-9)
 
 
+@pytest.mark.parametrize("torchrun", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["forked", "torchrun"])
 @pytest.mark.fault
-def test_two_processes_stop_together_and_go_on_bit_for_bit(tmp_path):
+def test_two_processes_stop_together_and_go_on_bit_for_bit(torchrun, tmp_path):
     """SIGTERM reaches the ranks at different steps; they agree on one, and each gets its own dropout back."""
-    words = ["-m", "training", "--task", "topic", "--steps", "150", "--lora-dropout", "0.2", "--train-rows", "40"]
+    words = ["-m", "training", "--task", "topic", "--steps", "100", "--lora-dropout", "0.2", "--train-rows", "40"]
     words += ["--batch-size", "4", "--eval-rows", "20", "--save-every", "1000", "--trackers", "", "--out"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run_ranks(2, *words, whole).returncode == 0
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words, str(parts)]
-    process = subprocess.Popen(torchrun, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not ((parts / "rows.jsonl").exists() and len(read_rows(parts / "rows.jsonl")) > 20):
-        time.sleep(0.05)
-    process.terminate()
-    _, said = process.communicate(timeout=100)
+    said = (stopped_torchrun if torchrun else stopped_ranks)(parts, *words, parts)
     step = saved_step(parts / "checkpoint.safetensors")
-    assert 20 <= step < 150 and "the same command goes on" in said
+    assert 20 <= step < 100 and "the same command goes on" in said
     assert run_ranks(2, *words, parts).returncode == 0
     a, b = ([{k: v for k, v in r.items() if k != "seconds"} for r in read_rows(f / "rows.jsonl")] for f in (whole, parts))
     assert a == b
+
+
+def stopped_ranks(out, *words):
+    with Started(2, *words) as started:
+        wait_for_rows(out, 21)
+        started.send(signal.SIGTERM)
+        return started.wait(100).stderr
+
+
+def stopped_torchrun(out, *words):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *map(str, words)]
+    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    wait_for_rows(out, 21)
+    process.terminate()
+    return process.communicate(timeout=100)[1]
 
 
 def test_lora_layers_in_fsdp_learn_what_the_whole_model_learns(tmp_path):

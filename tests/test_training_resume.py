@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import kill_and_resume
 import pytest
 import torch
-from command import SERVER, run_code
+from command import SERVER, Started, run_code, wait_for_rows
 
 from training import loop, train_model
 from training.checkpoint import CheckpointError, TrainableWeights, load_checkpoint, read_checkpoint, save_checkpoint
@@ -101,22 +99,18 @@ def test_ctrl_c_saves_says_so_and_the_same_command_goes_on(tmp_path):
         "--out",
         str(out),
     ]
-    command = [sys.executable, "-m", "training", *words]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    deadline = time.time() + 120
-    while time.time() < deadline and not ((out / "rows.jsonl").exists() and len(read_rows(out / "rows.jsonl")) > 5):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and "all saved: the same command goes on" in said and "Traceback" not in said
+    with Started(1, "-m", "training", *words) as started:
+        wait_for_rows(out, 6)
+        started.send(signal.SIGINT)
+        done = started.wait(60)
+    assert done.returncode == 130 and "all saved: the same command goes on" in done.stderr and "Traceback" not in done.stderr
     step = read_checkpoint(out / "checkpoint.safetensors")["parts"]["progress"]["step"]
     assert read_rows(out / "rows.jsonl")[-1]["step"] == step > 0
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    while time.time() < deadline + 60 and len(read_rows(out / "rows.jsonl")) < step + 5:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)  # what a cluster sends
-    told, said = process.communicate(timeout=60)
-    assert f"going on after step {step}" in told + said and process.returncode == 130
+    with Started(1, "-m", "training", *words) as started:
+        wait_for_rows(out, step + 5)
+        started.send(signal.SIGTERM)  # what a cluster sends
+        done = started.wait(60)
+    assert f"going on after step {step}" in done.stdout + done.stderr and done.returncode == 130
 
 
 @pytest.mark.fault
