@@ -1,6 +1,6 @@
-"""What `make test` leaves to chance: the hash of the commit chooses four lessons to execute, and one older GPU to build for.
+"""What `make test` leaves to chance: the hash of the commit chooses four lessons, and a third of the long runs of commands.
 
-`make test-lessons` and `make test-all` run all of them.
+`make test-lessons` executes all lessons, `make test-slow` all long runs, and `make test-all` everything.
 """
 
 import random
@@ -18,14 +18,14 @@ def current_commit() -> str:
     return done.stdout.strip()
 
 
-def chosen(names: Sequence[str], count: int, commit: str) -> set[str]:
-    """So many of the names: the same for the same commit, on every machine."""
-    return set(random.Random(commit).sample(sorted(names), count))
-
-
 def chosen_within(seconds: dict[str, float], count: int, limit: float, commit: str) -> set[str]:
     """So many of the names that together take at most `limit` seconds; each name is in some choice."""
     draw, choice = random.Random(commit), sorted(seconds)
     while len(choice) != count or sum(seconds[name] for name in choice) > limit:
         choice = draw.sample(sorted(seconds), count)
     return set(choice)
+
+
+def one_in_three(names: Sequence[str], commit: str) -> set[str]:
+    """Every third of the sorted names, from the first, the second or the third on."""
+    return set(sorted(names)[random.Random(commit).randrange(3) :: 3])

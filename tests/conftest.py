@@ -12,6 +12,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import hypothesis
 import pytest
 import torch
+from commit_choice import current_commit, one_in_three
 
 if not torch.cuda.is_available():  # Triton reads it when a kernel is defined
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -33,7 +34,13 @@ def pytest_report_header():
     return [f"{name} is not installed: {effect}" for name, effect in absent.items() if find_spec(name) is None]
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` leaves out what is slow
 def pytest_collection_modifyitems(items):
+    long = [item for item in items if "long" in item.keywords]
+    today = one_in_three([item.nodeid for item in long], current_commit())
+    for item in long:
+        if item.nodeid not in today:
+            item.add_marker(pytest.mark.slow)
     # the longest first, so that no worker waits at the end
     items.sort(key=lambda item: ("tutorial" not in item.keywords, not any(word in item.path.stem for word in LONG)))
     for item in items:

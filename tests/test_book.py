@@ -192,6 +192,7 @@ def window():
         yield opened
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("width", [390, 1280])
 def test_pages_in_a_browser(width, built, window):
     """From file://, light and dark: no complaint, nothing asked of a network, all pictures, nothing wider than the screen."""

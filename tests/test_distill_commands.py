@@ -75,6 +75,7 @@ def test_models_that_do_not_go_together_are_refused(teacher, tmp_path):
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_the_command_says_what_is_wrong_in_one_line_and_what_is_right_in_a_table(teacher, tmp_path):
     words = ("--student", "copy:1", "--train-rows", 12, "--eval-rows", 9, "--steps", 2, "--out", tmp_path / "run")
     wrong = [

@@ -209,6 +209,7 @@ def test_a_model_with_a_short_window_is_compared_too(tmp_path):
     assert found["hard"]["tokens"] == [2, 24] and torch.tensor(found["hard"]["seconds"]).min() > 0
 
 
+@pytest.mark.long
 def test_the_commands_write_pages_and_tell_mistakes_in_one_line(teacher, tmp_path):
     words = ["--teacher", teacher, "--student", "copy:1", "--train-rows", 12, "--eval-rows", 9, "--steps", 2, "--seeds", 1]
     done = run_module("distill", "compare", *words, "--ways", "hard", "kd bits=int8", "--out", tmp_path / "c")

@@ -277,6 +277,7 @@ def test_teachers_that_cannot_teach_are_refused_before_any_work(folders, tmp_pat
             TasksSettings(**wrong)
 
 
+@pytest.mark.long
 def test_the_command_says_what_is_wrong_in_one_line_and_makes_a_run(folders, tmp_path):
     words = ["--tasks", "sentiment,nli", "--steps", "3", "--eval-rows", "12", "--train-rows", "24", "--out", tmp_path / "run"]
     for wrong, told in ((f"topic={folders['nli']}", "expected TASK=FOLDER"), (f"nli={tmp_path}/no", "is no folder")):

@@ -137,17 +137,17 @@ def count_by_hand(name: str, kind: str, rows: list[dict]) -> int:
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_a_term_is_its_sum_over_rows_by_hand_whatever_the_batches(name, kind):
-    """16 rows at once, 2 x 8, and 16 x 1 (other padding) give one loss and one gradient; the mean is over answers or tokens."""
-    student, teacher, rows = pairs.model(kind, 1), pairs.model(kind, 2), pairs.features(kind)
+    """8 rows at once, 2 x 4, and 8 x 1 (other padding) give one loss and one gradient; the mean is over answers or tokens."""
+    student, teacher, rows = pairs.model(kind, 1), pairs.model(kind, 2), pairs.features(kind, 8)
     one = pairs.distiller(pairs.WORDS[name], kind, student, teacher)
     if name in pairs.BETWEEN:
         pairs.freeze_unreached(one, rows)
     total = sum(by_hand(name, kind, student, teacher, row) for row in rows)
     expected = float(total.detach()) / count_by_hand(name, kind, rows)
-    found, gradients = pairs.backward(one, rows, 16)
+    found, gradients = pairs.backward(one, rows, 8)
     assert found["loss"] == pytest.approx(expected, rel=1e-6 if name in ("patient", "cosine") else 1e-9) and expected > 1e-4
     assert found["tokens"] == sum(len(row["input_ids"]) for row in rows)
-    for batch_size in (8, 1):
+    for batch_size in (4, 1):
         again, others = pairs.backward(one, rows, batch_size)
         assert again["loss"] == pytest.approx(found["loss"], rel=1e-10)
         close(others, gradients)

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from commit_choice import chosen, current_commit
 from triton_here import triton
 
 from kernels.ahead_of_time import read_table
@@ -25,14 +24,8 @@ def compiled(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *words], cwd=ROOT, env=COMPILER, capture_output=True, text=True)
 
 
-OLDER = chosen(("89", "80", "75"), 1, current_commit())
-"""Hopper is built for every commit, and of the older GPUs one that the commit's hash chooses; `make test-all` builds them all"""
-
-
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "sm", ["90", *(pytest.param(s, marks=[] if s in OLDER else [pytest.mark.slow]) for s in ("89", "80", "75"))]
-)
+@pytest.mark.parametrize("sm", ["90", *(pytest.param(sm, marks=pytest.mark.long) for sm in ("89", "80", "75"))])
 def test_all_builds_are_as_in_the_table(sm, tmp_path):
     """Fails on a spill, on too much shared memory, on a lost wgmma, and on any other change of the table."""
     done = compiled("-m", "kernels.bench", "builds", "--sm", sm, "--out", str(tmp_path))

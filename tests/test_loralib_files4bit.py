@@ -184,6 +184,7 @@ def memory_of_loading(folder):
 LARGE = pytest.param(2048, 6, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("width", "layers"), [(1024, 5), LARGE], ids=["240MB", "1.3GB"])
 def test_memory_stays_near_the_4bit_size(width, layers, tmp_path):
     made(tmp_path, width, layers)

@@ -168,6 +168,7 @@ def test_a_prepared_scale_is_exact_in_float64():
     assert float(model.double()[0].hot_scaling) == 1 / 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
 def test_no_recompilation_when_adapters_are_exchanged(backend, tmp_path):
     if backend == "inductor" and not (shutil.which("g++") or shutil.which("clang++")):

@@ -23,6 +23,7 @@ def quick(tmp_path, **changes) -> MultitaskSettings:
     return MultitaskSettings(**{**QUICK, "out": str(tmp_path / "run"), **changes})
 
 
+@pytest.mark.long
 def test_defect_29_the_command_of_the_source_does_what_its_flags_say(tmp_path):
     words = "--tasks sentiment,topic,nli --task_sampling proportional --loss_weighting uncertainty --use_task_embeddings"
     out = tmp_path / "run"
@@ -137,6 +138,7 @@ def test_a_stopped_run_goes_on_in_its_folder(tmp_path, monkeypatch):
         run_multitask(quick(tmp_path, save_every=2, steps=7))
 
 
+@pytest.mark.long
 def test_the_comparison_gives_single_models_the_same_examples(tmp_path):
     settings = MultitaskSettings(
         **{**QUICK, "tasks": "topic,nli,tagging", "train_rows": "topic=60,nli=30,tagging=30", "steps": 8, "max_examples": 60}

@@ -61,6 +61,7 @@ def test_restart_starts_targets_from_the_new_backbone(tmp_path):
     assert all(torch.equal(after[name], source[name]) for name in after)
 
 
+@pytest.mark.long
 def test_the_command_writes_a_page_and_refuses_what_cannot_be(tmp_path):
     words = ["--tasks", "topic,nli", "--steps", "4", "--eval-rows", "40", "--seeds", "1", "--out", str(tmp_path / "t")]
     done = run_module("multitask", "transfer", *words)

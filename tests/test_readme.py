@@ -38,6 +38,7 @@ PARTS = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("part", "words"), PARTS)
 def test_the_python_of_the_readme_runs(part, words, tmp_path):
     code = [body for language, body in FENCED if language == "python"][part].replace("runs/", f"{tmp_path}/")

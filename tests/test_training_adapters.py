@@ -170,6 +170,7 @@ def test_the_attention_of_a_fusion_is_a_share_for_each_member(members, tmp_path)
 # ---------------------------------------------------------------- commands
 
 
+@pytest.mark.long
 def test_the_fuse_command_makes_a_report(tmp_path):
     words = ["--tasks", "sentiment,nli", "--steps", "6", "--eval-rows", "40", "--reduction-factor", "4", "--trackers", ""]
     for _ in range(2):  # the second time everything is read from disk

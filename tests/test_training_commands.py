@@ -63,15 +63,15 @@ def test_prompts_and_completions_from_jsonl(models, tmp_path):
 
 
 def check_task(task, data, model, metrics, tmp_path):
-    """20 steps through the command; what is on disk answers as the run did, and `evaluate` prints the run's scores."""
+    """8 steps through the command; what is on disk answers as the run did, and `evaluate` prints the run's scores."""
     run = tmp_path / "run"
     generates = "bleu" in metrics
-    options = ["--task", task, "--model", model, "--data-dir", data, "--steps", 20, "--batch-size", 4, "--max-length", 256]
-    options += ["--eval-every", 10, "--eval-rows", 24, "--train-rows", 60, "--out", run]
+    options = ["--task", task, "--model", model, "--data-dir", data, "--steps", 8, "--batch-size", 4, "--max-length", 256]
+    options += ["--eval-every", 4, "--eval-rows", 24, "--train-rows", 60, "--out", run]
     said = command(*options, *(["--score-texts", 4, "--max-new-tokens", 12] if generates else []))
     assert f"| {task} | lora |" in said
     result = read_result(run)
-    assert result["steps"] == 20 and math.isfinite(result["loss"]) and result["tokens_per_second"] > 0
+    assert result["steps"] == 8 and math.isfinite(result["loss"]) and result["tokens_per_second"] > 0
     last = json.loads((run / "rows.jsonl").read_text().splitlines()[-1])
     assert ({k for k in last if k not in KNOWN} | set(result["texts"])) == metrics
 

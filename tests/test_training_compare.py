@@ -53,6 +53,7 @@ def test_the_options_of_a_run_give_its_settings_back():
     assert arguments(TrainSettings()) == []
 
 
+@pytest.mark.long
 def test_a_comparison_measures_every_row_and_is_gone_on_with(rows_from_the_server, tmp_path):
     out = tmp_path / "compare"
     words = [
@@ -148,6 +149,7 @@ def test_a_comparison_refuses_bad_settings_before_it_starts(words, expected, tmp
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.long
 @pytest.mark.real
 def test_the_benchmark_runs_all_eight_tasks_with_their_metrics(rows_from_the_server, shared, tmp_path, capsys):
     model = tiny_folder.encoder(tmp_path / "encoder")

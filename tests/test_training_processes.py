@@ -42,12 +42,13 @@ def test_two_processes_equal_one_over_50_steps(tmp_path):
         assert one["weights"] == pytest.approx(two["weights"], abs=1e-9), rows
 
 
-def test_the_command_under_two_processes_gives_the_losses_of_one(tmp_path):
+@pytest.mark.parametrize("start", [run_ranks, pytest.param(accelerate, marks=pytest.mark.long)], ids=["forked", "accelerate"])
+def test_the_command_under_two_processes_gives_the_losses_of_one(start, tmp_path):
     """In float32: 50 steps on texts of unequal lengths, with an epoch that ends in a part of a batch, no dropout."""
     words = ["--task", "data2text", "--train-rows", "103", "--steps", "50", "--eval-every", "25", "--eval-rows", "31"]
     for count in (1, 2):
         out = ("--batch-size", 16 // count, "--score-texts", 7, "--max-new-tokens", 20, "--out", tmp_path / str(count))
-        done = (accelerate if count == 2 else run_ranks)(count, "-m", "training", *words, *out)
+        done = (start if count == 2 else run_ranks)(count, "-m", "training", *words, *out)
         assert done.returncode == 0, done.stderr[-2000:]
         assert done.stdout.count("| data2text | lora |") == 1, "only the main process speaks"
     a, b = (read_rows(tmp_path / str(count) / "rows.jsonl") for count in (1, 2))
@@ -59,7 +60,7 @@ def test_the_command_under_two_processes_gives_the_losses_of_one(tmp_path):
     assert results[0]["texts"] == pytest.approx(results[1]["texts"], abs=1e-9)
 
 
-@pytest.mark.parametrize("torchrun", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["forked", "torchrun"])
+@pytest.mark.parametrize("torchrun", [False, pytest.param(True, marks=pytest.mark.long)], ids=["forked", "torchrun"])
 @pytest.mark.fault
 def test_two_processes_stop_together_and_go_on_bit_for_bit(torchrun, tmp_path):
     """SIGTERM reaches the ranks at different steps; they agree on one, and each gets its own dropout back."""

@@ -5,7 +5,6 @@ import copy
 import pytest
 import tiny_folder
 import torch
-from commit_choice import chosen, current_commit
 
 from kernels.blockwise8 import dequantize8, quantize8, unsigned_map
 from loralib import quantize_model
@@ -172,11 +171,10 @@ def test_settings_out_of_range_are_refused():
 
 
 TASKS = ("nli", "data2text")
-TODAY = chosen(TASKS, 1, current_commit())
-"""the commit's hash chooses one of the two long comparisons; `make test-all` runs both"""
 
 
-@pytest.mark.parametrize("task", [pytest.param(task, marks=[] if task in TODAY else [pytest.mark.slow]) for task in TASKS])
+@pytest.mark.long
+@pytest.mark.parametrize("task", TASKS)
 def test_training_with_it_ends_within_1_percent_of_adamw(task, tmp_path):
     """Full fine-tuning, three seeds, mean of the final losses; the optimizer's state is at most 0.27 of AdamW's."""
     losses: dict[str, list[float]] = {"adamw": [], "adamw8bit": []}

@@ -149,6 +149,7 @@ def command(*words):
     return subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, timeout=250)
 
 
+@pytest.mark.long
 def test_the_command_trains_and_merge_writes_a_plain_folder(tmp_path):
     run, plain = tmp_path / "run", tmp_path / "plain"
     done = command("training", "--task", "nli", "--steps", "3", "--eval-rows", "30", "--out", str(run))

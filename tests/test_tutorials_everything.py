@@ -9,6 +9,7 @@ from tutorials import everything, everything_command
 from tutorials.everything import WAYS, Measured, measure, share
 
 
+@pytest.mark.long
 def test_the_command_measures_times_and_tells_every_way(tmp_path, monkeypatch, capsys):
     short = {"steps": 2, "eval_every": 2, "eval_rows": 40, "trackers": ""}
     monkeypatch.setattr(everything, "_settings", lambda task, seed: short | {"seed": seed})
