@@ -27,6 +27,12 @@ def dora_matmul_reference(x, weight, bias, lora_A, lora_B, magnitude, scaling: f
     return F.linear(x, updated * (magnitude / torch.where(norm > 0, norm, 1.0))[:, None], bias)
 
 
+def squared_rows(weight: Float[Tensor, "N K"]) -> Float[Tensor, " N"]:
+    """‖W‖² by row, in float32 or wider."""
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    return torch.linalg.vector_norm(weight.detach(), dim=1, dtype=wide).square()
+
+
 def row_norms(
     weight: Float[Tensor, "N K"],
     weight_squares: Float[Tensor, " N"],

@@ -10,12 +10,13 @@ the paper's code, also drops the input of W where dropout is on).
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from kernels.dora_matmul import dora_backward, dora_forward, row_norms
 from kernels.lora_matmul import drop
 from loralib.casting import cast, compute_dtype, without_autocast
 from loralib.functional import dropout_mask
+from loralib.plain_autograd import derived, plain_dora, second_derivative_asked, transformed
 
 
 def dora_linear(
@@ -33,8 +34,12 @@ def dora_linear(
 
     The norm is a constant in backward (section 4.3). Rows of W + s B A that are zero give zero, not NaN.
     """
+    if transformed():
+        gain = magnitude / row_norms(weight, weight_squares, lora_A, lora_B, scaling).detach()
+        return plain_dora(x, weight, bias, lora_A, lora_B, gain, scaling, F.dropout(x, dropout))
     keep = dropout_mask(x, dropout)
-    return DoraLinearFunction.apply(x, weight, bias, lora_A, lora_B, magnitude, weight_squares, scaling, keep, dropout)
+    y = DoraLinearFunction.apply(x, weight, bias, lora_A, lora_B, magnitude, weight_squares, scaling, keep, dropout)
+    return y.view(*x.shape[:-1], len(weight))  # out here, so that a model may change it in place
 
 
 class DoraLinearFunction(torch.autograd.Function):
@@ -52,13 +57,26 @@ class DoraLinearFunction(torch.autograd.Function):
         y, v, S = dora_forward(rows, cast(weight, dtype), bias_, cast(lora_A, dtype), cast(lora_B, dtype), gain, scaling, dropped)
         ctx.save_for_backward(x, weight, bias, lora_A, lora_B, magnitude, S, v, gain, norm, mask)
         ctx.settings = scaling, p
-        return y.view(*x.shape[:-1], weight.shape[0])
+        return y  # (M, N)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
         with without_autocast(dy.device.type):
-            return _backward(ctx, dy)
+            return _derived_again(ctx, dy) if second_derivative_asked() else _backward(ctx, dy)
+
+
+def _derived_again(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
+    """The same gradients, by autograd, so that they can be derived once more; the norm stays a constant."""
+    *given, S, _, _, norm, mask = ctx.saved_tensors
+    scaling, p = ctx.settings
+
+    def formula(x, weight, bias, lora_A, lora_B, magnitude):
+        rows = cast(x, S.dtype)
+        dropped = rows if mask is None else drop(rows, mask.view(rows.shape), p)
+        bias = None if bias is None else cast(bias, S.dtype)
+        return plain_dora(rows, cast(weight, S.dtype), bias, lora_A, lora_B, magnitude / norm, scaling, dropped).reshape(dy.shape)
+
+    return *derived(formula, given, dy), *(None,) * 4
 
 
 def _backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:

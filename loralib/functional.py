@@ -11,7 +11,6 @@ forward and once more in backward: what is kept is the packed one that exists an
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from kernels.lora_matmul import Parts, drop, lora_backward, lora_forward
@@ -19,6 +18,7 @@ from kernels.nf4 import Quantized, dequantize
 from loralib.casting import cast, compute_dtype, without_autocast
 from loralib.dispatch import choose, mode_of
 from loralib.fused import FusedLoraFunction, Nf4LinearFunction, dropout_seed
+from loralib.plain_autograd import derived, plain_lora, second_derivative_asked, transformed
 
 
 def lora_linear(
@@ -41,16 +41,24 @@ def lora_linear(
         lora_B, scaling = lora_B * scaling, 1.0
     (N, K), operation = weight.shape, "nf4_lora" if isinstance(weight, Quantized) else "lora"
     parts, mode = parts or ((0, N),), mode_of(x, lora_A, lora_B)
+    if transformed():
+        return plain_lora(x, dense(weight, x.dtype), bias, lora_A, lora_B, scaling, parts, F.dropout(x, dropout))
     if choose(operation, x.device, compute_dtype(x), (x.shape[:-1].numel(), N, K), len(lora_A), mode).path == "triton":
-        return FusedLoraFunction.apply(x, weight, bias, lora_A, lora_B, scaling, dropout_seed(x, dropout), dropout, parts)
-    return LoraLinearFunction.apply(x, weight, bias, lora_A, lora_B, scaling, dropout_mask(x, dropout), dropout, parts)
+        y = FusedLoraFunction.apply(x, weight, bias, lora_A, lora_B, scaling, dropout_seed(x, dropout), dropout, parts)
+    else:
+        y = LoraLinearFunction.apply(x, weight, bias, lora_A, lora_B, scaling, dropout_mask(x, dropout), dropout, parts)
+    return y.view(*x.shape[:-1], N)  # out here: a model may change the output in place, which a view made in a node forbids
 
 
 def quantized_linear(x: Float[Tensor, "*batch K"], weight: Quantized, bias: Tensor | None) -> Float[Tensor, "*batch N"]:
     """y = x · dequant(W)ᵀ + b in x's dtype, without LoRA."""
+    if transformed():
+        return F.linear(x, dense(weight, x.dtype), bias)
     N, K = weight.shape
     choice = choose("nf4", x.device, x.dtype, (x.shape[:-1].numel(), N, K))
-    return (Nf4LinearFunction if choice.path == "triton" else QuantizedLinearFunction).apply(x, weight, bias)
+    if choice.path == "triton":
+        return Nf4LinearFunction.apply(x, weight, bias).view(*x.shape[:-1], N)
+    return QuantizedLinearFunction.apply(x, weight, bias)
 
 
 def dense(weight: Tensor | Quantized, dtype: torch.dtype) -> Tensor:
@@ -77,13 +85,26 @@ class LoraLinearFunction(torch.autograd.Function):
         ctx.packed = None if isinstance(weight, Tensor) else weight
         ctx.save_for_backward(x, weight if ctx.packed is None else None, bias, lora_A, lora_B, S, mask)
         ctx.settings = scaling, p, parts
-        return y.view(*x.shape[:-1], weight.shape[0])
+        return y  # (M, N)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
         with without_autocast(dy.device.type):
-            return _backward(ctx, dy)
+            return _derived_again(ctx, dy) if second_derivative_asked() else _backward(ctx, dy)
+
+
+def _derived_again(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
+    """The same gradients, by autograd, so that they can be derived once more."""
+    *given, S, mask = ctx.saved_tensors
+    scaling, p, parts = ctx.settings
+
+    def formula(x, weight, bias, lora_A, lora_B):
+        rows = cast(x, S.dtype)
+        dropped = rows if mask is None else drop(rows, mask.view(rows.shape), p)
+        matrix, bias = dense(weight if ctx.packed is None else ctx.packed, S.dtype), bias if bias is None else cast(bias, S.dtype)
+        return plain_lora(rows, matrix, bias, lora_A, lora_B, scaling, parts, dropped).reshape(dy.shape)
+
+    return *derived(formula, given, dy), None, None, None, None
 
 
 def _backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
@@ -116,7 +137,6 @@ class QuantizedLinearFunction(torch.autograd.Function):
         return F.linear(x, dequantize(quantized, x.dtype), bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
         dx = dy @ dequantize(ctx.quantized, dy.dtype) if ctx.needs_input_grad[0] else None
         return dx, None, dy.reshape(-1, dy.shape[-1]).sum(0) if ctx.bias_needs_grad else None

@@ -7,11 +7,12 @@ tokens are few, and is decoded first where they are many.
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from kernels.lora_matmul import Parts
+from kernels.lora_matmul import Parts, drop
 from kernels.nf4 import Quantized
+from kernels.philox import keep_mask
 from loralib.casting import cast, compute_dtype, without_autocast
+from loralib.plain_autograd import derived, plain_lora, second_derivative_asked
 
 
 class FusedLoraFunction(torch.autograd.Function):
@@ -33,13 +34,29 @@ class FusedLoraFunction(torch.autograd.Function):
         ctx.packed = weight if isinstance(weight, Quantized) else None
         ctx.save_for_backward(x, None if ctx.packed is not None else weight, bias, lora_A, lora_B, S, seed)
         ctx.settings = scaling, p, parts
-        return y.view(*x.shape[:-1], weight.shape[0])
+        return y  # (M, N)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
         with without_autocast(dy.device.type):
-            return _backward(ctx, dy)
+            return _derived_again(ctx, dy) if second_derivative_asked() else _backward(ctx, dy)
+
+
+def _derived_again(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
+    """The same gradients, by autograd, so that they can be derived once more."""
+    *given, S, seed = ctx.saved_tensors
+    scaling, p, parts = ctx.settings
+
+    def formula(x, weight, bias, lora_A, lora_B):
+        rows = cast(x, S.dtype)
+        keep = None if seed is None else keep_mask(seed, rows.shape[:-1].numel(), rows.shape[-1], p).view(rows.shape)
+        dropped = rows if keep is None else drop(rows, keep, p)
+        matrix = decoded(weight if ctx.packed is None else ctx.packed, S.dtype)
+        return plain_lora(
+            rows, matrix, None if bias is None else cast(bias, S.dtype), lora_A, lora_B, scaling, parts, dropped
+        ).reshape(dy.shape)
+
+    return *derived(formula, given, dy), None, None, None, None
 
 
 def _backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
@@ -71,15 +88,13 @@ class Nf4LinearFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight: Quantized, bias):
-        ctx.packed, ctx.bias_needs_grad = weight, bias is not None and ctx.needs_input_grad[2]
+        ctx.packed, ctx.shape, ctx.bias_needs_grad = weight, x.shape, bias is not None and ctx.needs_input_grad[2]
         rows = x.reshape(-1, x.shape[-1])
-        y = nf4_linear(rows, weight, bias)
-        return y.view(*x.shape[:-1], weight.shape[0])
+        return nf4_linear(rows, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
-        dx = dy @ decoded(ctx.packed, dy.dtype) if ctx.needs_input_grad[0] else None
+        dx = (dy @ decoded(ctx.packed, dy.dtype)).view(ctx.shape) if ctx.needs_input_grad[0] else None
         return dx, None, dy.reshape(-1, dy.shape[-1]).sum(0) if ctx.bias_needs_grad else None
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D as PlainConv1D
 
-from kernels.dora_matmul import row_norms
+from kernels.dora_matmul import row_norms, squared_rows
 from kernels.nf4 import dequantize
 from loralib.dora import dora_linear
 from loralib.forwards import rebind_forward
@@ -23,6 +23,7 @@ from loralib.grouped import grouped_rows
 from loralib.linear4bit import Linear4bit
 from loralib.lora_layer import FIXED, TRAINED, LoraLayer, Slot, wide
 from loralib.pissa import principal_factors
+from loralib.plain_autograd import transformed
 from loralib.rows import Rows
 
 
@@ -106,15 +107,20 @@ class Projection(LoraLayer):
         return A, in_blocks(B, slot.ranges(d_out), d_out, len(A))
 
     def squares(self) -> Tensor:
-        """‖W‖² by row, in float32 or wider; computed again when the weight is another one than last time."""
+        """‖W‖² by row, in float32 or wider; computed again when the weight is another one than last time.
+
+        A change past autograd (`weight.data.mul_(2)`) is not noticed, because torch counts none: change the weight under
+        `torch.no_grad()` instead (`weight.mul_(2)`), which is noticed.
+        """
         matrix = self.matrix()
+        if transformed():
+            return squared_rows(matrix)
         seen = self.__dict__.get("_squares")
         version = 0 if matrix.is_inference() else matrix._version
         now = matrix.data_ptr(), version, matrix.device
         if seen is None or now != (seen[0].data_ptr(), seen[1], seen[0].device):
-            norm = torch.linalg.vector_norm(matrix.detach(), dim=1, dtype=torch.promote_types(matrix.dtype, torch.float32))
             # the detached weight is kept so that its address cannot be given to another one
-            self.__dict__["_squares"] = seen = (matrix.detach(), version, norm.square_())
+            self.__dict__["_squares"] = seen = (matrix.detach(), version, squared_rows(matrix))
         return seen[2]
 
     def row_norms(self, name: str) -> Tensor:
