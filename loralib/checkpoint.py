@@ -28,6 +28,7 @@ from loralib.lora_layer import LoraLayer, lora_layers
 from loralib.merge_weights import merged_adapters
 from loralib.peft_config import config_to_peft
 from loralib.switch import set_active, set_trainable
+from loralib.word_tables import Rows, added_rows, tables_to_save, take_rows, word_tables
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,17 @@ class LoadReport:
 
     tensors: int
     expected: int
-    cast: str | None
+    note: str | None
+    """a cast to another dtype, rows of added tokens"""
 
     def __str__(self) -> str:
-        return f"{self.tensors}/{self.expected} tensors loaded" + (f" ({self.cast})" if self.cast else "")
+        return f"{self.tensors}/{self.expected} tensors loaded" + (f" ({self.note})" if self.note else "")
 
 
 def save_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "default") -> Path:
     """Write one adapter (factors, heads, settings) to `folder`; returns it. Merged adapters can be saved too.
+
+    Where tokens were added to the model of a local folder, its word tables are written too, as peft does.
 
     Raises KeyError for an unknown name, ValueError for a tensor that is not finite or when a trainable parameter of the
     model would be left out of the file.
@@ -54,7 +58,8 @@ def save_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "defa
         raise KeyError(f"no adapter {adapter_name!r} to save; there are {sorted(configs)}")
     refuse_meta(model)
     check_still_there(model, adapter_name)
-    tensors = {key: value.detach().cpu().contiguous() for key, value in file_tensors(model, adapter_name).items()}
+    tables = {PREFIX + key: table for key, table in tables_to_save(model, adapter_name).items()}
+    tensors = {k: t.detach().cpu().contiguous() for k, t in (file_tensors(model, adapter_name) | tables).items()}
     bad = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
     if bad:
         raise ValueError(f"not finite, so not saved: {bad[:3]}")
@@ -83,7 +88,7 @@ def load_adapter(
     if merged_adapters(model):
         raise RuntimeError(f"adapters {merged_adapters(model)} are merged: unmerge(model) before loading another")
     config = read_config(folder)
-    tensors = _without_base_copies(model, config, read_tensors(folder), folder / WEIGHTS)
+    tensors, rows = _without_tables(model, config, read_tensors(folder), folder / WEIGHTS)
     there, lost = heads_in_file(model, config.modules_to_save or [], tensors)
     if lost and with_heads:
         raise AdapterFileError(
@@ -99,14 +104,14 @@ def load_adapter(
     except (ValueError, re.error) as error:  # re.error: a pattern may be broken only once it is joined with another
         raise AdapterFileError(f"{folder / CONFIG} does not fit this {type(model).__name__}: {error}") from error
     try:
-        cast = _fill(model, adapter_name, tensors, folder / WEIGHTS)
+        notes = [_fill(model, adapter_name, tensors, folder / WEIGHTS), take_rows(model, rows)]
         set_active(model, adapter_name)
     except BaseException:
         delete_adapter(model, adapter_name)
         raise
     if trainable or len(adapter_configs(model)) == 1:  # a first adapter freezes the base, as `inject` does
         set_trainable(model, adapter_name if trainable else [])
-    return LoadReport(len(tensors), len(tensors), cast)
+    return LoadReport(len(tensors), len(tensors), "; ".join(filter(None, notes)) or None)
 
 
 def refuse_meta(model: nn.Module) -> None:
@@ -153,21 +158,41 @@ def write_together(files: dict[Path, bytes]) -> None:
 # ---------------------------------------------------------------- names and tensors
 
 
-def _without_base_copies(model: nn.Module, config: AdapterConfig, tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """peft stores an adapted embedding's own weight too: it must be the weight that the model has, and adds nothing then."""
+def _without_tables(
+    model: nn.Module, config: AdapterConfig, tensors: dict[str, Tensor], path: Path
+) -> tuple[dict[str, Tensor], Rows]:
+    """The tensors of the adapter, without the base's own weights that peft writes too, and the rows of added tokens.
+
+    Such weights are those of adapted embeddings, and both word tables where tokens were added (`word_tables.py`).
+    """
     trains_biases = getattr(config, "bias", "none") != "none"
-    kept = {}
+    parameters, tables = dict(model.named_parameters(remove_duplicate=False)), word_tables(model)
+    kept, rows = {}, {}
     for key, tensor in tensors.items():
-        if trains_biases and (".original_module." in key or ".modules_to_save." in key):
-            continue  # peft writes a head's bias three times with bias="all": this one nobody uses, the head has its own key
-        owner, found, parameter = key.partition(".base_layer.")
-        if not found or (trains_biases and "bias" in parameter):
+        if ".original_module." in key or key.replace(".modules_to_save.", ".") in tensors.keys() - {key}:
+            continue  # a base's own weight, or a head for the second time: the head has its own key
+        owner, adapted, parameter = key.partition(".base_layer.")
+        if ".experts." in f".{key}" and is_factor(key) and (adapted or owner.rpartition(".lora_")[0].endswith(".experts")):
+            raise AdapterFileError(
+                f"{path}: {key} is LoRA on the stacked experts of a mixture (peft's target_parameters), which is not supported"
+            )
+        saved_whole = any(owner.endswith(f"{name}.weight") for name in config.modules_to_save or [])
+        is_table = not adapted and key.endswith(".weight") and key.removesuffix(".weight") in tables and not saved_whole
+        if not (is_table or adapted) or (trains_biases and "bias" in parameter):
             kept[key] = tensor
             continue
-        ours = dict(model.named_parameters(remove_duplicate=False)).get(f"{owner}.{parameter}")
-        if ours is None or ours.shape != tensor.shape or not torch.equal(ours.detach().cpu(), tensor.to(ours.dtype)):
-            raise AdapterFileError(f"{path}: {key} is not the base model's weight: the base was changed with this adapter")
-    return kept
+        ours = parameters.get(f"{owner}.{parameter}" if adapted else key)
+        if ours is None:
+            raise AdapterFileError(f"{path}: {key} is a weight that this {type(model).__name__} does not have")
+        found = added_rows(ours, tensor, f"{path}: {key}")
+        if found:
+            rows[owner if adapted else key.removesuffix(".weight")] = found
+    others = sorted(adapter_configs(model))
+    if rows and others:
+        raise AdapterFileError(
+            f"{path}: its rows of added tokens ({', '.join(rows)}) are not those of the model, on which {others} rely"
+        )
+    return kept, rows
 
 
 def check_fits(tensors: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
