@@ -1,32 +1,31 @@
 """Load a model in 4 bits, one tensor at a time: memory stays near the 4-bit size, whatever the size of the files.
 
 The model is made without its numbers (on torch's meta device). Then each tensor is read from its safetensors file, quantised if
-it is a linear layer's weight, put in its place, and forgotten. The files are read by offset and not mapped into memory: mapped
-pages count as memory of the process for as long as the file is open.
+it is a linear layer's weight, put in its place, and forgotten.
 """
 
-import json
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
-from kernels.nf4 import quantize
-from loralib.adapter_files import read_json
+from kernels.nf4 import Quantized, quantize
 from loralib.heads import replace_module
 from loralib.linear4bit import Linear4bit
+from loralib.matching import new_heads
+from loralib.model_files import headers_of, packed_groups, weights_in
 from loralib.qlora import LayerError, QuantReport, layer_error, linear_paths, other_bytes, stand_in
+from loralib.stacked_weights import find_stacks
 
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64, "I64": torch.int64}
-INDEX = "model.safetensors.index.json"
 SHAPES = "_shapes_before_loading"
+NEW_NAMES = {"gamma": "weight", "beta": "bias"}
 
 
 @torch.no_grad()
@@ -44,28 +43,33 @@ def load_4bit(
     """A transformers model from a local folder, its linear layers in 4 bits. `model_class`: a model class, or an Auto class.
 
     config: None reads the folder's. dtype: of what stays unquantised; None is the config's.
-    options: of `kernels.nf4.quantize` (`double_quant` is True here). Raises ValueError for tensors that are missing in the
-    files, that the model does not know, or of another shape: nothing stays random.
+    options: of `kernels.nf4.quantize` (`double_quant` is True here). A folder whose weights lie in 4 bits already (ours, or of
+    bitsandbytes) is read as it is. Raises ValueError for tensors that are missing in the files, that the model does not know, or
+    of another shape. Only a new head may be in no file: it starts at random, and the report names it.
     """
     folder = Path(folder)
     model, dtype = _without_numbers(folder, model_class, config, dtype)
-    packed = set(linear_paths(model, skip))
+    groups = packed_groups(name for name, _ in headers_of(folder))
+    to_pack = set() if groups else set(linear_paths(model, skip))  # in a packed folder, what is not packed stays so
     seen: set[str] = set()
     rows: list[LayerError] = []
+    strange: list[str] = []
     ignored = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []
-    for name, tensor in progress(_tensors(folder)):
+    for name, tensor in progress(weights_in(folder, groups)):
         known = _known(model, name, tensor, folder)
-        if known is None and any(re.search(pattern, name) for pattern in ignored):  # such as GPT-2's old masks
-            continue
         if known is None:
-            there = sorted(_shapes(model))[:3]
-            raise ValueError(f"{folder}: {name} is in the file, and {type(model).__name__} has no such tensor, e.g. {there}")
+            if not any(re.search(pattern, name) for pattern in ignored):  # such as GPT-2's old masks
+                strange.append(name)
+            continue
         if known in seen:
             raise ValueError(f"{folder}: {known} is in the files twice")
         seen.add(known)
         path, _, kind = known.rpartition(".")
+        if isinstance(tensor, Quantized):
+            rows.append(_place_layer(model, path, tensor, compute_dtype))
+            continue
         tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
-        if path in packed and kind == "weight":
+        if path in to_pack and kind == "weight":
             rows.append(_place_packed(model, path, tensor, compute_dtype, {"double_quant": True, **options}))
         else:
             _place(model, path, kind, tensor)
@@ -73,10 +77,42 @@ def load_4bit(
     _tie(model)
     if (folder / "generation_config.json").exists() and model.can_generate():
         model.generation_config = GenerationConfig.from_pretrained(folder)
+    heads = _start_heads(model, dtype)
+    _check_all_used(model, strange, heads, folder)
+    return model.requires_grad_(False), QuantReport(tuple(rows), other_bytes(model), find_stacks(model), heads)
+
+
+def _start_heads(model: Any, dtype: torch.dtype) -> tuple[str, ...]:
+    """Give numbers to the heads that are in no file, as `from_pretrained` does; returns their paths."""
+    empty = {name.rpartition(".")[0] for name, p in model.named_parameters() if p.is_meta}
+    heads = tuple(
+        path for path in (new_heads(model) if empty else []) if any(e == path or e.startswith(f"{path}.") for e in empty)
+    )
+    for path in heads:
+        head = model.get_submodule(path).to_empty(device="cpu").to(dtype)
+        for module in head.modules():
+            model._init_weights(module)
+    return heads
+
+
+def _check_all_used(model: nn.Module, strange: list[str], heads: tuple[str, ...], folder: Path) -> None:
+    """ValueError for a tensor of the model that is in no file, and for a tensor of the files that is nowhere in the model.
+
+    Where this model has a new head, the files may hold the head of another class (`lm_head`, beside the base).
+    """
+    kind, base = type(model).__name__, f"{getattr(model, 'base_model_prefix', '')}."
+    strange = [name for name in strange if not heads or name.startswith(base)]
+    experts = (
+        " Experts lie apart in the files: from_pretrained joins them, then quantize_model." if find_stacks(model).paths else ""
+    )
+    if strange:
+        raise ValueError(
+            f"{folder}: {strange[0]} is in the file, and {kind} has no such tensor ({len(strange)} in all), e.g. "
+            f"{sorted(model.state_dict())[:3]}.{experts}"
+        )
     empty = [name for name, p in [*model.named_parameters(), *model.named_buffers()] if p.device.type == "meta"]
     if empty:
-        raise ValueError(f"{folder}: {len(empty)} tensors of {type(model).__name__} are in no file, e.g. {empty[:3]}")
-    return model.requires_grad_(False), QuantReport(tuple(rows), other_bytes(model))
+        raise ValueError(f"{folder}: {len(empty)} tensors of {kind} are in no file, e.g. {empty[:3]}.{experts}")
 
 
 def _without_numbers(folder: Path, model_class: Any, config: Any, dtype: torch.dtype | None) -> tuple[Any, torch.dtype]:
@@ -86,59 +122,23 @@ def _without_numbers(folder: Path, model_class: Any, config: Any, dtype: torch.d
         dtype = dtype or (config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32)
         with init_empty_weights(include_buffers=False):  # buffers, such as rotary frequencies, are in no file
             make = getattr(model_class, "from_config", None) or getattr(model_class, "_from_config")  # noqa: B009
-            return make(config, dtype=dtype).eval(), dtype
+            model = make(config, dtype=dtype).eval()
+        model.config.__dict__.pop("quantization_config", None)  # of the files; our layers are no layers of bitsandbytes
+        return model, dtype
     except Exception as error:  # a damaged config raises anything, deep inside transformers
         raise ValueError(f"{folder}: no model can be made from its config.json ({type(error).__name__}: {error})") from error
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of every tensor in a folder's safetensors files, each read when it is asked for."""
-    if (folder / INDEX).exists():
-        index = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(index, dict):
-            raise ValueError(f"{folder / INDEX}: no weight_map, which says where each tensor is")
-        files = sorted(set(index.values()))
-    else:
-        files = [file.name for file in folder.glob("model.safetensors")]
-    if not files:
-        raise ValueError(f"{folder}: no model.safetensors and no {INDEX}; found {sorted(p.name for p in folder.iterdir())[:8]}")
-    for file in files:
-        try:
-            with safe_open(folder / file, framework="pt"):  # looks at sizes, types and offsets, and reads no tensor
-                pass
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{folder / file}: not a readable safetensors file ({error})") from error
-        with (folder / file).open("rb", buffering=0) as source:
-            size = int.from_bytes(source.read(8), "little")
-            header = json.loads(source.read(size))
-            header.pop("__metadata__", None)
-            for name, facts in header.items():
-                start, stop = facts["data_offsets"]
-                yield name, _read(source, 8 + size + start, stop - start, facts, f"{folder / file}: {name}")
-
-
-def _read(source, where: int, length: int, facts: dict, name: str) -> Tensor:
-    if facts["dtype"] not in DTYPES:
-        raise ValueError(f"{name} is {facts['dtype']}, expected one of {', '.join(DTYPES)}")
-    data = bytearray(length)
-    view, got = memoryview(data), 0
-    source.seek(where)
-    while got < length:  # a read may return less than it was asked for
-        count = source.readinto(view[got:])
-        if not count:
-            raise ValueError(f"{name}: the file ends before its tensor does")
-        got += count
-    dtype = DTYPES[facts["dtype"]]
-    return torch.frombuffer(data, dtype=dtype).view(facts["shape"]) if length else torch.empty(facts["shape"], dtype=dtype)
-
-
-def _known(model: nn.Module, name: str, tensor: Tensor, folder: Path) -> str | None:
+def _known(model: nn.Module, name: str, tensor: Tensor | Quantized, folder: Path) -> str | None:
     """The model's own name of a tensor: files of a bare base lack its prefix, files of a head have it. Strict about shapes."""
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     state = _shapes(model)
-    for candidate in (name, prefix + name, name.removeprefix(prefix)):
+    new = re.sub(r"LayerNorm\.(gamma|beta)$", lambda old: f"LayerNorm.{NEW_NAMES[old[1]]}", name)  # as old BERT files have it
+    for candidate in (new, prefix + new, new.removeprefix(prefix)):
         if candidate in state:
-            if state[candidate] != tuple(tensor.shape):
+            packed = isinstance(tensor, Quantized) and isinstance(model.get_submodule(candidate.rpartition(".")[0]), Conv1D)
+            shape = tuple(reversed(tensor.shape)) if packed else tuple(tensor.shape)  # packed as (d_out, d_in)
+            if state[candidate] != shape:
                 found, wanted = tuple(tensor.shape), state[candidate]
                 raise ValueError(f"{folder}: {name} is {found} in the file and {wanted} in {type(model).__name__}")
             return candidate
@@ -177,8 +177,16 @@ def _place_packed(model: nn.Module, path: str, tensor: Tensor, compute_dtype, op
     layer = model.get_submodule(path)
     conv = isinstance(layer, Conv1D)
     weight = tensor.T if conv else tensor
-    q = quantize(weight, **options, name=f"{path}.weight")
-    new = Linear4bit(q, None, compute_dtype, Conv1D if conv else nn.Linear)
+    _place_layer(model, path, quantize(weight, **options, name=f"{path}.weight"), compute_dtype)
+    return layer_error(path, model.get_submodule(path), weight)  # pyright: ignore[reportArgumentType]
+
+
+def _place_layer(model: nn.Module, path: str, q: Quantized, compute_dtype: torch.dtype | None) -> LayerError:
+    """Put a packed weight in a layer's place. What its packing lost is unknown here: the error is not a number."""
+    layer = model.get_submodule(path)
+    if not isinstance(layer, nn.Linear | Conv1D):
+        raise ValueError(f"{path} lies in 4 bits in the file and is a {type(layer).__name__} in the model, expected a Linear")
+    new = Linear4bit(q, None, compute_dtype, Conv1D if isinstance(layer, Conv1D) else nn.Linear)
     new.bias = layer._parameters["bias"]  # read already, or still to come
     replace_module(model, path, stand_in(new, layer))
-    return layer_error(path, new, weight)
+    return LayerError(path, tuple(q.shape), math.nan, q.bits_per_parameter, q.nbytes)

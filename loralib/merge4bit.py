@@ -110,5 +110,13 @@ def decode(layer: nn.Module, dtype: torch.dtype) -> None:
     layer.__class__ = (LoraConv1D if conv else Linear) if adapted else (Conv1D if conv else nn.Linear)  # pyright: ignore
 
 
+def decode_all(model: nn.Module, dtype: torch.dtype | None = None) -> None:
+    """Make every 4-bit layer of the model, in place, a plain one. dtype: None is that of each weight before it was quantised."""
+    for layer in [m for m in model.modules() if isinstance(m, Linear4bit)]:
+        stored = layer.stored_dtype
+        decode(layer, dtype or stored)
+        layer.__dict__.pop("stored_dtype", None)
+
+
 def _distance(after: Tensor, before: Tensor) -> float:
     return float((after - before.float()).norm() / before.float().norm().clamp(min=1e-30))

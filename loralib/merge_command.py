@@ -36,6 +36,7 @@ def merge(settings: Merge) -> None:
 
     from loralib.adapter_files import read_config, read_tensors
     from loralib.checkpoint import load_adapter
+    from loralib.merge4bit import decode_all, merge_dequant
     from loralib.merge_weights import merge_and_unload
 
     task = settings.task_type or read_config(settings.adapter).task_type
@@ -47,15 +48,34 @@ def merge(settings: Merge) -> None:
     model_class = _class_of(task, config)
     if task in WITH_LABELS and not beside:
         config.num_labels = count_labels(model_class, config, tensors)
-    model, info = model_class.from_pretrained(settings.model, output_loading_info=True, config=config)
-    random = sorted(set(info["missing_keys"]) - set(tensors))
+    packed = bool(getattr(config, "quantization_config", None))
+    model, missing = (_in_4bit if packed else _in_floats)(settings.model, model_class, config)
+    random = sorted(set(missing) - set(tensors))
     if random:
         raise ValueError(f"neither {settings.model} nor {settings.adapter} holds {random[:3]}: the result would be random there")
     report = load_adapter(model, settings.adapter, trainable=False)
-    merge_and_unload(model)
+    if packed:
+        print(f"the base lies in 4 bits; decoded and merged: {str(merge_dequant(model)).splitlines()[-1]}")
+        decode_all(model)
+    else:
+        merge_and_unload(model)
     model.save_pretrained(settings.out)
     tokenizer.save_pretrained(settings.out)
     print(f"{report}; merged {type(model).__name__} written to {settings.out}")
+
+
+def _in_floats(folder: str, model_class: Any, config: Any) -> tuple[Any, list[str]]:
+    """The model, and the names of its parameters that the folder lacks."""
+    model, info = model_class.from_pretrained(folder, output_loading_info=True, config=config)
+    return model, sorted(info["missing_keys"])
+
+
+def _in_4bit(folder: str, model_class: Any, config: Any) -> tuple[Any, list[str]]:
+    from loralib.load4bit import load_4bit
+
+    model, report = load_4bit(folder, model_class, config=config)
+    heads = {f"{path}." for path in report.new_heads}
+    return model, [name for name, _ in model.named_parameters() if name.startswith(tuple(heads))]
 
 
 def _class_of(task: str | None, config: Any) -> Any:

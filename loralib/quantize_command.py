@@ -45,6 +45,8 @@ def quantize(settings: Quantize) -> "QuantReport":
     if settings.out.exists() and any(settings.out.iterdir()):
         raise ValueError(f"{settings.out} is not empty: old weights would lie beside the new ones")
     config = transformers.AutoConfig.from_pretrained(settings.model)
+    if getattr(config, "quantization_config", None):
+        raise ValueError(f"{settings.model} is quantised already (quantization_config in its config.json): give the float model")
     kinds = config.architectures or []
     model_class = getattr(transformers, kinds[0], None) if kinds else None
     if model_class is None:

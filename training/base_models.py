@@ -158,6 +158,8 @@ def _model(spec: TaskSpec, source: Source, config) -> tuple[PreTrainedModel, lis
     """The model, and the names of the parameters that its checkpoint lacked."""
     auto = AUTO[spec.kind]
     where = str(SMALL.get(source.name, source.name))
+    if _is_packed(config) and not source.random_weights:
+        raise ValueError(f"model {source.name!r} lies in 4 bits: train on it with --method qlora, or give the float model")
     try:
         if source.random_weights:
             return auto.from_config(config, dtype=torch.float32), []
@@ -178,16 +180,25 @@ def _model(spec: TaskSpec, source: Source, config) -> tuple[PreTrainedModel, lis
 
 def _in_4bit(spec: TaskSpec, source: Source, config) -> tuple[PreTrainedModel, list[str], QuantReport]:
     """The same in 4 bits: tensor by tensor where the files allow it, else loaded whole and then quantised."""
-    where = Path(SMALL.get(source.name, source.name))
-    if spec.is_language_modelling and where.is_dir() and not source.random_weights:  # a new head is in no file
+    where, packed = Path(SMALL.get(source.name, source.name)), _is_packed(config)
+    if (spec.is_language_modelling or packed) and where.is_dir() and not source.random_weights:  # a new head is in no file
         try:
             options = {"config": config, "dtype": torch.float32, "compute_dtype": torch.float32}
             model, report = load_4bit(where, AUTO[spec.kind], **options)
-            return model, [], report  # pyright: ignore[reportReturnType]
+            heads = tuple(f"{path}." for path in report.new_heads)
+            new = [name for name, _ in model.named_parameters() if name.startswith(heads)]
+            return model, new, report  # pyright: ignore[reportReturnType]
         except ValueError as reason:
+            if packed:
+                raise
             warnings.warn(f"{reason}. Loaded whole instead, which needs the memory of all its weights", stacklevel=2)
     model, missing = _model(spec, source, config)
     return model, missing, quantize_model(model, exclude_heads=list(_modules_of(missing, model)))
+
+
+def _is_packed(config) -> bool:
+    """Whether the files hold quantised weights."""
+    return bool(getattr(config, "quantization_config", None))
 
 
 def _refuse_holes(model: PreTrainedModel, missing: list[str], name: str) -> None:
