@@ -12,6 +12,7 @@ from torch import nn
 
 from adapters.bottleneck import Bottleneck, BottleneckConfig
 from adapters.composition import BatchSplit, Composition, Fuse, Stack, members
+from adapters.never_ran import watch_sites
 from adapters.places import WAYS, Place, find_places
 from adapters.site import SITE, SOURCE, Site, change_from_input, change_output, change_sum, remember_input
 from loralib.heads import owners_of_heads, put_saved_module, remove_heads, saved_modules
@@ -66,6 +67,7 @@ def attach(model: nn.Module, config: BottleneckConfig, name: str = "default", se
     _configs(model)[name] = config
     activate(model, name)
     train_only(model, name)
+    watch_sites(model)
     return AttachReport(tuple(rows), tuple(heads))
 
 

@@ -9,6 +9,7 @@ With a cache only the first call gets the prompt; later ones are told of it by m
 """
 
 import inspect
+import re
 from typing import Any
 
 import torch
@@ -17,18 +18,22 @@ from torch.nn import functional as F
 
 from adapters.attention import LINK
 from adapters.prefix_hooks import position_modules, reads_both_ways
+from loralib.class_source import calls_child, source_with_bases
+from loralib.never_called import NeverCalledError
 
 
 def prompt_hooks(model: Any, holder: nn.Module) -> list:
     """Put the hooks in; returns their handles."""
     decoder = model.get_decoder() if model.config.is_encoder_decoder else None
-    base = model.base_model if decoder is None else model.get_encoder()
+    base = called_base(model) if decoder is None else model.get_encoder()
     encodes = reads_both_ways(model)
     writes = decoder is None and model.get_output_embeddings() is not None
     for module in (model, base, decoder):
         if module is not None:
             module.__dict__[LINK] = (holder, None)
     handles = [base.register_forward_pre_hook(_put_before, with_kwargs=True)]
+    if base is not model:
+        handles.append(model.register_forward_hook(_check_put))
     if decoder is not None:
         handles.append(decoder.register_forward_pre_hook(_tell_decoder, with_kwargs=True))
     elif writes:
@@ -41,6 +46,27 @@ def prompt_hooks(model: Any, holder: nn.Module) -> list:
     return handles
 
 
+def called_base(model: Any) -> Any:
+    """The module that takes the embeddings: the base, or its decoder where the model calls that past the base, as OPT's does."""
+    base, prefix = model.base_model, model.base_model_prefix
+    if base is model or calls_child(model, prefix):
+        return base
+    inner = re.search(rf"self\.{re.escape(prefix)}\.(\w+)\(", source_with_bases(type(model)))
+    found = getattr(base, inner[1], None) if inner else None
+    return found if isinstance(found, nn.Module) else base
+
+
+def _check_put(model: Any, args: tuple, output: Any) -> None:
+    """After a pass: NeverCalledError where the prompt was put nowhere, because the model did not call its base."""
+    now = model.__dict__[LINK][0].now
+    if not now.reached:
+        raise NeverCalledError(
+            f"{type(model).__name__} ran without calling the module before which the prompt is put, so the prompt has no effect: "
+            "a prompt on this class is not supported. LoRA and prefixes act elsewhere"
+        )
+    now.reached = False
+
+
 def _keep_positions(module: nn.Module, args: tuple):
     """The positions (1 or B, P + T) that the model made: those of the text begin again."""
     count = module.__dict__[LINK][0].current.virtual_tokens
@@ -51,7 +77,7 @@ def _put_before(base: Any, args: tuple, kwargs: dict):
     inputs = _named(base, args, kwargs)
     holder = base.__dict__[LINK][0]
     prompt, first = holder.current(), _is_first(inputs)  # (P, d)
-    holder.now.put_before = first
+    holder.now.put_before, holder.now.reached = first, True
     count, mask, positions = len(prompt), inputs.get("attention_mask"), inputs.get("position_ids")
     if mask is not None:
         inputs["attention_mask"] = _with_ones(mask, count)
@@ -86,6 +112,7 @@ def _cut_off(base: Any, args: tuple, output: Any):
 
 def _tell_decoder(decoder: Any, args: tuple, kwargs: dict):
     inputs = _named(decoder, args, kwargs)
+    decoder.__dict__[LINK][0].now.reached = True  # the encoder may have run before, outside of this pass
     mask = inputs.get("encoder_attention_mask")
     if mask is not None:
         inputs["encoder_attention_mask"] = _with_ones(mask, decoder.__dict__[LINK][0].current.virtual_tokens)

@@ -25,6 +25,7 @@ class Site(nn.Module):
         self.bottlenecks, self.fusions = nn.ModuleDict(), nn.ModuleDict()
         self.active: Composition | None = None
         self.remembered: Tensor | None = None
+        self.ran = False
 
     def change(self, z: Tensor, view: Callable[[Tensor], Tensor], what: Composition) -> Tensor | None:
         """What `what` adds to z; the adapters look at `view(z)`. None where none of them lives here (AdapterDrop)."""
@@ -69,7 +70,11 @@ class Site(nn.Module):
 
 def added(site: Site, to: Tensor, z: Tensor, view: Callable[[Tensor], Tensor]) -> Tensor:
     """`to` with the change of the active composition; the very same tensor where there is none."""
-    change = None if site.active is None else site.change(z, view, site.active)
+    if site.active is None:
+        return to
+    if not site.ran:
+        site.ran = True
+    change = site.change(z, view, site.active)
     return to if change is None else to + change
 
 
@@ -110,6 +115,7 @@ def fuse_lora(module: Any, args: tuple, output: Tensor) -> Tensor:
     site: Site = getattr(module, SITE)
     if not isinstance(site.active, Fuse):
         return output
+    site.ran = True
     if module.active:
         raise RuntimeError(f"LoRA adapters {module.active} act beside {site.active}: activate(model, None) before set_active")
     changes = torch.stack([module.update(name, args[0]) for name in site.active.names], -2)

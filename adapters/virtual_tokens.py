@@ -34,6 +34,8 @@ class ThisPass:
     depth = 0
     put_before = False
     """whether this pass got a prompt in front, or a cache holds it already"""
+    reached = False
+    """whether this pass came to the module before which a prompt is put"""
 
     def __deepcopy__(self, memo) -> "ThisPass":
         return ThisPass()

@@ -20,6 +20,7 @@ from loralib.lora_layer import Slot, lora_layers
 from loralib.matching import match_targets
 from loralib.merge_weights import merged_adapters
 from loralib.never_called import unwatch
+from loralib.no_gradient import forget_gradients
 from loralib.slots import slots_for
 
 
@@ -45,6 +46,7 @@ def prepare_hotswap(model: nn.Module, rank: int, adapter_name: str = "default") 
         if len(layer.lora_A[adapter_name]) > rank:
             raise ValueError(f"{path}: the adapter has room for rank {len(layer.lora_A[adapter_name])}, more than rank={rank}")
     unwatch(model)
+    forget_gradients(model)
     for layer in layers.values():
         assert isinstance(layer, Projection)
         A, B = layer.lora_A[adapter_name], layer.lora_B[adapter_name]

@@ -13,6 +13,7 @@ from loralib.biases import model_biases, the_one_with_biases, use_biases
 from loralib.heads import SavedModule, saved_modules
 from loralib.lora_layer import LoraLayer, lora_layers
 from loralib.merge_weights import merge, merged_adapters, the_one_owner, unmerge
+from loralib.no_gradient import watch_gradients
 
 
 def set_active(model: nn.Module, names: str | list[str]) -> None:
@@ -42,13 +43,18 @@ def set_trainable(model: nn.Module, names: str | list[str]) -> None:
     model.requires_grad_(False)
     for p in record.originals.values():  # they are not in the model while copies stand in their places
         p.requires_grad_(False)
-    for layer in layers.values():
+    watched, others = {}, []
+    for path, layer in layers.items():
         for name in (n for n in names if n in layer.slots):
-            for p in layer.trained(name).values():
+            trained = layer.trained(name)
+            for p in trained.values():
                 p.requires_grad_(True)
+            watched[path] = trained["lora_B"] if "lora_B" in trained else next(iter(trained.values()))
     for head in saved_modules(model).values():
         for name in (n for n in names if n in head.copies):
             head.copies[name].requires_grad_(True)
+            others += head.copies[name].parameters()
+    watch_gradients(model, watched, others)
     for name, copies in record.copies.items():
         for p in copies.values():
             p.requires_grad_(name in names)
