@@ -20,7 +20,9 @@ from loralib.lora_layer import LoraLayer, Slot, check_adapter_name, kinds_for
 from loralib.matching import heads_to_save, match_targets
 from loralib.merge_weights import merged_adapters
 from loralib.never_called import watch
+from loralib.peft_objects import our_config
 from loralib.slots import slots_for
+from loralib.stacked_weights import NO_STACKS, Stacks, find_stacks
 from loralib.switch import set_active, set_trainable
 
 
@@ -32,6 +34,8 @@ class MatchReport:
     """(path, kind, weight shape, rank, adapter parameters)"""
     heads: tuple[str, ...]
     """paths of modules trained and saved whole"""
+    stacks: Stacks = NO_STACKS
+    """what no layer of the model multiplies: the experts' stacked matrices"""
 
     @property
     def adapter_parameters(self) -> int:
@@ -44,7 +48,7 @@ class MatchReport:
             lines.append(f"{path:<{width}}  {kind:<9}  {'×'.join(map(str, shape)):<14}  {r:>4}  {count:>10,}")
         lines.append(f"{len(self.rows)} modules, {self.adapter_parameters:,} adapter parameters")
         lines.append(f"trained and saved whole: {', '.join(self.heads) or 'nothing'}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.stacks.lines()])
 
 
 def inject(
@@ -58,7 +62,8 @@ def inject(
     """Add an adapter, make it the active and the only trainable one, freeze all else. Changes `model` in place.
 
     autocast_adapter_dtype: adapters in float32 (float64 for a float64 base); False: in the base's dtype.
-    seed: start of A from a generator of its own; None draws from torch's global one.
+    config: a LoraConfig or an IA3Config, also peft's own. seed: start of A from a generator of its own; None draws from torch's
+    global one.
     Raises ValueError where a name matches nothing, or a matched module is of a kind that LoRA cannot adapt.
     """
     report = add_adapter(model, config, adapter_name, autocast_adapter_dtype=autocast_adapter_dtype, seed=seed)
@@ -82,7 +87,7 @@ def add_adapter(
     seed: int | None = None,
 ) -> MatchReport:
     """Add a further adapter: frozen and inactive until `set_trainable` and `set_active` say otherwise."""
-    model = bare_model(model)
+    model, config = bare_model(model), our_config(config)
     configs = adapter_configs(model)
     check_adapter_name(adapter_name, configs)
     if merged_adapters(model):
@@ -114,7 +119,7 @@ def add_adapter(
     watch(model, [*names, *heads])
     configs[adapter_name] = config
     injected_shapes(model)[adapter_name] = {path: shape for path, _, shape, _, _ in rows}
-    return MatchReport(tuple(rows), tuple(heads))
+    return MatchReport(tuple(rows), tuple(heads), find_stacks(model))
 
 
 def adapter_configs(model: nn.Module) -> dict[str, AdapterConfig]:

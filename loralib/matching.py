@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from loralib.class_source import reads_weight_of_child
 from loralib.config import ALL_LINEAR, AdapterConfig
+from loralib.foreign_layers import refuse_bitsandbytes
 from loralib.heads import SavedModule
 from loralib.layers import LORA_CLASSES
 from loralib.linear4bit import Linear4bit
@@ -21,6 +22,7 @@ BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 def match_targets(model: nn.Module, config: AdapterConfig) -> list[str]:
     """Paths of the modules to adapt, in model order. Raises ValueError for a name, pattern or layer that matches nothing."""
+    refuse_bitsandbytes(model)
     heads = heads_to_save(model, config.modules_to_save)
     candidates = [n for n in model_paths(model) if not _inside(n, heads)]
     targets = config.target_modules
@@ -170,8 +172,11 @@ def _check_kind(model: nn.Module, name: str) -> None:
         parent = type(model.get_submodule(name.rpartition(".")[0])).__name__
         raise ValueError(f"{name} lies in {parent}, which reads its weight past forward(): LoRA there would be a no-op")
     if not isinstance(module, LoraLayer) and type(module) not in LORA_CLASSES:
-        kinds = ", ".join(c.__name__ for c in LORA_CLASSES)
-        raise ValueError(f"{name} is a {type(module).__name__}; LoRA here adapts {kinds}. Name the layers inside it instead")
+        kinds, package = ", ".join(c.__name__ for c in LORA_CLASSES), type(module).__module__.partition(".")[0]
+        raise ValueError(
+            f"{name} is a {type(module).__name__} of {package}; LoRA here adapts {kinds}. Name the layers inside it instead, "
+            f"or leave it out (exclude_modules=[{name.rpartition('.')[2]!r}])"
+        )
     if "weight" not in module._parameters or getattr(module, "max_norm", None) is not None:
         raise ValueError(
             f"{name} recomputes its weight (weight_norm, spectral_norm, max_norm): an update to it could not be merged"

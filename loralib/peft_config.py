@@ -45,6 +45,7 @@ NO_EFFECT = {  # switched on by default, or only a note, in peft's files
     "qalora_group_size",
     "revision",
     "fan_in_fan_out",  # told by the layer's type
+    "target_parameters",  # peft names the experts of a mixture by itself; where it adapted them, the file holds their tensors
 }
 STARTS = ("gaussian", "eva", "orthogonal")
 """other starts of the factors, which leave the base as it is: the file holds where they ended"""

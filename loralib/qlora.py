@@ -17,16 +17,18 @@ from transformers.pytorch_utils import Conv1D
 from kernels.nf4 import CHUNK, Quantized, dequantize, quantize, scales
 from loralib.class_source import source_of
 from loralib.config import ALL_LINEAR, LoraConfig
+from loralib.foreign_layers import refuse_bitsandbytes
 from loralib.heads import replace_module
 from loralib.linear4bit import Linear4bit
 from loralib.lora_layer import LoraLayer
 from loralib.matching import match_targets
 from loralib.merge_weights import shared_pointers
+from loralib.stacked_weights import NO_STACKS, Stacks, find_stacks
 
 
 @dataclass(frozen=True)
 class LayerError:
-    """One layer's weight, before and after: `error` is ‖after - before‖ / ‖before‖."""
+    """One layer's weight, before and after: `error` is ‖after - before‖ / ‖before‖; nan where `before` is not known."""
 
     path: str
     shape: tuple[int, ...]
@@ -42,6 +44,10 @@ class QuantReport:
     rows: tuple[LayerError, ...]
     other_bytes: int
     """of all that stays as it is: embeddings, norms, heads, biases"""
+    stacks: Stacks = NO_STACKS
+    """what no layer of the model multiplies, and stays as it is: the experts' stacked matrices"""
+    new_heads: tuple[str, ...] = ()
+    """paths of the heads that were in no file and started at random"""
 
     @property
     def error(self) -> float:
@@ -64,7 +70,9 @@ class QuantReport:
             shape = "x".join(map(str, r.shape))
             lines.append(f"{r.path:<52} {shape:>14} {r.error:8.4f} {r.bits:7.3f} {r.nbytes:12,}")
         total = f"{len(self.rows)} layers: {self.bits:.3f} bits a number, relative error {self.error:.4f}"
-        return "\n".join([*lines, f"{total}, {self.nbytes:,} bytes; {self.other_bytes:,} bytes stay as they are"])
+        lines.append(f"{total}, {self.nbytes:,} bytes; {self.other_bytes:,} bytes stay as they are")
+        new = [f"in no file, so it starts at random: {', '.join(self.new_heads)}"] if self.new_heads else []
+        return "\n".join([*lines, *self.stacks.lines(), *new])
 
 
 @torch.no_grad()
@@ -95,14 +103,14 @@ def quantize_model(
             raise ValueError(f"{path} shares its weight with {tied[layer.get_parameter('weight').data_ptr()]}: put it into skip")
     options = {"quant_type": quant_type, "blocksize": blocksize, "double_quant": double_quant}
     done: dict[str, Linear4bit] = {}
-    rows = []
+    rows, stacks = [], find_stacks(model)
     for path, layer in layers.items():  # all that can fail comes before the first layer is replaced
         weight = matrix_of(layer)
         done[path] = quantized_layer(layer, path, compute_dtype=compute_dtype, **options)
         rows.append(layer_error(path, done[path], weight))
     for path, new in done.items():
         replace_module(model, path, new)
-    return QuantReport(tuple(rows), other_bytes(model))
+    return QuantReport(tuple(rows), other_bytes(model), stacks)
 
 
 def linear_paths(model: nn.Module, skip: list[str] | None = None, heads: list[str] | None = None) -> list[str]:
@@ -167,6 +175,7 @@ def prepare_model_for_kbit_training(model: nn.Module, use_gradient_checkpointing
     """
     if any(isinstance(m, LoraLayer) for m in model.modules()):
         raise ValueError("the model has adapters already, and all would be frozen: prepare it first, then inject")
+    refuse_bitsandbytes(model)
     if not any(isinstance(m, Linear4bit) for m in model.modules()):
         raise ValueError(f"{type(model).__name__} has no 4-bit layers: quantize_model(model) first")
     start = getattr(model, "gradient_checkpointing_enable", None)
