@@ -18,6 +18,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from adapters.attention_options import refuse_dropped_options, virtual_tokens_in_window
+
 NAME = "virtual_prefix"
 LINK = "_virtual_tokens"
 """where a module keeps (holder, number): the VirtualTokens of its model, and which attention it is"""
@@ -37,7 +39,11 @@ _heard: ContextVar[list[Heard] | None] = ContextVar("heard", default=None)
 def prefix_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """transformers' scaled dot-product attention, with the active prefix before keys and values (B, H_kv, T, d_head)."""
+    """transformers' scaled dot-product attention, with the active prefix before keys and values (B, H_kv, T, d_head).
+
+    ValueError for an option that it would drop (`attention_options.py`).
+    """
+    refuse_dropped_options(module, options)
     heard = _heard.get()
     if heard is not None:
         heard.append(Heard(module, key, value))
@@ -48,13 +54,19 @@ def prefix_attention(
     count = first_key.shape[2]
     causal = options.pop("is_causal", None)
     causal = getattr(module, "is_causal", True) if causal is None else causal
-    if attention_mask is None and causal and query.shape[2] > 1:  # None meant causal, which is wrong for longer keys
+    window = options.get("sliding_window") if causal else None
+    sees = virtual_tokens_in_window(count, query.shape[2], key.shape[2], window, query.device)
+    if attention_mask is None and causal and (query.shape[2] > 1 or sees is not None):
+        # None meant causal, which is wrong for longer keys
         key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
         square = torch.ones(query.shape[2], query.shape[2], dtype=torch.bool, device=query.device)
         attention_mask = square.tril()[None, None]
     if attention_mask is not None:
         seen = 1 if attention_mask.dtype == torch.bool else 0
         attention_mask = F.pad(attention_mask, (count, 0), value=seen)
+        if sees is not None:
+            hidden = False if attention_mask.dtype == torch.bool else torch.finfo(attention_mask.dtype).min
+            attention_mask[..., :count] = attention_mask[..., :count].masked_fill(~sees, hidden)
     if options.get("position_bias") is not None:  # T5: a distance to a virtual token does not exist
         options["position_bias"] = F.pad(options["position_bias"], (count, 0))
     key, value = torch.cat([first_key, key], 2), torch.cat([first_value, value], 2)

@@ -55,14 +55,16 @@ class AdapterFusion(nn.Module):
         self.keep, self.weights = False, None
 
     def forward(self, seen: Float[Tensor, "*batch d"], changes: Float[Tensor, "*batch n d"]) -> Float[Tensor, "*batch d"]:
-        """The attended change."""
+        """The attended change, in the dtype of `seen`; the fusion computes in its own."""
+        dtype, given = self.value.weight.dtype, seen.dtype
+        seen, changes = seen.to(dtype), changes.to(dtype)
         if self.dynamic:
             scores = torch.einsum("...d,...nd->...n", self.query(seen), self.key(changes))
         else:
             scores = self.scores.expand(*changes.shape[:-1])
         weights = scores.softmax(-1)
         self.weights = weights.detach() if self.keep else None
-        return torch.einsum("...n,...nd->...d", weights, self.value(changes))
+        return torch.einsum("...n,...nd->...d", weights, self.value(changes)).to(given)
 
 
 def fusion_penalty(model: nn.Module) -> Tensor | float:

@@ -81,6 +81,9 @@ def measure_fidelity(pair: Pair, rows: Rows, known: bool, accelerator: Accelerat
     mine = fidelity.answers_of(pair.student.model, rows.held_out.encoded.features, pair.student.tokenizer, kind, device)
     quiet = Teacher(pair.teacher.models, kind)  # measured without dropout, whatever it taught with
     its = fidelity.teachers_answers(quiet, rows.teachers, pair.trained.base.tokenizer, device)
+    if mine[0].shape[-1] != its[0].shape[-1]:  # one tokenizer, and tables that were padded to different sizes
+        words = min(len(pair.student.tokenizer), mine[0].shape[-1], its[0].shape[-1])
+        mine, its = ([logits[..., :words] for logits in answers] for answers in (mine, its))
     found = fidelity.fidelity(kind, mine, its)
     if kind == "classification":
         labels = torch.tensor([f["labels"] for f in rows.held_out.encoded.features])

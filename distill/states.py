@@ -18,6 +18,7 @@ from transformers.masking_utils import sdpa_mask
 
 from adapters.attention import NAME as PREFIX_ATTENTION
 from adapters.attention import implementation
+from adapters.attention_options import refuse_dropped_options
 from distill.losses import MASKED
 from training.batching import Batch
 from training.evaluation import model_inputs
@@ -66,6 +67,7 @@ _heard: ContextVar[list[Heard] | None] = ContextVar("heard", default=None)
 
 
 def _listen(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any):
+    refuse_dropped_options(module, options)
     heard = _heard.get()
     if heard is not None:
         scale = options.get("scaling")

@@ -145,8 +145,13 @@ def _train(settings, trainer: MultitaskTrainer, source, rows: dict[str, TaskRows
     return processes.on_main(write, accelerator)
 
 
+def kept_row(rows: list[dict], keep: str) -> dict:
+    """The evaluation of the weights that were kept: the last one, or the first of those with the best mean score."""
+    return max((row for row in rows if "mean_score" in row), key=lambda row: row["mean_score"]) if keep == "best" else rows[-1]
+
+
 def _result(settings, model: MultitaskModel, rows, folder: RunFolder, update, trainer: MultitaskTrainer, file_bytes: int) -> dict:
-    first, last = folder.rows[0], folder.rows[-1]
+    first, kept = folder.rows[0], kept_row(folder.rows, settings.keep)
     steps = [row for row in folder.rows if "seconds" in row]
     tasks = {}
     for task, spec in model.tasks.items():
@@ -154,8 +159,8 @@ def _result(settings, model: MultitaskModel, rows, folder: RunFolder, update, tr
         tasks[task] = {
             "metric_name": spec.metric,
             "start_metric": first[key],
-            "metric": last[key],
-            "loss": last[f"{task}/eval_loss"],
+            "metric": kept[key],
+            "loss": kept[f"{task}/eval_loss"],
             "ceiling": rows[task].ceiling,
             "train_rows": len(rows[task].train),
             "expected_update": update[task],
@@ -163,6 +168,7 @@ def _result(settings, model: MultitaskModel, rows, folder: RunFolder, update, tr
     return {
         "tasks": tasks,
         "steps": settings.steps,
+        "kept_step": kept["step"],
         "seed": settings.seed,
         "learning_rate": trainer.learning_rate,
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -51,6 +51,11 @@ class MultitaskSettings(  # the last class comes first among the fields
     def _check_weighting(self) -> None:
         if self.loss_weighting == "dwa" and self.steps <= 2 * DWA_PERIOD:
             raise ValueError(f"loss_weighting 'dwa' is 'equal' for the first {2 * DWA_PERIOD} steps, and steps={self.steps}")
+        if self.batching == "one_task" and self.loss_weighting not in LOSS_METHODS:
+            raise ValueError(
+                f"loss_weighting={self.loss_weighting!r} joins the gradients of several tasks, and with batching='one_task' a "
+                f"batch has one: it would be 'equal'. Use batching='mixed', or loss_weighting {', '.join(LOSS_METHODS)}"
+            )
         if self.task_adapters != "none" and self.loss_weighting not in LOSS_METHODS:
             raise ValueError(
                 f"loss_weighting={self.loss_weighting!r} joins gradients in what tasks share, and with "

@@ -1,13 +1,19 @@
 """Texts as targets, and texts of the student's own: what is written, what is learnt, and that a stopped run goes on."""
 
+import json
+
 import pytest
+import tiny_folder
 import torch
+import transformers
 from distilling import hurry, make_teacher, quick, stopped_after, trace
 
 from distill.pair import build_pair
 from distill.rows import load_rows
 from distill.run import run_distillation
 from distill.sequence import FILE, OnPolicy, teacher_rows
+from distill.settings import DistillSettings
+from training import train_model
 from training.batching import Steps
 from training.data import load_task
 from training.generation import continue_prompts
@@ -22,8 +28,6 @@ QUICK = {"losses": ("kd:T=1,a=1",), "train_rows": 20, "max_new_tokens": 24, "ste
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory) -> str:
     """The pretrained decoder, trained a little, so that its texts end."""
-    from training import train_model
-
     out = tmp_path_factory.mktemp("writer")
     options = {"trackers": "", "samples": 0, "score_texts": 0, "eval_rows": 20, "steps": 60, "threads": 1}
     train_model("data2text", method="full", out=str(out), **options)
@@ -130,3 +134,31 @@ def test_what_makes_no_sense_is_refused(teacher, tmp_path):
     labels = make_teacher(tmp_path / "labels")
     with pytest.raises(ValueError, match="tasks that write"):
         run_distillation(quick(tmp_path / "x", labels, on_policy=0.5))
+
+
+@pytest.mark.parametrize("losses", [("hidden:1->1", "hard"), ("hard",)])
+def test_a_student_whose_table_is_padded_otherwise_is_measured_on_the_common_words(losses, tmp_path):
+    """Qwen's small and large models share a tokenizer, and their tables have 151,936 and 152,064 rows."""
+    rows = [{"prompt": f"Say the number {i}.", "completion": f" It is {i}."} for i in range(12)]
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "validation"):
+        (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    large, small = tiny_folder.decoder(tmp_path / "large"), tiny_folder.decoder(tmp_path / "small")
+    model = transformers.AutoModelForCausalLM.from_pretrained(large)
+    model.resize_token_embeddings(416, mean_resizing=False)
+    model.save_pretrained(large)
+    options = {"data_dir": str(data), "trackers": "", "samples": 0, "score_texts": 0, "eval_rows": 4, "steps": 2, "threads": 1}
+    train_model("prompt", model=large, method="full", out=str(tmp_path / "teacher"), **options)
+    settings = DistillSettings(
+        teacher=str(tmp_path / "teacher" / TRAINED),
+        student=small,
+        losses=losses,
+        data_dir=str(data),
+        steps=3,
+        eval_every=3,
+        eval_rows=4,
+        out=str(tmp_path / "run"),
+    )
+    result = run_distillation(settings)
+    assert 0 <= result["agreement"] <= 1 and 0 < result["kl_to_teacher"] < 20

@@ -59,6 +59,8 @@ def test_defect_29_the_command_of_the_source_does_what_its_flags_say(tmp_path):
         ("--layers 5", "has 2, expected 1 or more"),
         ("--share-heads topic=nli", "cannot share a head"),
         ("--loss-weighting pcgrad --task-adapters lora", "share no parameter"),
+        ("--loss-weighting pcgrad --batching one_task", "a batch has one"),
+        ("--loss-weighting gradnorm --batching one_task", "it would be 'equal'"),
         ("--loss-weighting dwa --steps 100", "is 'equal' for the first 100 steps"),
         ("--max-length 3", "leaves no room for the context"),
         ("train", "no command 'train'; there are compare, transfer, speed"),
@@ -70,6 +72,21 @@ def test_wrong_words_are_one_line_and_leave_no_folder(words, told, tmp_path):
     said = re.sub(r"[│\s]+", " ", done.stderr)  # a wrong value comes in a box
     assert done.returncode != 0 and told in said, done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "run" / "rows.jsonl").exists()
+
+
+@pytest.mark.parametrize("options", [{}, {"task_adapters": "bottleneck", "learning_rate": 0.5}])
+def test_the_best_weights_are_reported_with_their_own_scores(options, tmp_path):
+    """A rate so high that the last evaluation is not the best."""
+    high = {"steps": 24, "eval_every": 4, "eval_rows": 60, "keep": "best", "learning_rate": 0.05}
+    settings = quick(tmp_path, **(high | options))
+    result = run_multitask(settings)
+    rows = [row for row in read_rows(tmp_path / "run" / "rows.jsonl") if "mean_score" in row]
+    best = max(rows, key=lambda row: row["mean_score"])
+    assert result["kept_step"] == best["step"] < 24, "the last evaluation was the best: this test could not fail"
+    model, tokenizer, limit = load_multitask(tmp_path / "run" / "model")
+    for name, part in multitask_run.load_rows(settings, tokenizer, limit).items():
+        found = model.evaluate_task(name, part.held_out, tokenizer)[result["tasks"][name]["metric_name"]]
+        assert result["tasks"][name]["metric"] == best[f"{name}/{result['tasks'][name]['metric_name']}"] == found
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,14 @@
 import pytest
 import tiny_folder
 import torch
+from transformers import GenerationConfig
 
 from training import metrics
 from training.base_models import load_base
 from training.batching import batches
 from training.data import load_task
 from training.encoding import encode, prompt_ids
-from training.generation import generate_samples, generate_texts, references_by_prompt
+from training.generation import continue_prompts, generate_samples, generate_texts, references_by_prompt
 from training.tasks import TASKS
 
 SPEC = TASKS["data2text"]
@@ -45,6 +46,50 @@ def test_greedy_is_the_likeliest_next_token_each_time(base, prompts):
     by_hand = words[len(ids) :]
     by_hand = by_hand[: by_hand.index(base.tokenizer.eos_token_id)] if base.tokenizer.eos_token_id in by_hand else by_hand
     assert text == base.tokenizer.decode(by_hand)
+
+
+RECOMMENDED = [
+    {"repetition_penalty": 1.5},
+    {"no_repeat_ngram_size": 1},
+    {"encoder_no_repeat_ngram_size": 1},
+    {"num_beams": 4, "length_penalty": 3.0},
+    {"do_sample": True, "temperature": 5.0, "typical_p": 0.5},
+    {"min_length": 60},
+    {"max_length": 3},
+    {"bad_words_ids": [[5], [6], [7]]},
+]
+
+
+@pytest.mark.parametrize("settings", RECOMMENDED, ids=lambda settings: next(iter(settings)))
+def test_a_decoding_ignores_what_the_models_folder_recommends(settings, base, prompts):
+    ids = [prompt_ids(p, SPEC, base.tokenizer) for p, _ in prompts[:3]]
+    plain = generate_texts(base.model, base.tokenizer, ids, max_new_tokens=12)
+    own = base.model.generation_config
+    tokens = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    base.model.generation_config = GenerationConfig(**tokens, **settings)
+    try:
+        assert generate_texts(base.model, base.tokenizer, ids, max_new_tokens=12) == plain
+        assert all(getattr(base.model.generation_config, name) == value for name, value in settings.items()), "put back"
+    finally:
+        base.model.generation_config = own
+
+
+@torch.no_grad()
+def test_a_draw_is_from_the_models_own_distribution(base, prompts):
+    """Total variation of 3,000 first tokens: noise alone gives about half of √(words / draws)."""
+    ids = prompt_ids(prompts[0][0], SPEC, base.tokenizer)
+    wanted = base.model(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)
+    own, draws = base.model.generation_config, 3000
+    tokens = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    base.model.generation_config = GenerationConfig(**tokens, min_p=0.4, do_sample=True)
+    torch.manual_seed(0)
+    plain = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
+    try:
+        written = continue_prompts(base.model, base.tokenizer, [ids] * draws, 1, draws, **plain)
+    finally:
+        base.model.generation_config = own
+    found = torch.bincount(torch.tensor([row[0] for row in written]), minlength=len(wanted)) / draws
+    assert (found - wanted).abs().sum() / 2 < (wanted.sqrt().sum() / draws**0.5)
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -172,6 +172,28 @@ def test_spans_as_conlleval_reads_them():
     assert metrics.spans(["O", "O"]) == set()
 
 
+IN_EVERY_SCHEME = {
+    "BIO": ["B-PER", "O", "B-LOC", "I-LOC", "B-LOC"],
+    "IOBES": ["S-PER", "O", "B-LOC", "E-LOC", "S-LOC"],
+    "BILOU": ["U-PER", "O", "B-LOC", "L-LOC", "U-LOC"],
+}
+
+
+@pytest.mark.parametrize("scheme", IN_EVERY_SCHEME)
+def test_spans_in_every_scheme(scheme):
+    tags = IN_EVERY_SCHEME[scheme]
+    assert metrics.spans(tags) == {("PER", 0, 1), ("LOC", 2, 4), ("LOC", 4, 5)}
+    assert metrics.span_f1([tags], [tags]) == 1.0
+    wrong = [*tags[:3], tags[3].replace("LOC", "ORG"), tags[4]]  # the end of the second one is of another type
+    assert metrics.span_f1([wrong], [tags]) == pytest.approx(2 * 2 / (4 + 3))
+
+
+def test_spans_without_prefixes_are_runs_of_one_type():
+    assert metrics.spans(["PER", "PER", "O", "LOC", "PER"]) == {("PER", 0, 2), ("LOC", 3, 4), ("PER", 4, 5)}
+    assert metrics.spans(["B-geo-loc", "I-geo-loc", "O"]) == {("geo-loc", 0, 2)}
+    assert metrics.spans(["geo-loc", "geo-loc", "O"]) == {("geo-loc", 0, 2)}
+
+
 def test_span_f1():
     truth = [["B-PER", "O", "B-LOC", "I-LOC"]]
     assert metrics.span_f1(truth, truth) == 1.0

@@ -1,10 +1,12 @@
 """From a task's name to its splits: the small world, a folder of files, or the Hub. The same columns everywhere."""
 
 from pathlib import Path
+from typing import Any
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset, config, load_dataset
 
 from training import world_tasks
+from training.content import digest, refuse_ragged_rows
 from training.data_checks import EVALUATED, check_splits
 from training.tasks import TaskSpec, is_world
 
@@ -65,8 +67,13 @@ def _read(path: Path) -> Dataset:
     """One file; each is read by itself, so that a split which is not used may hold what it likes."""
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty")
+    options: dict[str, Any] = {}
+    if path.suffix == ".csv":
+        refuse_ragged_rows(path)
+        options = {"keep_default_na": False}  # "None", "NA" and "null" are texts
+    cache = Path(config.HF_DATASETS_CACHE, "by-content", digest(path))
     try:
-        return load_dataset(READERS[path.suffix], data_files={"rows": str(path)})["rows"]  # pyright: ignore
+        return load_dataset(READERS[path.suffix], data_files={"rows": str(path)}, cache_dir=str(cache), **options)["rows"]
     except Exception as error:  # pyarrow has errors of every kind for a damaged file
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path}: cannot be read, or has no rows ({reason})") from error

@@ -1,9 +1,12 @@
 """Text from a trained decoder: batches of prompts, padded on the left, each continued until its end of text."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from training.base_models import window
 from training.encoding import prompt_ids, refuse_unknown_words
@@ -15,6 +18,9 @@ DECODING: dict[str, dict[str, Any]] = {
     # what the authors of LoRA decoded E2E with (their repository's README; Hu et al. 2021, appendix D.3)
     "lora_paper": {"num_beams": 10, "length_penalty": 0.8, "no_repeat_ngram_size": 4},
 }
+
+
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id")
 
 
 @dataclass(frozen=True)
@@ -105,12 +111,27 @@ def ends_of_text(model, tokenizer) -> list[int]:
     return sorted({i for i in (tokenizer.eos_token_id, *more) if i is not None})
 
 
+@contextmanager
+def _without_recommendations(model) -> Iterator[None]:
+    """Without what the model's folder recommends (penalties, sampling, beams): a decoding is what its name says.
+
+    The ids of special tokens stay: they belong to the model.
+    """
+    before = model.generation_config
+    model.generation_config = GenerationConfig(**{name: getattr(before, name, None) for name in TOKEN_IDS})
+    try:
+        yield
+    finally:
+        model.generation_config = before
+
+
 def _continue(model, tokenizer, prompts: list[list[int]], max_new_tokens: int, how: dict[str, Any]) -> list[list[int]]:
     width, device = max(map(len, prompts)), next(model.parameters()).device
     ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(p)) + p for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     ends = ends_of_text(model, tokenizer)
     stop = {"max_new_tokens": max_new_tokens, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": ends}
-    rows = model.generate(ids, attention_mask=mask, **stop, **how)[:, width:].tolist()
+    with _without_recommendations(model):
+        rows = model.generate(ids, attention_mask=mask, **stop, **how)[:, width:].tolist()
     lengths = (next((i + 1 for i, token in enumerate(row) if token in ends), len(row)) for row in rows)
     return [row[:length] for row, length in zip(rows, lengths, strict=True)]

@@ -90,16 +90,28 @@ def span_f1(guesses: list[list[str]], truths: list[list[str]]) -> float:
 
 
 def spans(tags: Iterable[str]) -> set[tuple[str, int, int]]:
-    """Entities (type, start, end) of a BIO sequence. An I that continues nothing starts an entity, as in conlleval."""
-    found, kind, start, end = set(), None, 0, 0
+    """Entities (type, start, end) of a sequence of tags, as in conlleval: an I that continues nothing starts an entity.
+
+    BIO, IOBES and BILOU (an S or U is an entity of one word, an E or L ends one), and IO (a tag without prefix is a type).
+    """
+    found, kind, start, before = set(), None, 0, "O"
     for end, tag in enumerate([*tags, "O"]):
-        prefix, _, name = tag.partition("-")
-        if kind is not None and (prefix != "I" or name != kind):
+        prefix, name = _parts(tag)
+        if kind is not None and (prefix not in "IEL" or name != kind or before in "SUEL"):
             found.add((kind, start, end))
             kind = None
-        if prefix in ("B", "I") and kind is None:
+        if prefix != "O" and kind is None:
             kind, start = name, end
+        before = prefix
     return found
+
+
+def _parts(tag: str) -> tuple[str, str]:
+    """(prefix, type); a type without prefix continues an entity of the same type."""
+    prefix, dash, name = tag.partition("-")
+    if dash and prefix in ("B", "I", "E", "S", "L", "U"):
+        return prefix, name
+    return ("O", "") if tag == "O" else ("I", tag)
 
 
 # ---------------------------------------------------------------- answers in text (SQuAD)

@@ -64,4 +64,7 @@ def _nist(texts: list[str], references: list[list[str]]) -> float:
     tokens = [words(t).split() for t in texts]
     if max(map(len, tokens)) < 5:
         return 0.0
-    return float(corpus_nist([[words(r).split() for r in group] for group in references], tokens))
+    try:
+        return float(corpus_nist([[words(r).split() for r in group] for group in references], tokens))
+    except ZeroDivisionError:  # a reference without any word
+        return 0.0
