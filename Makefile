@@ -28,14 +28,14 @@ demo: setup  ## every method side by side on two tasks (under 6 minutes), report
 
 TEST = $(RUN) -m pytest -q -n 2 --dist worksteal --durations 20
 
-test: setup  ## the tests, with four lessons chosen by the commit (13 minutes on two cores); ends with the 20 slowest
+test: setup  ## the tests; the commit chooses four lessons and a third of the long commands (10 minutes on two cores)
 	$(TEST) -m 'not slow'
 
 test-lessons: setup  ## execute all lessons (about 12 minutes)
 	$(TEST) -m tutorial
 
-test-slow: setup  ## the long tests: both bases pretrained again (20 minutes)
-	$(RUN) -m pytest -q -m 'slow and not tutorial' --timeout 3600
+test-slow: setup  ## the long tests: all commands, all classes of transformers, both bases pretrained again (about 40 minutes)
+	$(RUN) -m pytest -q -m '(slow or long) and not tutorial' --timeout 3600
 
 test-all: test test-lessons test-slow  ## everything: tests, all lessons, long tests
 
