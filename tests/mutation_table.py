@@ -114,6 +114,7 @@ TESTS = {
         "adamw8bit": "training_qlora",
         "base_models": "training_run training_bad_input training_qlora",
         "batching": "training_batching training_loop training_data",
+        "chat": "training_generation",
         "content": "training_content",
         "checkpoint": "training_resume training_qlora",
         "checks": "training_loop",

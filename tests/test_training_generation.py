@@ -1,16 +1,20 @@
 """Generated texts: batches equal single prompts, answers end, windows are kept, chat templates mark the answer."""
 
+from types import SimpleNamespace
+
 import pytest
 import tiny_folder
 import torch
-from transformers import GenerationConfig
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from training import metrics
 from training.base_models import load_base
 from training.batching import batches
 from training.data import load_task
 from training.encoding import encode, prompt_ids
-from training.generation import continue_prompts, generate_samples, generate_texts, references_by_prompt
+from training.generation import continue_prompts, ends_of_text, generate_samples, generate_texts, references_by_prompt
+from training.metrics import IGNORE
 from training.tasks import TASKS
 
 SPEC = TASKS["data2text"]
@@ -156,6 +160,106 @@ def test_a_template_that_rewrites_its_prompt_is_refused():
     with pytest.raises(ValueError, match="no chat template"):
         rows = {"prompt": [[{"role": "user", "content": "a"}]], "completion": [[{"role": "assistant", "content": "b"}]]}
         encode(rows, PROMPT, tiny_folder.tokenizer(), 64)
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+BRACKETS = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}[INST]{{ m['content'] }}[/INST]{% else %}{{ m['content'] }}</answer>"
+    "{% endif %}{% endfor %}"
+)
+
+
+def chatting(template: str, *special: str):
+    tokenizer = tiny_folder.tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "end"),
+    [(chatting(CHATML, "<|im_start|>", "<|im_end|>"), "<|im_end|>"), (chatting(BRACKETS, "</answer>"), "</answer>")],
+    ids=["chatml", "brackets"],
+)
+def test_writing_ends_with_the_token_that_the_template_teaches(tokenizer, end):
+    """It is not the tokenizer's end of text."""
+    ends = ends_of_text(SimpleNamespace(generation_config=None), tokenizer)
+    assert sorted(ends) == sorted([tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(end)])
+    feature = encode({"prompt": ["Who?"], "completion": ["Anna."]}, PROMPT, tokenizer, 64).features[0]
+    assert labelled(feature, tokenizer).strip().startswith("Anna.") and set(feature["labels"]) & set(ends)
+
+
+@pytest.mark.fault
+def test_a_template_that_teaches_no_end_is_refused():
+    for template in (CHATML.replace("<|im_end|>", ""), BRACKETS.replace("</answer>", "")):
+        with pytest.raises(ValueError, match="would not learn to stop"):
+            tokenizer = chatting(template, "<|im_start|>")
+            encode({"prompt": ["Who?"], "completion": ["Anna."]}, PROMPT, tokenizer, 64)
+
+
+def test_of_a_conversation_only_the_assistants_tokens_are_learnt():
+    tokenizer = chatting(CHATML, "<|im_start|>", "<|im_end|>")
+    turns = [
+        {"role": "assistant", "content": "Anna."},
+        {"role": "user", "content": "Where?"},
+        {"role": "assistant", "content": "In Oslo."},
+    ]
+    rows = {"prompt": [[{"role": "user", "content": "Who?"}]], "completion": [turns]}
+    feature = encode(rows, PROMPT, tokenizer, 256).features[0]
+    assert labelled(feature, tokenizer) == "Anna.<|im_end|>\nIn Oslo.<|im_end|>\n"
+    assert "user\nWhere?<|im_end|>" in tokenizer.decode(feature["input_ids"])
+    assert all(label in (IGNORE, token) for label, token in zip(feature["labels"], feature["input_ids"], strict=True))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("turns", "told"),
+    [
+        ([{"role": "user", "content": "Where?"}], "starts with a message of the assistant"),
+        ([{"role": "assistant", "content": "A."}, {"role": "human", "content": "B?"}], "'human'"),
+        ([{"role": "assistant", "content": "  "}], "has no text"),
+        ([{"role": "assistant", "content": "A."}, {"role": "assistant", "content": ""}], "has no text"),
+    ],
+)
+def test_turns_that_cannot_be_learnt_are_refused(turns, told):
+    rows = {"prompt": [[{"role": "user", "content": "Who?"}]], "completion": [turns]}
+    with pytest.raises(ValueError, match=told):
+        encode(rows, PROMPT, chatting(CHATML, "<|im_start|>", "<|im_end|>"), 256)
+
+
+def byte_level(pre_tokenizer) -> PreTrainedTokenizerFast:
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizer
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=["<pad>"], show_progress=False)
+    core.train_from_iterator(["the good film was good, the film of anna"] * 50, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>")
+
+
+@pytest.mark.parametrize(
+    "pre_tokenizer",
+    [
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        pre_tokenizers.ByteLevel(add_prefix_space=True),
+        pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(r" ?\p{L}+| ?[^\s\p{L}]+|\s+"), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        ),
+    ],
+    ids=["as GPT-2", "as RoBERTa with a space", "as Llama 3 and Qwen"],
+)
+def test_a_list_of_words_is_read_as_its_text(pre_tokenizer):
+    tokenizer = byte_level(pre_tokenizer)
+    words = ["the", "good", "film", "was", "good"]
+    spec = TASKS["tagging"]
+    feature = encode({spec.inputs[0]: [words], spec.target: [[0, 1, 2, 3, 4]]}, spec, tokenizer, 64).features[0]
+    assert feature["input_ids"] == tokenizer(" ".join(words))["input_ids"]
+    assert [label for label in feature["labels"] if label != IGNORE] == [0, 1, 2, 3, 4]
 
 
 def test_plain_text_is_cut_into_blocks_and_nothing_is_lost():

@@ -3,11 +3,11 @@
 Prompt tokens get the label -100, so a loss is per answer token (its end-of-text included).
 """
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from jinja2 import TemplateError
-
+from training.chat import answer_of_chat, chat_ids, messages_of, refuse_endless_template
 from training.metrics import IGNORE
 from training.tasks import TaskSpec
 
@@ -45,7 +45,7 @@ def encode(rows: dict[str, list], spec: TaskSpec, tokenizer, max_length: int) ->
 def prompt_ids(prompt: str | list[dict], spec: TaskSpec, tokenizer) -> list[int]:
     """A prompt as the model was trained to see it: by the chat template when the tokenizer has one, else as text."""
     if not isinstance(prompt, str) or (tokenizer.chat_template and spec.kind != "text"):
-        return _chat(tokenizer, _messages(prompt, "user"), add_generation_prompt=True)
+        return chat_ids(tokenizer, messages_of(prompt, "user"), add_generation_prompt=True)
     return tokenizer(prompt + spec.prompt_end)["input_ids"]
 
 
@@ -73,7 +73,8 @@ def _encode_labels(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
 
 def _encode_tags(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
     """The first token of each word carries its tag. A word that was cut off, or that the tokenizer makes nothing of, has none."""
-    encoded = tokenizer(list(rows[spec.inputs[0]]), is_split_into_words=True, truncation=True, max_length=max_length)
+    words = [spaced_words(row, tokenizer) for row in rows[spec.inputs[0]]]
+    encoded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=max_length)
     features, truncated, places = [], 0, []
     for i, tags in enumerate(rows[spec.target]):
         words = encoded.word_ids(i)
@@ -84,6 +85,18 @@ def _encode_tags(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
         features.append({**_row(encoded, i), "labels": labels})
         places.append([w for w, new in zip(words, first, strict=True) if new])
     return Encoded(features, truncated, places)
+
+
+def spaced_words(words: list[str], tokenizer) -> list[str]:
+    """The words of a sentence as the tokenizer has to get them one by one, so that it reads the sentence as a text.
+
+    A byte-level tokenizer (GPT-2, RoBERTa, Llama 3, Qwen) keeps the space before a word in the word's first token.
+    """
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    state = json.loads(core.to_str())["pre_tokenizer"] if core is not None else None
+    if '"ByteLevel"' not in json.dumps(state):
+        return list(words)
+    return [word if i == 0 or not word else f" {word}" for i, word in enumerate(words)]
 
 
 def _encode_answers(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
@@ -124,39 +137,22 @@ def _encode_generation(rows, spec: TaskSpec, tokenizer, max_length: int) -> Enco
     features, truncated = [], 0
     for prompt, completion in zip(rows[spec.inputs[0]], rows[spec.target], strict=True):
         before = prompt_ids(prompt, spec, tokenizer)
-        answer = _completion_ids(prompt, completion, before, spec, tokenizer)
-        ids, labels = [*before, *answer], [IGNORE] * len(before) + answer
+        if tokenizer.chat_template or not isinstance(prompt, str):
+            answer, learnt = answer_of_chat(tokenizer, messages_of(prompt, "user"), messages_of(completion, "assistant"), before)
+        else:
+            answer = learnt = _answer_of_text(completion, spec, tokenizer)
+        ids, labels = [*before, *answer], [IGNORE] * len(before) + learnt
         truncated += len(ids) > max_length
         ids, labels = ids[:max_length], labels[:max_length]
         features.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels})
+    if tokenizer.chat_template:
+        refuse_endless_template(tokenizer)
     return Encoded(features, truncated)
 
 
-def _completion_ids(prompt, completion, before: list[int], spec: TaskSpec, tokenizer) -> list[int]:
-    if not (tokenizer.chat_template or not isinstance(prompt, str)):
-        space = " " if spec.prompt_end else ""
-        ids = tokenizer(space + completion, add_special_tokens=False)["input_ids"]
-        return [*ids, tokenizer.eos_token_id]
-    whole = _chat(tokenizer, [*_messages(prompt, "user"), *_messages(completion, "assistant")])
-    if whole[: len(before)] != before:
-        raise ValueError(
-            "the tokenizer's chat template writes a prompt differently once an answer follows, so the answer's tokens cannot "
-            f"be told from the prompt's (prompt {str(prompt)[:60]!r}): give texts that need no template, or change the template"
-        )
-    return whole[len(before) :]
-
-
-def _messages(content: str | list[dict], role: str) -> list[dict]:
-    return [{"role": role, "content": content}] if isinstance(content, str) else list(content)
-
-
-def _chat(tokenizer, messages: list[dict], **options: Any) -> list[int]:
-    if not tokenizer.chat_template:
-        raise ValueError("the rows are lists of messages, and this tokenizer has no chat template: give texts, or another model")
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)["input_ids"]
-    except TemplateError as error:  # such as "System role not supported"
-        raise ValueError(f"the tokenizer's chat template refuses {str(messages)[:80]}: {error}") from error
+def _answer_of_text(completion: str, spec: TaskSpec, tokenizer) -> list[int]:
+    space = " " if spec.prompt_end else ""
+    return [*tokenizer(space + completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
 
 
 def _encode_text(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:

@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig
 
 from training.base_models import window
+from training.chat import end_of_turn
 from training.encoding import prompt_ids, refuse_unknown_words
 from training.evaluation import answering
 from training.tasks import TaskSpec
@@ -105,10 +106,10 @@ def continue_prompts(
 
 
 def ends_of_text(model, tokenizer) -> list[int]:
-    """The tokenizer's end of text, and the ends that a chat model names in its generation settings."""
+    """The tokenizer's end of text, the end of a turn in its chat template, and the ends in the model's generation settings."""
     named = getattr(model.generation_config, "eos_token_id", None)
     more = named if isinstance(named, list) else [named]
-    return sorted({i for i in (tokenizer.eos_token_id, *more) if i is not None})
+    return sorted({i for i in (tokenizer.eos_token_id, end_of_turn(tokenizer), *more) if i is not None})
 
 
 @contextmanager
