@@ -37,9 +37,10 @@ def pytest_report_header():
 @pytest.hookimpl(tryfirst=True)  # before `-m` leaves out what is slow
 def pytest_collection_modifyitems(items):
     long = [item for item in items if "long" in item.keywords]
-    today = one_in_three([item.nodeid for item in long], current_commit())
+    names = {item: item.parent.nodeid if item.cls else item.nodeid for item in long}  # the tests of a class stay together
+    today = one_in_three(sorted(set(names.values())), current_commit())
     for item in long:
-        if item.nodeid not in today:
+        if names[item] not in today:
             item.add_marker(pytest.mark.slow)
     # the longest first, so that no worker waits at the end
     items.sort(key=lambda item: ("tutorial" not in item.keywords, not any(word in item.path.stem for word in LONG)))

@@ -95,6 +95,7 @@ def test_the_command_says_what_is_wrong_in_one_line_and_what_is_right_in_a_table
     assert DistillSettings(teacher="t", student="copy:1").folder().name == "distill-task"
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_too(teacher, tmp_path):
     process = SERVER.Process(target=distilling.killed_after, args=(5, quick(tmp_path / "killed", teacher)))
     process.start()

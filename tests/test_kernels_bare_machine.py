@@ -37,6 +37,7 @@ def rehearsal(tmp_path_factory):
     return bare("-m", "kernels.bench", "session", "--tiny", "--rounds", 1, "--out", out), out
 
 
+@pytest.mark.long
 @pytest.mark.skipif(ON_GPU, reason="on a GPU the session itself runs")
 class TestRehearsal:
     pytestmark = needs_triton()
