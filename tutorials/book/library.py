@@ -93,7 +93,17 @@ def signature(node: ast.FunctionDef, skip_first: bool = False) -> str:
 
 
 def _with_full_names(tree: ast.Module, path: Path) -> ast.Module:
-    """The tree with the library's types under their full names in annotations, so that each links to the right page."""
+    """The tree with the library's types under their full names in annotations, so that each links to the right page.
+
+    A name that the file gives to a type (`Factors = dict[str, Tensor]`) is written out: two files may give the same name.
+    """
+    aliases = {
+        node.targets[0].id: ast.unparse(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.Subscript)
+    }
+    for name in [x for x in _annotated(tree) if x.id in aliases]:
+        name.id = aliases[name.id]
     known = {name: _module(path) for name in _classes(path)}
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and (file := ROOT / f"{node.module.replace('.', '/')}.py").is_file():
