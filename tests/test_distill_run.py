@@ -207,6 +207,7 @@ def test_a_decoder_that_classifies_is_a_decoder(teacher, tmp_path):
     assert result["steps"] == 3
 
 
+@pytest.mark.long
 def test_every_flag_changes_the_run(teacher, other, tmp_path):
     """The losses of runs that differ in one flag differ; a flag without effect would be a lie."""
     changes = [

@@ -104,6 +104,7 @@ def test_a_trained_folder_gives_the_scores_of_its_run(options, tmp_path):
     assert limit == 128 and result["file_bytes"] == (tmp_path / "run" / "model" / "weights.safetensors").stat().st_size
 
 
+@pytest.mark.long
 def test_every_flag_changes_the_run(tmp_path):
     """The first losses of runs that differ in one flag differ; a flag without effect would be a lie."""
     changes = [
