@@ -169,7 +169,8 @@ def _without_tables(
     parameters, tables = dict(model.named_parameters(remove_duplicate=False)), word_tables(model)
     kept, rows = {}, {}
     for key, tensor in tensors.items():
-        if ".original_module." in key or key.replace(".modules_to_save.", ".") in tensors.keys() - {key}:
+        twice = ".modules_to_save." in key and key.replace(".modules_to_save.", ".") in tensors
+        if twice or ".original_module." in key:
             continue  # a base's own weight, or a head for the second time: the head has its own key
         owner, adapted, parameter = key.partition(".base_layer.")
         if ".experts." in f".{key}" and is_factor(key) and (adapted or owner.rpartition(".lora_")[0].endswith(".experts")):

@@ -73,7 +73,9 @@ def _encode_labels(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
 
 def _encode_tags(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
     """The first token of each word carries its tag. A word that was cut off, or that the tokenizer makes nothing of, has none."""
-    words = [spaced_words(row, tokenizer) for row in rows[spec.inputs[0]]]
+    words = [list(row) for row in rows[spec.inputs[0]]]
+    if _is_byte_level(tokenizer):
+        words = [_spaced(row) for row in words]
     encoded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=max_length)
     features, truncated, places = [], 0, []
     for i, tags in enumerate(rows[spec.target]):
@@ -87,15 +89,14 @@ def _encode_tags(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
     return Encoded(features, truncated, places)
 
 
-def spaced_words(words: list[str], tokenizer) -> list[str]:
-    """The words of a sentence as the tokenizer has to get them one by one, so that it reads the sentence as a text.
+def _is_byte_level(tokenizer) -> bool:
+    """Whether the tokenizer is one of GPT-2's kind (RoBERTa, Llama 3, Qwen): the space before a word is in its first token."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"]
+    return '"ByteLevel"' in json.dumps(state)
 
-    A byte-level tokenizer (GPT-2, RoBERTa, Llama 3, Qwen) keeps the space before a word in the word's first token.
-    """
-    core = getattr(tokenizer, "backend_tokenizer", None)
-    state = json.loads(core.to_str())["pre_tokenizer"] if core is not None else None
-    if '"ByteLevel"' not in json.dumps(state):
-        return list(words)
+
+def _spaced(words: list[str]) -> list[str]:
+    """The words of a sentence, each with the space that stands before it in the text."""
     return [word if i == 0 or not word else f" {word}" for i, word in enumerate(words)]
 
 
