@@ -1,8 +1,9 @@
 """Which tile sizes a kernel runs with: a small table instead of a search at every start.
 
-The numbers are starting points from published Hopper kernels and from the ahead-of-time builds (`kernels/ahead_of_time.csv`:
-registers, shared memory). `python -m kernels.bench all` on a GPU says what they reach there. An unknown GPU gets the tiles of
-the nearest older one, never an error. `capability` is 90 for Hopper, 89 for Ada, 80 for Ampere, 75 for Turing.
+For Hopper, the sizes for up to 512 tokens are the fastest of 342 combinations that were timed on an H200; the others are
+starting points from published kernels and from the ahead-of-time builds (`kernels/ahead_of_time.csv`: registers, shared memory).
+`python -m kernels.bench all` on a GPU says what they reach there. An unknown GPU gets the tiles of the nearest older one, never
+an error. `capability` is 90 for Hopper, 89 for Ada, 80 for Ampere, 75 for Turing.
 """
 
 from dataclasses import dataclass
@@ -34,14 +35,16 @@ def gemm_tiles(M: int, N: int, dtype: torch.dtype, capability: int = 90) -> Tile
         return Tiles(16, 32, 32, stages=2)
     if dtype == torch.float32:  # nor without TF32
         return Tiles(32 if M > 16 else 16, 64, 32, stages=2)
+    hopper = capability >= 90  # it has 227 KB of shared memory, others 99 or 163
     if M <= 16:
-        return Tiles(16, 32, 128, stages=4)
+        return Tiles(16, 32, 256, stages=3) if hopper else Tiles(16, 32, 128, stages=4)
     if M <= 128:
-        return Tiles(32 if M <= 32 else 64, 64, 64, stages=4)
-    if capability < 90:
+        BM = 32 if M <= 32 else 64
+        return Tiles(BM, 64, 128, stages=5) if hopper else Tiles(BM, 64, 64, stages=4)
+    if not hopper:
         return Tiles(128, 128, 32, warps=8, stages=3)
     if M * N <= 132 * 128 * 256:  # fewer large tiles than SMs
-        return Tiles(128, 128, 64, warps=8, stages=3)
+        return Tiles(128, 128, 128, warps=8, stages=3)
     return Tiles(128, 256, 64, warps=8, stages=3)
 
 
@@ -72,8 +75,8 @@ def grouped_tiles(dtype: torch.dtype, capability: int = 90) -> Tiles:
 
 def nf4_gemv_tiles(blocksize: int) -> Tiles:
     """1 to 4 tokens: enough programs for every SM, and at least 16 bytes a load."""
-    K = max(512, blocksize)
-    return Tiles(1, max(2, 8192 // K), K, stages=3)
+    K = max(1024, blocksize)
+    return Tiles(1, max(2, 8192 // K), K, warps=2 if K == 1024 else 4, stages=3)
 
 
 def nf4_gemm_tiles(M: int, N: int, K: int, dtype: torch.dtype, capability: int = 90) -> Tiles:
@@ -83,9 +86,9 @@ def nf4_gemm_tiles(M: int, N: int, K: int, dtype: torch.dtype, capability: int =
     else:
         largest = 128 if capability >= 90 else 64
         BM = next(size for size in (16, 32, 64, 128) if size >= M or size == largest)
-        BN, BK = 64 if BM < 128 else 128, 128
+        BN, BK = 64 if BM < 64 else 128, 128
     programs = -(-N // BN) * -(-M // BM)
-    split = max(1, min(4, 132 // programs, K // (8 * BK)))
+    split = max(1, min(8, 4 * 132 // programs, K // (8 * BK)))
     return Tiles(BM, BN, BK, warps=4 if BM < 128 else 8, stages=3, split=split)
 
 

@@ -22,15 +22,21 @@ from kernels.configs import SMALL_M, Tiles, capability, gemm_tiles, multiprocess
 from kernels.philox import threshold
 from kernels.tiles_triton import keep_tile, load_tile, padded_rank, precision, tile_of
 
+FASTEST_RANK = 32
+"""`one_launch_kernel` pads the rank to at least this: with 16 columns of S it took about twice as long on an H200"""
+PERSISTENT_M = 128
+"""up to this many tokens `expand_kernel` was faster on an H200 than the persistent one"""
+
 # ---------------------------------------------------------------- version 1: one launch
 
 
 @triton.jit
 def one_launch_kernel(
     x, w, bias, a, b, s, y, seed, M, N, K, r, scaling, threshold, inverse, x_row, x_col, w_row, w_col, a_row, a_col, b_row, b_col,
-    HAS_BIAS: tl.constexpr, DROPOUT: tl.constexpr, R: tl.constexpr,
+    HAS_BIAS: tl.constexpr, DROPOUT: tl.constexpr, R: tl.constexpr, S_WIDTH: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
+    """R columns of S are computed, the first S_WIDTH of them are stored."""
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     columns = tl.program_id(1) * BN + tl.arange(0, BN)
     ranks = tl.arange(0, R)
@@ -53,7 +59,8 @@ def one_launch_kernel(
     inside = (rows[:, None] < M) & (columns[None, :] < N)
     tl.store(y + rows.to(tl.int64)[:, None] * N + columns[None, :], acc.to(y.dtype.element_ty), mask=inside)
     if tl.program_id(1) == 0:  # kept for backward
-        tl.store(s + rows.to(tl.int64)[:, None] * R + ranks[None, :], small, mask=rows[:, None] < M)
+        stored = (rows[:, None] < M) & (ranks[None, :] < S_WIDTH)
+        tl.store(s + rows.to(tl.int64)[:, None] * S_WIDTH + ranks[None, :], small, mask=stored)
 
 
 # ---------------------------------------------------------------- version 2: S once, then one GEMM
@@ -165,11 +172,12 @@ def one_launch(x, weight, bias, lora_A, lora_B, scaling: float, seed=None, p: fl
     R = padded_rank(r)
     y, S, bias = x.new_empty(M, N), x.new_empty(M, R), in_line(bias)
     t = tiles or gemm_tiles(M, N, x.dtype, capability(x.device))
+    computed = max(R, FASTEST_RANK)
     if M and N:
         one_launch_kernel[triton.cdiv(M, t.M), triton.cdiv(N, t.N)](
             x, weight, bias, lora_A, lora_B, S, y, seed, M, N, K, r, scaling, *drop_numbers(p),
             *x.stride(), *weight.stride(), *lora_A.stride(), *lora_B.stride(),
-            bias is not None, p > 0, R, t.M, t.N, t.K, precision(x.dtype), num_warps=t.warps, num_stages=t.stages,
+            bias is not None, p > 0, computed, R, t.M, t.N, t.K, precision(x.dtype), num_warps=t.warps, num_stages=t.stages,
         )  # fmt: skip
     return y, S
 
@@ -189,7 +197,10 @@ def shrink(x: Tensor, lora_A: Tensor, scaling: float, seed=None, p: float = 0.0,
 
 
 def expand(x, weight, bias, S: Tensor, lora_B: Tensor, tiles: Tiles | None = None, persistent: bool | None = None) -> Tensor:
-    """y = x Wᵀ + S Bᵀ + b, (M, N). S may be some columns of a wider one. `persistent` None: where the layout allows it."""
+    """y = x Wᵀ + S Bᵀ + b, (M, N). S may be some columns of a wider one.
+
+    `persistent` None: for more than PERSISTENT_M tokens, where the layout allows it.
+    """
     (M, K), (N, r) = x.shape, lora_B.shape
     y, bias = x.new_empty(M, N), in_line(bias)
     if not (M and N):
@@ -197,7 +208,7 @@ def expand(x, weight, bias, S: Tensor, lora_B: Tensor, tiles: Tiles | None = Non
     t = tiles or gemm_tiles(M, N, x.dtype, capability(x.device))
     meta = {"num_warps": t.warps, "num_stages": t.stages}
     sizes = bias is not None, padded_rank(r)
-    if fits_descriptors(x, weight, y) if persistent is None else persistent:
+    if (M > PERSISTENT_M and fits_descriptors(x, weight, y)) if persistent is None else persistent:
         triton.set_allocator(_scratch)
         programs = min(multiprocessors(x.device), triton.cdiv(M, t.M) * triton.cdiv(N, t.N))
         expand_persistent_kernel[(programs,)](

@@ -5,7 +5,8 @@
 2. `gemm_kernel`, up to 256 tokens: yᵀ = W xᵀ, the operands swapped. The decoded weight is the first operand, which tensor
    cores take from registers; the tokens are the narrow side, 16 at a time. (x Wᵀ would send the weight through shared memory.)
 
-From about 512 tokens on, decoding once and calling cuBLAS is faster: the decoding is then a small part of the whole.
+On an H200 only one token is faster this way (`PACKED_PAYS`): 2 took about twice as long as 1, because the first kernel decodes
+again for each token, and the second kernel decodes slower than decoding once and calling cuBLAS takes in all.
 Rows must hold whole blocks (K a multiple of the block size). The sums run in float32; the GEMM rounds each weight to x's
 dtype first, as a product with the decoded weight does.
 """
@@ -23,6 +24,8 @@ from kernels.tiles_triton import load_tile, precision
 
 GEMV_M = 4
 GEMM_M = 256
+PACKED_PAYS = 1
+"""tokens: up to here a layer multiplies with the packed weight; above, it decodes first (kernels/results/nvidia-h200)"""
 
 
 @triton.jit

@@ -1,8 +1,8 @@
 """The LoRA linear map on the Triton kernels, as one autograd node: what `functional.py` is in plain torch.
 
 It keeps x and S = s · x̃ Aᵀ. Dropout keeps a seed of 8 bytes instead of a mask. Several parts in one wide projection become
-one LoRA of rank p · r whose B has blocks, so the kernels know nothing of parts. A 4-bit weight is multiplied packed where
-tokens are few, and is decoded first where they are many.
+one LoRA of rank p · r whose B has blocks, so the kernels know nothing of parts. A 4-bit weight is multiplied packed for a
+single token, and is decoded first for more.
 """
 
 import torch
@@ -107,10 +107,10 @@ def nf4_linear(rows: Tensor, weight: Quantized, bias: Tensor | None) -> Tensor:
 
 
 def packed_pays(rows: Tensor, weight: Quantized) -> bool:
-    """Whether the weight stays packed in the product: few tokens, and rows of whole blocks."""
-    from kernels.nf4_matmul_triton import fits
+    """Whether the weight stays packed in the product: one token, and rows of whole blocks."""
+    from kernels.nf4_matmul_triton import PACKED_PAYS, fits
 
-    return fits(rows, weight)
+    return len(rows) <= PACKED_PAYS and fits(rows, weight)
 
 
 def decoded(weight: Tensor | Quantized, dtype: torch.dtype) -> Tensor:

@@ -54,7 +54,7 @@ def test_forward_and_gradients_against_float64(r, dtype):
         wanted = by_definition(*exact, 0.7, dy.double())
         # with random signs a sum's typical size is the root of its squared terms: the definition on squares
         squares = by_definition(*(None if t is None else t**2 for t in exact), 0.7**2, dy.double() ** 2)
-        sizes = [float(s.sum().sqrt()) for s in squares]
+        sizes = [float(s.detach().sum().sqrt()) for s in squares]
         x, W, A, B, dy = map(inside_nan, (x, W, A, B, dy))
         tiles = SMALL if i % 3 else None
         with watched_outputs():

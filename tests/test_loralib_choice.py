@@ -118,7 +118,7 @@ def keep(graph, inputs):
     return graph
 for layer, op in ((dense, "lora_forward"), (packed, "nf4_matmul")):
     layer = layer.to(device).train()
-    x = torch.randn(40, 64, device=device, requires_grad=True)
+    x = torch.randn(1 if op == "nf4_matmul" else 40, 64, device=device, requires_grad=True)
     leaves = [x, *(p for p in layer.parameters() if p.requires_grad)]
     with use_kernels("triton"):
         compiled = torch.compile(layer, fullgraph=True, backend=backend)

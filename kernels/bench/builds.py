@@ -76,7 +76,8 @@ def lora_specs(sm: int, dtype: torch.dtype, R: int) -> Iterator[Spec]:
     large, middle, one = (configs.gemm_tiles(M, 4096, dtype, sm) for M in (8192, 512, 16))
     thin, rank = configs.shrink_tiles(8192, 4096, dtype, sm), configs.rank_tiles(8192, 4096, R, dtype, sm)
     wide = constants | {"HAS_BIAS": True}
-    yield Spec(f.one_launch_kernel, f"r={R}", wide | {"DROPOUT": False} | gemm(one, group=False), one, sm)
+    one_launch = wide | {"DROPOUT": False, "R": max(R, f.FASTEST_RANK), "S_WIDTH": R}
+    yield Spec(f.one_launch_kernel, f"r={R}", one_launch | gemm(one, group=False), one, sm)
     yield Spec(f.expand_kernel, f"M=8192 r={R}", wide | gemm(large), large, sm)
     if large != middle:
         yield Spec(f.expand_kernel, f"M=512 r={R}", wide | gemm(middle), middle, sm)

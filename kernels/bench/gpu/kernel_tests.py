@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[3]
 WITHOUT_GPU = ("builds", "bare_machine")
 """endings of test files that would find nothing new on a GPU, or start this again"""
 QUICK = "three_versions or no_rows or augmented_form or floors"
-LARGEST = 8
+LARGEST = 16
 """pytest processes; each holds a CUDA context of about 0.5 GB"""
 
 

@@ -21,7 +21,7 @@ PLOTTING = 12.0
 """seconds kept for the plots at the end"""
 SILENCE = 120.0
 """seconds after which a case is given up: a kernel that hangs"""
-SHARE_OF_TESTS = 1 / 3
+SHARE_OF_TESTS = 0.42
 """of the time budget; tests that need longer are ended and the report says so"""
 
 

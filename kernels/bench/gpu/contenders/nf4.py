@@ -46,9 +46,9 @@ def contest(case: GpuCase, device: str, dtype: torch.dtype, copies: int) -> Cont
         runs["packed"] = [lambda q=q: nf4_matmul_triton.nf4_matmul(x, q) for q in packed]
     if theirs:
         runs["bitsandbytes"] = [lambda b=b, s=s: _bnb_linear(x, b, s) for b, s in theirs]
-    exact = x.double() @ nf4.dequantize(packed[0], dtype).double().T
+    exact = x.double() @ nf4.dequantize(packed[0], torch.float32).double().T  # not rounded to x's dtype: not all contenders do
     errors = {name: relative_error(several[0](), exact) for name, several in runs.items() if name != "bf16"}
-    ours = "packed" if "packed" in runs else "decode + linear"
+    ours = "packed" if "packed" in runs and case.M <= nf4_matmul_triton.PACKED_PAYS else "decode + linear"
     return Contest(case, runs, errors, "bf16", "torch decode + linear", ours, x.element_size(), rounding_of(dtype))
 
 
@@ -65,10 +65,10 @@ def qlora(case: GpuCase, packed, x, A, B, dy) -> Contest:
         return run
 
     runs: dict[str, list] = {"torch": [layer(q, "torch") for q in packed[:2]], "triton": [layer(q, "triton") for q in packed]}
-    dense = nf4.dequantize(packed[0], x.dtype)
+    dense, unrounded = (nf4.dequantize(packed[0], dtype) for dtype in (x.dtype, torch.float32))
     runs["bf16, no LoRA"] = [lambda: (F.linear(x, dense), dy @ dense) if case.mode == "both" else F.linear(x, dense)]
     exact = [t.detach().double().requires_grad_() for t in (x, A, B)]
-    y = exact[0] @ dense.double().T + SCALING * (exact[0] @ exact[1].T) @ exact[2].T
+    y = exact[0] @ unrounded.double().T + SCALING * (exact[0] @ exact[1].T) @ exact[2].T
     wanted = [y, *torch.autograd.grad(y, exact, dy.double())]
     errors = {
         name: worst(relative_error(a, b) for a, b in zip(runs[name][0](), wanted, strict=False)) for name in ("torch", "triton")
@@ -88,7 +88,7 @@ def decoding(case: GpuCase, dense, packed, theirs, dtype) -> Contest:
         raise RuntimeError(f"{case.name}: the decoded weight differs from the definition's")
     target = torch.empty_like(dense[0])
     runs = {
-        "copy": [lambda W=W: target.copy_(W) for W in dense],
+        "copy": [lambda W=W: torch.neg(W, out=target) for W in dense],  # a kernel: copy_ in a graph is a slower memory copy
         "torch": [lambda q=q: nf4.dequantize(q, dtype) for q in packed[:2]],
         "triton": [lambda q=q: nf4_triton.dequantize(q, dtype) for q in packed],
     }
