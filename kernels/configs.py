@@ -73,10 +73,12 @@ def grouped_tiles(dtype: torch.dtype, capability: int = 90) -> Tiles:
     return Tiles(0, 128, 128, warps=8, stages=3)
 
 
-def nf4_gemv_tiles(blocksize: int) -> Tiles:
+def nf4_gemv_tiles(blocksize: int, capability: int = 90) -> Tiles:
     """1 to 4 tokens: enough programs for every SM, and at least 16 bytes a load."""
-    K = max(1024, blocksize)
-    return Tiles(1, max(2, 8192 // K), K, warps=2 if K == 1024 else 4, stages=3)
+    if capability >= 90 and blocksize <= 1024:
+        return Tiles(1, 8, 1024, warps=2, stages=3)
+    K = max(512, blocksize)
+    return Tiles(1, max(2, 8192 // K), K, stages=3)
 
 
 def nf4_gemm_tiles(M: int, N: int, K: int, dtype: torch.dtype, capability: int = 90) -> Tiles:
@@ -86,7 +88,7 @@ def nf4_gemm_tiles(M: int, N: int, K: int, dtype: torch.dtype, capability: int =
     else:
         largest = 128 if capability >= 90 else 64
         BM = next(size for size in (16, 32, 64, 128) if size >= M or size == largest)
-        BN, BK = 64 if BM < 64 else 128, 128
+        BN, BK = 128 if BM == 128 or (BM == 64 and capability >= 90) else 64, 128
     programs = -(-N // BN) * -(-M // BM)
     split = max(1, min(8, 4 * 132 // programs, K // (8 * BK)))
     return Tiles(BM, BN, BK, warps=4 if BM < 128 else 8, stages=3, split=split)

@@ -53,7 +53,7 @@ def run(logs: Path, seconds: float, quick: bool = False) -> Outcome:
     count = 1 if quick else min(LARGEST, os.cpu_count() or 1)
     logs.mkdir(parents=True, exist_ok=True)
     paths = [logs / f"tests-{i}.log" for i in range(count)]
-    processes = [_start(path, f"{i}/{count}", quick) for i, path in enumerate(paths)]
+    processes = [_start(path, i, count, quick) for i, path in enumerate(paths)]
     unfinished = []
     for path, process in zip(paths, processes, strict=True):
         try:
@@ -63,18 +63,26 @@ def run(logs: Path, seconds: float, quick: bool = False) -> Outcome:
             process.wait()
             status = f"its time of {seconds:.0f} s was over"
         if status not in (0, 1, 5):  # 1: some test failed; 5: its part has no test
-            unfinished.append(f"{path.name} is not complete: {status if isinstance(status, str) else f'exit status {status}'}")
+            reason = status if isinstance(status, str) else f"exit status {status}"
+            unfinished.append(f"{path.name} is not complete: {reason}; its last line: {last_line(path)}")
     return read(paths, unfinished, time.monotonic() - start)
 
 
-def _start(path: Path, shard: str, quick: bool) -> subprocess.Popen:
+def _start(path: Path, part: int, count: int, quick: bool) -> subprocess.Popen:
     words = [sys.executable, "-m", "pytest", "-v", "--color=no", "-p", "no:cacheprovider", "-p", "kernels.bench.gpu.shard"]
     chosen = [*files(), *(["-k", QUICK] if quick else [])]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}  # so that a log is whole up to the moment its process is ended
+    threads = max(1, (os.cpu_count() or 1) // count)  # with all cores for each process they would wait for each other
+    # unbuffered: a log is whole up to the moment when its process is ended
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
     with path.open("w") as log:
         return subprocess.Popen(
-            [*words, f"--shard={shard}", *chosen], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=environment
+            [*words, f"--shard={part}/{count}", *chosen], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=environment
         )
+
+
+def last_line(path: Path) -> str:
+    """Of a log: the test that was running."""
+    return (path.read_text(errors="replace").strip().splitlines() or ["nothing was printed"])[-1]
 
 
 def read(paths: list[Path], unfinished: list[str], seconds: float) -> Outcome:
