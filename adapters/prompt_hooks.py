@@ -86,8 +86,9 @@ def _put_before(base: Any, args: tuple, kwargs: dict):
         embeds = base.get_input_embeddings()(inputs.pop("input_ids")) if embeds is None else embeds
         inputs.pop("input_ids", None)
         inputs["inputs_embeds"] = torch.cat([prompt.to(embeds).expand(len(embeds), -1, -1), embeds], 1)
-        if inputs.get("token_type_ids") is not None:
-            inputs["token_type_ids"] = F.pad(inputs["token_type_ids"], (count, 0))
+        for name in ("token_type_ids", "global_attention_mask"):  # Longformer's: the prompt is read as other tokens are
+            if inputs.get(name) is not None:
+                inputs[name] = F.pad(inputs[name], (count, 0))
         if positions is not None:
             own = torch.arange(count, device=positions.device).expand(len(positions), -1)
             inputs["position_ids"] = torch.cat([own, positions + count], 1)
@@ -101,13 +102,21 @@ def _cut_off(base: Any, args: tuple, output: Any):
     if not holder.now.put_before:
         return output
     states = (output[0] if isinstance(output, tuple) else output.last_hidden_state)[:, holder.current.virtual_tokens :]
-    pooler = getattr(base, "pooler", None)
+    has_pooler = getattr(base, "pooler", None) is not None
     if isinstance(output, tuple):
-        return (states, *((pooler(states), *output[2:]) if pooler is not None else output[1:]))
+        return (states, *((_pooled(base, states), *output[2:]) if has_pooler else output[1:]))
     output.last_hidden_state = states
-    if pooler is not None:  # it ran on the first virtual token; it was trained on the text's first token
-        output.pooler_output = pooler(states)
+    if has_pooler:  # it ran on the first virtual token; it was trained on the text's first token
+        output.pooler_output = _pooled(base, states)
     return output
+
+
+def _pooled(base: Any, states: Tensor) -> Tensor:
+    """The pooler on the text's first token. BERT's takes all states; ALBERT's and BigBird's is a Linear beside its activation."""
+    if not isinstance(base.pooler, nn.Linear):
+        return base.pooler(states)
+    activation = getattr(base, "pooler_activation", None) or getattr(base, "activation", None) or nn.Identity()
+    return activation(base.pooler(states[:, 0]))
 
 
 def _tell_decoder(decoder: Any, args: tuple, kwargs: dict):

@@ -2,6 +2,7 @@
 
 python -m distill --teacher runs/sentiment-full/adapter --student copy:1                         soft labels (kd:T=2,a=0.9)
 python -m distill --teacher runs/A/adapter --student copy:1 --losses kd:T=2,a=0.9 'hidden:1->2'   and hidden states
+python -m distill --teacher runs/A/adapter --student copy:1 --check                              try this run out
 python -m distill compare --teacher runs/A/adapter --student copy:1 --train-rows 100             many students in one table
 python -m distill sweep --teacher runs/A/adapter --student copy:1 --temperatures 1 2 4           temperature and share
 python -m distill tasks --tasks sentiment,nli --teachers sentiment=runs/A/adapter                one student, several teachers
@@ -29,6 +30,12 @@ def distil(settings: DistillSettings) -> None:
         print(f"run folder: {settings.folder()}")
 
 
+def try_out(settings: DistillSettings) -> None:
+    from distill.dry_run import check_distillation
+
+    check_distillation(settings, print)
+
+
 COMMANDS = {
     "compare": Command(CompareSettings, compare),
     "sweep": Command(SweepSettings, sweep),
@@ -36,4 +43,4 @@ COMMANDS = {
 }
 
 
-run_command("distill", __doc__ or "", COMMANDS, default=Command(DistillSettings, distil))
+run_command("distill", __doc__ or "", COMMANDS, default=Command(DistillSettings, distil, try_out=try_out))

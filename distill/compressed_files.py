@@ -1,4 +1,4 @@
-"""A compressed model on disk: `model.safetensors` with what is left of it, `compressed.json` with the shape of what is left.
+"""A compressed model on disk: `compressed.safetensors` with what is left of it, `compressed.json` with the shape of what is left.
 
 A config knows neither that layers are in int8 nor that each has another width, so the card says both. Loading takes the model
 of the full size, brings it to that shape, and fills it strictly: a reloaded model answers with the same bits.
@@ -22,7 +22,9 @@ from loralib.checkpoint import refuse_meta, write_together
 from loralib.linear4bit import Linear4bit
 from loralib.lora_layer import LoraLayer
 
-WEIGHTS, CARD = "model.safetensors", "compressed.json"
+WEIGHTS, CARD = "compressed.safetensors", "compressed.json"
+"""not model.safetensors: transformers would read that name without the scales and widths, and give wrong answers"""
+OLDER_WEIGHTS = "model.safetensors"
 FORMAT = 1
 
 
@@ -65,7 +67,7 @@ def load_compressed(model: nn.Module, folder: str | Path) -> str:
     expected, tied = _tensors(model)
     if tied != card.get("tied"):
         raise CompressedFileError(f"{folder / CARD}: tied weights {card.get('tied')}, the model has {tied}")
-    _check(tensors, expected, folder / WEIGHTS)
+    _check(tensors, expected, weights_of(folder))
     with torch.no_grad():
         for name, tensor in tensors.items():
             expected[name].copy_(tensor)  # into the model's own memory: a file's addresses could change the last bit of a product
@@ -74,7 +76,12 @@ def load_compressed(model: nn.Module, folder: str | Path) -> str:
 
 def compressed_bytes(folder: str | Path) -> int:
     """Bytes of weights and card together."""
-    return sum((Path(folder) / name).stat().st_size for name in (WEIGHTS, CARD))
+    return sum(path.stat().st_size for path in (weights_of(Path(folder)), Path(folder) / CARD))
+
+
+def weights_of(folder: Path) -> Path:
+    """The file with the weights; folders that were written earlier have another name for it."""
+    return folder / (OLDER_WEIGHTS if (folder / OLDER_WEIGHTS).exists() else WEIGHTS)
 
 
 def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -95,7 +102,7 @@ def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         card = read_json(folder / CARD)
-        tensors = load_file(folder / WEIGHTS)
+        tensors = load_file(weights_of(folder))
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CompressedFileError(f"{folder}: not a compressed model ({error})") from error
     if card.get("format") != FORMAT:

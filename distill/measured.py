@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from distill import fidelity, truth
 from distill.pair import Pair
-from distill.rows import Rows
+from distill.rows import BY_ROW, Rows, same_tokens
 from distill.settings import DistillSettings
 from distill.student_files import load_student
 from distill.teacher import Teacher
@@ -43,6 +43,7 @@ def result_of(
     return {
         "task": pair.spec.name,
         "losses": list(settings.losses),
+        "data": rows.held_out.counts,
         "metric_name": pair.spec.metric,
         "start_metric": told[0][key],
         "metric": final[key],
@@ -76,8 +77,13 @@ def measure_texts(settings: DistillSettings, pair: Pair, rows: Rows) -> dict[str
 
 
 def measure_fidelity(pair: Pair, rows: Rows, known: bool, accelerator: Accelerator) -> dict[str, float]:
-    """What `fidelity.py` tells about the student on the held-out rows, as far as the task has it."""
+    """What `fidelity.py` tells about the student on the held-out rows, as far as the task has it.
+
+    Nothing where both write texts of different tokens: their answers are not about the same things.
+    """
     kind, device = pair.spec.kind, accelerator.device
+    if kind not in BY_ROW and not same_tokens(pair.student.tokenizer, pair.trained.base.tokenizer):
+        return {}
     mine = fidelity.answers_of(pair.student.model, rows.held_out.encoded.features, pair.student.tokenizer, kind, device)
     quiet = Teacher(pair.teacher.models, kind)  # measured without dropout, whatever it taught with
     its = fidelity.teachers_answers(quiet, rows.teachers, pair.trained.base.tokenizer, device)

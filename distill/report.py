@@ -5,6 +5,7 @@ from pathlib import Path
 from matplotlib import pyplot as plt
 
 from loralib.checkpoint import write_atomic
+from training.read_counts import counts_table
 from training.records import draw_curves, file_size, markdown_table, save_figure, use_style
 
 SMOOTH = 20
@@ -49,6 +50,7 @@ def page(result: dict) -> str:
         f"rate {result['learning_rate']:g}, seed {result['seed']}.\n{result['train_seconds']:.0f} s in steps, "
         f"{100 * share:.0f} % of it asking the teacher; peak memory of the process {file_size(result['peak_bytes'])}, "
         f"student {file_size(result['file_bytes'])} on disk.\n"
+        + (f"\n## What was read\n\n{counts_table(result['data'])}\n" if result.get("data") else "")
     )
 
 

@@ -10,9 +10,10 @@ from datasets import Dataset
 from distill.teacher import PREFIX
 from distill.teacher_cache import with_keys
 from distill.terms import LABELLED
-from training.data import evaluation_split, first_rows, load_task
+from training.data import evaluation_split, load_task, some_rows
 from training.encoding import encode, has_answer
 from training.evaluation import HeldOut
+from training.read_counts import counts_of, labels_in
 from training.tasks import TaskSpec, is_world
 from training.world_tasks import WORLD_TASKS
 
@@ -42,37 +43,43 @@ def load_rows(
     student: tuple[Any, int],
     teacher: tuple[Any, int],
     rewrite: Callable[[Dataset], Dataset] = lambda rows: rows,
+    asks_teacher: bool = True,
 ) -> Rows:
     """sizes: (rows with labels or None for all, further ones without); student, teacher: (tokenizer, most tokens).
 
-    rewrite: gives the training rows other answers, such as the teacher's texts.
+    rewrite: gives the training rows other answers, such as the teacher's texts. asks_teacher: whether a loss compares with it.
 
-    ValueError for data that does not fit the task, and where the two tokenizers differ and the task has an answer for each token.
+    ValueError for data that does not fit the task, and where the two tokenizers differ and a loss compares token by token.
     """
     if sizes[1] and spec.kind == "text":
         raise ValueError("transfer_rows: plain text has no labels to leave out; give all of it as train_rows")
+    same = same_tokens(student[0], teacher[0])
+    by_token = spec.kind not in BY_ROW
+    if not same and by_token and asks_teacher:
+        raise ValueError(
+            f"teacher and student have different tokenizers, and {spec.name} has an answer for every token: expected one "
+            f"tokenizer, or a task of {', '.join(BY_ROW)}, or no other loss than hard (with targets=teacher the student learns "
+            "texts that the teacher wrote)"
+        )
     train, rows, labelled = _splits(spec, data_dir, seed, sizes, eval_rows)
     train = rewrite(train)
-    same = same_tokens(student[0], teacher[0])
     limit = min(student[1], teacher[1]) if same else student[1]  # one batch for both must fit into both
     features, encoded, truncated = _features(train, rows, spec, student[0], limit)
+    counts = {"examples": len(train), "truncated": truncated, "skipped": 0, "labels": labels_in(spec, features)}
     features = [f | {LABELLED: int(i < labelled or not sizes[1])} for i, f in enumerate(features)]
     teachers = encoded.features
     if not same:
-        if spec.kind not in BY_ROW:
-            raise ValueError(
-                f"teacher and student have different tokenizers, and {spec.name} has an answer for every token: expected one "
-                f"tokenizer, or a task of {', '.join(BY_ROW)}, or texts that the teacher wrote (targets=teacher)"
-            )
         theirs, encoded_theirs, _ = _features(train, rows, spec, *teacher)
-        own = [{PREFIX + k: v for k, v in f.items() if k != "labels"} for f in theirs]
-        features = [mine | its for mine, its in zip(features, own, strict=True)]
+        if asks_teacher:
+            own = [{PREFIX + k: v for k, v in f.items() if k != "labels"} for f in theirs]
+            features = [mine | its for mine, its in zip(features, own, strict=True)]
         teachers = encoded_theirs.features
     features = [f for f in features if f[LABELLED] == 0 or has_answer(f)]
     if not features:
         raise ValueError(f"task {spec.name!r}: no row has an answer within {limit} tokens: raise max_length")
     known = sum(f[LABELLED] for f in features)
-    return Rows(with_keys(features), HeldOut(spec, rows, encoded), teachers, known, len(features) - known, truncated)
+    read = {"train": counts | {"skipped": max(0, len(train) - len(features))}, "evaluated": counts_of(spec, len(rows), encoded)}
+    return Rows(with_keys(features), HeldOut(spec, rows, encoded, read), teachers, known, len(features) - known, truncated)
 
 
 def same_tokens(a: Any, b: Any) -> bool:
@@ -91,7 +98,7 @@ def _splits(spec: TaskSpec, data_dir: str | None, seed: int, sizes, eval_rows: i
     train = data["train"]
     if labelled is not None and more and len(train) <= labelled:
         raise ValueError(f"train_rows={labelled}, transfer_rows={more}: the task has {len(train)} training rows, so none is left")
-    held_out = first_rows(data[evaluation_split(data, spec, data_dir)], eval_rows)
+    held_out = some_rows(data[evaluation_split(data, spec, data_dir)], eval_rows, spec, data_dir)
     return train, held_out, len(train) if labelled is None else labelled
 
 

@@ -11,12 +11,12 @@ from distill.loss_words import HARD, STATES, LossWord, needs_teacher
 from distill.measured import as_teacher, assert_same_again, result_of
 from distill.pair import Pair, build_pair
 from distill.report import write_report
-from distill.rows import Rows, load_rows
+from distill.rows import Rows, load_rows, same_tokens
 from distill.sequence import OnPolicy, teacher_rows
 from distill.settings import DistillSettings
 from distill.sparse_size import stored_bytes
 from distill.student_files import save_student
-from distill.teacher import PREFIX, Teacher
+from distill.teacher import Teacher
 from distill.teacher_cache import CARD, KEY, TeacherCache, build_cache, open_cache
 from distill.terms import make_projections, make_terms, needs
 from distill.trainer import Distiller, DistillSteps, total_loss, unreached
@@ -25,6 +25,7 @@ from training.base_models import window
 from training.batching import Steps, batches, checksum
 from training.evaluation import evaluate
 from training.methods import default_learning_rate
+from training.padding import choose_padding_side
 from training.randomness import seeded
 from training.result import metric_key
 from training.run_folder import RESULT, TRAINED, RunFolder, read_result, write_json
@@ -45,11 +46,13 @@ def run_distillation(settings: DistillSettings, say: Callable[[str], None] = lam
         say = lambda text: None  # noqa: E731
     pair = build_pair(settings)
     use_threads(settings.threads, pair.trained.base.model)
+    check_pair(settings, pair)  # before the teacher writes its texts, which can take hours
     rows = _rows(settings, pair)
     say(
         f"{rows.labelled} rows with labels, {rows.unlabelled} without"
         + f"; {rows.truncated} texts were cut" * bool(rows.truncated)
     )
+    choose_padding_side(pair.student.model, pair.student.tokenizer, rows.train, settings.student)
     distiller = _distiller(settings, pair, rows, accelerator, say)
     sums = {
         "train_checksum": checksum([{k: v for k, v in f.items() if k != KEY} for f in rows.train]),
@@ -81,15 +84,15 @@ def _rows(settings: DistillSettings, pair: Pair) -> Rows:
     if settings.targets == "teacher":
         about = settings.beams, settings.max_new_tokens, settings.folder(), pair.teacher.checksum()
         rewrite = {"rewrite": lambda train: teacher_rows(train, pair.spec, pair.trained.base, *about)}
-    return load_rows(pair.spec, settings.data_dir, settings.seed, sizes, settings.eval_rows, *readers, **rewrite)
+    asks = needs_teacher(settings.words())
+    return load_rows(
+        pair.spec, settings.data_dir, settings.seed, sizes, settings.eval_rows, *readers, **rewrite, asks_teacher=asks
+    )
 
 
 def _distiller(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: Accelerator, say) -> Distiller:
     words, shown = settings.words(), needs(settings.words())
     student, teacher = pair.student.model, pair.trained.base.model
-    check_pair(settings, pair)
-    if any(shown.values()) and any(name.startswith(PREFIX) for name in rows.train[0]):
-        raise ValueError("teacher and student have different tokenizers, so their tokens' states cannot be compared; logits can")
     projections = make_projections(words, student.config.hidden_size, teacher.config.hidden_size, settings.seed)
     terms = make_terms(words, pair.spec.kind, projections, pair.causal)
     answers = _answers(settings, pair, rows, accelerator, say) if needs_teacher(words) else None
@@ -120,8 +123,12 @@ def _answers(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: Acc
 
 
 def check_pair(settings: DistillSettings, pair: Pair) -> None:
-    """ValueError for losses between layers that are not there, and for a student that cannot be made smaller as wished."""
+    """ValueError for losses between layers that are not there or that read other tokens, and for a student that cannot be made
+    smaller as wished."""
     _check_layers(settings.words(), pair)
+    tokenizers = pair.student.tokenizer, pair.trained.base.tokenizer
+    if any(needs(settings.words()).values()) and not same_tokens(*tokenizers):
+        raise ValueError("teacher and student have different tokenizers, so their tokens' states cannot be compared; logits can")
     check_compress(pair.student.model, settings.compress(), settings.steps)
 
 
@@ -160,6 +167,7 @@ def _train(settings: DistillSettings, pair: Pair, rows: Rows, distiller: Distill
         learning_rate=rate,
         watch=metric_key(pair.spec),
         higher_is_better=pair.spec.higher_is_better,
+        needed=("projections", *pair.student.new_modules),
         **{name: getattr(settings, name) for name in names},
     )
     scores = lambda: evaluate(student, rows.held_out, tokenizer, accelerator)  # noqa: E731

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from adapters.places import transformer_blocks
+from distill.chosen_layers import check_same_layers, chosen_layers
 from distill.copy_spec import WIDTHS, CopySpec
 
 
@@ -29,22 +30,30 @@ def copy_student(teacher: nn.Module, spec: CopySpec) -> nn.Module:
         raise ValueError(
             f"{type(teacher).__name__} is an encoder with a decoder: copy needs one list of layers (BERT, GPT-2, Llama)"
         )
-    count = config.num_hidden_layers
+    block, count = _block_prefix(teacher), config.num_hidden_layers
     wrong = [layer for layer in spec.layers if not 1 <= layer <= count]
     if wrong:
         raise ValueError(f"layers {wrong}: the teacher has {count}, counted from 1")
     _narrow(config, spec.widths)
-    config.num_hidden_layers = len(spec.layers)
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[layer - 1] for layer in spec.layers]
+    config = chosen_layers(config, spec.layers)
     student = type(teacher)(config)  # pyright: ignore[reportCallIssue]
-    block = _block_prefix(teacher)
     with torch.no_grad():
         theirs = dict(teacher.named_parameters()) | dict(teacher.named_buffers())
         for name, mine in (*student.named_parameters(), *student.named_buffers()):
-            its = theirs[_name_in_teacher(name, block, spec.layers)]
+            its = theirs.get(_name_in_teacher(name, block, spec.layers))
+            if its is None:
+                raise ValueError(
+                    f"layers {list(spec.layers)}: the student's {name} is in no such layer of the teacher. "
+                    f"{type(config).__name__} tells the kinds of its layers by their numbers, and these cannot be told so"
+                )
             mine.data = mine.data.to(its)  # each its own type: a model in bfloat16 keeps Llama's frequencies in float32
             _copy_part(mine, its, name)
+    if not spec.widths:
+        in_order = tuple(sorted(set(spec.layers)))
+        if in_order == spec.layers:
+            check_same_layers(teacher, student, spec.layers)
+        else:  # compared in the teacher's order; it raises where a layer depends on its number
+            copy_student(teacher, CopySpec(in_order, {}))
     return student
 
 

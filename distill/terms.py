@@ -99,10 +99,10 @@ def _soft(word: LossWord, kind: str) -> Term:
 
     def total(sight: Sight) -> Tensor:
         assert sight.soft is not None
-        student = answer_logits(kind, sight.student.out, sight.batch)
+        student, soft = common_words(kind, answer_logits(kind, sight.student.out, sight.batch), sight.soft)
         options = {name: word.number(name, sight.progress) for name in extra}
         temperature = word.number("T", sight.progress)
-        return soft_sum(kind, word.name, student, sight.soft, temperature, **options)
+        return soft_sum(kind, word.name, student, soft, temperature, **options)
 
     def count(batch: Batch) -> int:
         return sum(answers_in(kind, batch))
@@ -112,6 +112,12 @@ def _soft(word: LossWord, kind: str) -> Term:
         wanted = " or ".join(fits)
         raise ValueError(f"loss {word.text!r}: a task of {kind} has no distribution over classes; take {wanted}")
     return Term(word.name, lambda progress: word.number("a", progress), count, total, asks=True)
+
+
+def common_words(kind: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits over words, both cut to the smaller table: one tokenizer, whose table was padded to two sizes."""
+    words = min(student.shape[-1], teacher.shape[-1])
+    return (student[..., :words], teacher[..., :words]) if kind in ("generation", "text") else (student, teacher)
 
 
 def soft_sum(kind: str, name: str, student: Tensor, teacher: Tensor, temperature: float, **options: float) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from distill.compress import Compressor
 from distill.states import Seen, look
@@ -114,7 +115,7 @@ class DistillSteps(Trainer):
         loss = sum(w * losses[term.name] for term, w in zip(terms, weights, strict=True) if term.name in losses)
         assert_finite(float(loss), step)
         if step == 1 and window:
-            assert_all_got_gradients(self.model)
+            assert_all_got_gradients(self.model, (), self.settings.needed, tqdm.write)
         processes.sum_gradients(self.parameters, self.accelerator)
         norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))  # pyright: ignore
         if self.accelerator.scaler is None:

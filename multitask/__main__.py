@@ -4,6 +4,7 @@ python -m multitask --tasks sentiment,topic,nli                              one
 python -m multitask --tasks sentiment,nli --loss_weighting uncertainty       with learned weights of the losses
 python -m multitask --tasks sentiment,nli --use_task_embeddings              the backbone is told the task of each example
 python -m multitask --tasks sentiment,nli --analyze_interference             do the gradients of the tasks conflict?
+python -m multitask --tasks sentiment,topic,nli --check                      try this run out: one step, saved, loaded
 python -m multitask compare --tasks sentiment,topic,nli                      against one model for each task
 python -m multitask transfer --tasks sentiment,topic,nli                     each task trained after each other task
 python -m multitask speed --tasks sentiment,topic,nli                        mixed batches against one task at a time
@@ -32,6 +33,12 @@ def train(settings: MultitaskSettings) -> None:
         print(f"run folder: {settings.folder()}")
 
 
+def try_out(settings: MultitaskSettings) -> None:
+    from multitask.dry_run import check_multitask
+
+    check_multitask(settings, print)
+
+
 COMMANDS = {
     "compare": Command(CompareSettings, compare),
     "transfer": Command(TransferSettings, transfer),
@@ -39,4 +46,4 @@ COMMANDS = {
 }
 
 
-run_command("multitask", __doc__ or "", COMMANDS, default=Command(MultitaskSettings, train))
+run_command("multitask", __doc__ or "", COMMANDS, default=Command(MultitaskSettings, train, try_out=try_out))

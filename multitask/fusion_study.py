@@ -25,7 +25,7 @@ from multitask.run import run_multitask
 from multitask.settings import MultitaskSettings
 from training.base_models import Base, load_base, window
 from training.batching import batches
-from training.data import evaluation_split, first_rows, load_task
+from training.data import evaluation_split, load_task, some_rows
 from training.encoding import encode
 from training.evaluation import HeldOut, evaluate, model_inputs
 from training.processes import make_accelerator
@@ -163,7 +163,7 @@ def held_out_rows(settings: TrainSettings, seed: int, base: Base) -> HeldOut:
     """The evaluation rows of a run, encoded."""
     spec = TASKS[settings.task]
     data = load_task(spec, settings.data_dir, seed, settings.train_rows)
-    rows = first_rows(data[evaluation_split(data, spec, settings.data_dir)], settings.eval_rows)
+    rows = some_rows(data[evaluation_split(data, spec, settings.data_dir)], settings.eval_rows, spec, settings.data_dir)
     limit = min(settings.max_length, window(base.model, base.tokenizer))
     return HeldOut(spec, rows, encode(rows[:], spec, base.tokenizer, limit))
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from loralib.checkpoint import write_atomic
 from multitask.interference import mean_matrices
+from training.read_counts import counts_table
 from training.records import file_size, markdown_table, save_figure, use_style
 
 SMOOTH = 20
@@ -28,11 +29,14 @@ def write_report(folder: Path, result: dict, rows: list[dict]) -> Path:
 
 def page(result: dict) -> str:
     """The table, and what the run cost."""
+    never = [task for task, r in result["tasks"].items() if not r.get("steps", 1)]
+    remark = f"**{', '.join(never)} was in no step**: its score is that of a head which was not trained.\n\n" if never else ""
     return (
-        f"# {len(result['tasks'])} tasks, one model\n\n{scores_table(result)}\n\n"
+        f"# {len(result['tasks'])} tasks, one model\n\n{scores_table(result)}\n\n{remark}"
         f"{result['steps']} steps at learning rate {result['learning_rate']:g}, seed {result['seed']}; "
         f"{result['train_seconds']:.0f} s in steps. {result['parameters']:,} parameters, {result['head_parameters']:,} of them\n"
         f"in heads; {result['trained']:,} trained, {file_size(result['file_bytes'])} on disk.\n"
+        + (f"\n## What was read\n\n{counts_table(result['data'])}\n" if result.get("data") else "")
     )
 
 

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from adapters.bottleneck import BottleneckConfig
@@ -16,9 +16,11 @@ from multitask.trainer import MultitaskTrainer
 from training import processes
 from training.base_models import Source, load_backbone, window
 from training.batching import checksum
-from training.data import evaluation_split, first_rows, load_task
+from training.data import evaluation_split, load_task, some_rows
 from training.encoding import encode
 from training.evaluation import HeldOut
+from training.padding import check_states
+from training.read_counts import counts_of
 from training.run_folder import RESULT, RunFolder, read_result, write_json
 from training.tasks import is_world
 from training.threads import threads_restored, use_threads
@@ -39,6 +41,8 @@ class TaskRows:
     ceiling: float | None
     truncated: int
     lost: int
+    counts: dict[str, Any] = field(default_factory=dict)
+    """what was read, by split"""
 
 
 def load_rows(settings: MultitaskSettings, tokenizer: Any, limit: int) -> dict[str, TaskRows]:
@@ -47,14 +51,19 @@ def load_rows(settings: MultitaskSettings, tokenizer: Any, limit: int) -> dict[s
     for name, spec in settings.specs().items():
         folder = folders.get(name)
         data = load_task(spec, folder, settings.seed, settings.rows_of(name))
-        rows = first_rows(data[evaluation_split(data, spec, folder)], settings.eval_rows)
+        rows = some_rows(data[evaluation_split(data, spec, folder)], settings.eval_rows, spec, folder)
         encoded = encode(data["train"][:], spec, tokenizer, limit)
         held_out = HeldOut(spec, rows, encode(rows[:], spec, tokenizer, limit))
         train = encoded.answerable().features
         if not train or not held_out.encoded.answerable().features:
             raise ValueError(f"task {name!r}: no row has an answer within {limit} tokens: raise max_length")
         best = ceiling(name, rows) if is_world(name) and folder is None else None
-        found[name] = TaskRows(train, held_out, best, encoded.truncated, len(encoded.features) - len(train))
+        lost = len(encoded.features) - len(train)
+        counts = {
+            f"{name}, train": counts_of(spec, len(data["train"]), encoded, lost),
+            f"{name}, evaluated": counts_of(spec, len(rows), held_out.encoded),
+        }
+        found[name] = TaskRows(train, held_out, best, encoded.truncated, lost, counts)
     return found
 
 
@@ -97,6 +106,7 @@ def run_multitask(
     model, tokenizer, source = build_model(settings)
     use_threads(settings.threads, model)
     rows = load_rows(settings, tokenizer, min(settings.max_length, window(model.backbone, tokenizer)))
+    check_states(model.backbone, tokenizer.pad_token_id, [f for part in rows.values() for f in part.train], settings.model)
     for name, part in rows.items():
         if part.truncated or part.lost:
             say(f"{name}: {part.truncated} of {len(part.train) + part.lost} train texts were cut, {part.lost} lost their answer")
@@ -163,10 +173,12 @@ def _result(settings, model: MultitaskModel, rows, folder: RunFolder, update, tr
             "loss": kept[f"{task}/eval_loss"],
             "ceiling": rows[task].ceiling,
             "train_rows": len(rows[task].train),
+            "steps": sum(f"loss/{task}" in row for row in steps),
             "expected_update": update[task],
         }
     return {
         "tasks": tasks,
+        "data": {split: counts for part in rows.values() for split, counts in part.counts.items()},
         "steps": settings.steps,
         "kept_step": kept["step"],
         "seed": settings.seed,

@@ -56,6 +56,12 @@ class MultitaskSettings(  # the last class comes first among the fields
                 f"loss_weighting={self.loss_weighting!r} joins the gradients of several tasks, and with batching='one_task' a "
                 f"batch has one: it would be 'equal'. Use batching='mixed', or loss_weighting {', '.join(LOSS_METHODS)}"
             )
+        zero = [task for task, weight in zip(self.specs(), self.weights(), strict=True) if weight == 0]
+        if zero and self.loss_weighting not in LOSS_METHODS:
+            raise ValueError(
+                f"task_weights: {', '.join(zero)}=0: loss_weighting={self.loss_weighting!r} joins the gradients of all tasks, "
+                f"and a weight of 0 has none to join. Leave the task out, or take {', '.join(LOSS_METHODS)}"
+            )
         if self.task_adapters != "none" and self.loss_weighting not in LOSS_METHODS:
             raise ValueError(
                 f"loss_weighting={self.loss_weighting!r} joins gradients in what tasks share, and with "

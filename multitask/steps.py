@@ -4,6 +4,7 @@ from collections.abc import Container
 from typing import Any
 
 from torch import Tensor, distributed, nn
+from tqdm.auto import tqdm
 
 from adapters.fusion import fusion_penalty
 from multitask.balancing import Equal
@@ -143,7 +144,7 @@ class MultitaskSteps(Trainer):
         if step == 1:
             for place in set(range(len(self.shared))) - reached:
                 self.shared[place].grad = None
-            assert_all_got_gradients(learner, self.resting(window))
+            assert_all_got_gradients(learner, self.resting(window), self.settings.needed, tqdm.write)
         processes.sum_gradients(self.own, self.accelerator)
         norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))  # pyright: ignore
         assert_finite(norm, step, "gradient norm")

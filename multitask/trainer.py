@@ -107,5 +107,6 @@ class MultitaskTrainer:
         names = ("steps", "schedule", "warmup_share", "weight_decay", "max_grad_norm", "eval_every", "save_every", "keep")
         if self.settings.keep == "best" and not has_scores:
             raise ValueError("keep='best' needs rows to evaluate on")
-        options = {name: getattr(self.settings, name) for name in names}
+        options: dict[str, Any] = {name: getattr(self.settings, name) for name in names}
+        options["needed"] = ("heads",)
         return loop.LoopSettings(learning_rate=self.learning_rate, watch="mean_score", higher_is_better=True, **options)

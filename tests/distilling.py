@@ -83,4 +83,5 @@ def trace(out: Path) -> tuple[bytes, list[dict], dict]:
     result = json.loads((out / "result.json").read_text())
     drop = ("seconds", "teacher_seconds", "train_seconds", "peak_bytes")
     plain = lambda row: {k: v for k, v in row.items() if k not in drop}  # noqa: E731
-    return (out / "adapter" / "model.safetensors").read_bytes(), [plain(row) for row in rows], plain(result)
+    [weights] = (out / "adapter").glob("*.safetensors")
+    return weights.read_bytes(), [plain(row) for row in rows], plain(result)

@@ -10,6 +10,7 @@ from distilling import hurry, make_teacher, quick, stopped_after, trace
 from safetensors.torch import load_file, save_file
 
 from distill.compress_config import CompressConfig
+from distill.compressed_files import weights_of
 from distill.run import run_distillation
 from distill.sites import find_sites
 from distill.student_files import CARD, load_student, save_student
@@ -47,7 +48,7 @@ def test_int8_is_trained_for_and_the_export_changes_no_score(teacher, tmp_path):
     result = run_distillation(quick(tmp_path / "run", teacher, **BOTH, bits="int8"))
     rows = trace_rows(tmp_path / "run")
     assert result["loss"] == rows[-1]["eval_loss"]  # of the training model: the exported one scores the same, to the bit
-    kinds = {tensor.dtype for tensor in load_file(tmp_path / "run" / TRAINED / "model.safetensors").values()}
+    kinds = {tensor.dtype for tensor in load_file(weights_of(tmp_path / "run" / TRAINED)).values()}
     assert kinds == {torch.int8, torch.float32}
 
 
@@ -88,7 +89,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(changes, step, teacher, tmp_path
 @pytest.mark.fault
 def test_a_damaged_student_is_told(teacher, tmp_path):
     run_distillation(quick(tmp_path / "run", teacher, **BOTH, keep_units=0.5))
-    path = tmp_path / "run" / TRAINED / "model.safetensors"
+    path = weights_of(tmp_path / "run" / TRAINED)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match="not as it was written"):
         load_student(tmp_path / "run" / TRAINED)
@@ -168,9 +169,9 @@ def test_a_compressed_student_is_no_teacher_no_student_and_its_damage_is_told(bi
         with pytest.raises(ValueError, match=words):
             run_distillation(settings)
     if bits == "int8":  # its weights without their scales are no model; an NF4 folder is one that transformers itself can read
-        with pytest.raises(ValueError, match="layers that are no plain ones"):
+        with pytest.raises(ValueError, match=r"no file named model\.safetensors"):
             load_base(find_task("sentiment"), str(folder))
-    weights, card = folder / "model.safetensors", folder / "student.json"
+    weights, card = weights_of(folder), folder / "student.json"
     content = weights.read_bytes()
     for path, damage in ((weights, content[:-100]), (weights, b""), (card, b"{}"), (card, b"[")):
         before = path.read_bytes()

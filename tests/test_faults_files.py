@@ -269,7 +269,10 @@ FORMATS = {
     "run: head": Format(trained("head"), answers, ("head.safetensors", "training.json"), sealed=True),
     "run: full": Format(trained("full"), answers, ("model.safetensors", "training.json", "config.json"), sealed=True),
     "student in int8": Format(
-        student(bits="int8"), load_small, ("model.safetensors", "compressed.json", "student.json", "config.json"), sealed=True
+        student(bits="int8"),
+        load_small,
+        ("compressed.safetensors", "compressed.json", "student.json", "config.json"),
+        sealed=True,
     ),
     "student in nf4": Format(student(bits="nf4"), load_small, ("model.safetensors", "student.json", "config.json"), sealed=True),
     "multitask": Format(multitask, load_many, ("weights.safetensors", "multitask.json", "config.json"), sealed=True),

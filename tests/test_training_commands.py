@@ -11,7 +11,7 @@ from command import run_module
 from datasets import Dataset
 
 from training import train_model
-from training.data import evaluation_split, load_task
+from training.data import evaluation_split, load_task, some_rows
 from training.encoding import encode
 from training.evaluation import HeldOut, evaluate
 from training.processes import make_accelerator
@@ -77,7 +77,7 @@ def check_task(task, data, model, metrics, tmp_path):
 
     trained = load_trained(run / "adapter")
     spec, rows = trained.spec, load_task(trained.spec, str(data))
-    rows = rows[evaluation_split(rows, spec, str(data))].select(range(24))
+    rows = some_rows(rows[evaluation_split(rows, spec, str(data))], 24, spec, str(data))
     limit = min(256, trained.base.tokenizer.model_max_length)
     held_out = HeldOut(spec, rows, encode(rows[:], spec, trained.base.tokenizer, limit))
     again = evaluate(trained.base.model, held_out, trained.base.tokenizer, make_accelerator())

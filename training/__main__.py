@@ -1,6 +1,7 @@
 """Train a base model on one task, or run one of the commands.
 
 python -m training --task sst2 --model roberta-base --method lora      train; --method lora --help lists the options of LoRA
+python -m training --task sst2 --model roberta-base --check            try this run out in seconds: one step, saved, loaded
 python -m training generate --adapter runs/NAME/adapter                texts from a trained model
 python -m training evaluate --adapter runs/NAME/adapter                its scores on a split
 python -m training report runs/*                                       several runs in one table and chart
@@ -41,6 +42,12 @@ def train(settings: TrainSettings) -> None:
         print(f"run folder: {result.folder}")
 
 
+def try_out(settings: TrainSettings) -> None:
+    from training.dry_run import check_training
+
+    check_training(settings, print)
+
+
 COMMANDS = {
     "generate": Command(GenerateSettings, generate),
     "evaluate": Command(EvaluateSettings, evaluate_trained),
@@ -53,6 +60,5 @@ COMMANDS = {
 }
 
 
-run_command(
-    "training", __doc__ or "", COMMANDS, default=Command(TrainSettings, train, check=lambda settings: find_task(settings.task))
-)
+DEFAULT = Command(TrainSettings, train, check=lambda settings: find_task(settings.task), try_out=try_out)
+run_command("training", __doc__ or "", COMMANDS, DEFAULT)

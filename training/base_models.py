@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from adapters.virtual_tokens import positions_taken
 from loralib.load4bit import load_4bit
 from loralib.qlora import QuantReport, quantize_model
+from training.labels import config_names, match_head, new_output_layer, other_labels
 from training.tasks import TaskSpec
 
 HERE = Path(__file__).parent / "base_models"
@@ -101,9 +102,13 @@ def load_base(
     """
     source = name if isinstance(name, Source) else Source(name or default_model(spec), seed, random_weights, four_bit)
     config, tok = _config_and_tokenizer(spec, source, tokenizer)
+    names = config_names(AutoConfig.from_pretrained(_where(source)))
     with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
         torch.manual_seed(source.seed)
-        model, missing, quantised = _in_4bit(spec, source, config) if source.four_bit else (*_model(spec, source, config), None)
+        if source.four_bit:
+            model, missing, quantised = _in_4bit(spec, source, config, names)
+        else:
+            model, missing, quantised = *_model(spec, source, config, names), None
     if spec.is_language_modelling:
         _refuse_readers_of_the_future(model.eval(), source.name)
         if missing:  # here the head is no new one: it must write words from the start
@@ -125,7 +130,7 @@ def load_backbone(source: Source, layers: int | None = None) -> tuple[PreTrained
         config.num_hidden_layers = layers
     with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
         torch.manual_seed(source.seed)
-        model, _ = _model(BACKBONE, source, config)
+        model, _ = _model(BACKBONE, source, config, [])
     if config.is_encoder_decoder:
         model = model.get_encoder()
     if getattr(model, "pooler", None) is not None:
@@ -134,7 +139,7 @@ def load_backbone(source: Source, layers: int | None = None) -> tuple[PreTrained
 
 
 def _config_and_tokenizer(spec: TaskSpec, source: Source, tokenizer: str | None):
-    where = str(SMALL.get(source.name, source.name))
+    where = _where(source)
     settings: dict[str, Any] = {}
     if spec.kind in ("classification", "tagging", "regression", "multilabel"):
         labels = dict(enumerate(spec.labels))
@@ -154,10 +159,15 @@ def _config_and_tokenizer(spec: TaskSpec, source: Source, tokenizer: str | None)
     return config, tok
 
 
-def _model(spec: TaskSpec, source: Source, config) -> tuple[PreTrainedModel, list[str]]:
-    """The model, and the names of the parameters that its checkpoint lacked."""
+def _where(source: Source) -> str:
+    """The folder or Hub name of a source."""
+    return str(SMALL.get(source.name, source.name))
+
+
+def _model(spec: TaskSpec, source: Source, config, names: list[str]) -> tuple[PreTrainedModel, list[str]]:
+    """The model, and the names of the parameters that its checkpoint lacked. `names`: what its own config calls the labels."""
     auto = AUTO[spec.kind]
-    where = str(SMALL.get(source.name, source.name))
+    where = _where(source)
     if _is_packed(config) and not source.random_weights:
         raise ValueError(f"model {source.name!r} lies in 4 bits: train on it with --method qlora, or give the float model")
     try:
@@ -175,24 +185,36 @@ def _model(spec: TaskSpec, source: Source, config) -> tuple[PreTrainedModel, lis
     broken = [name for name, p in model.named_parameters() if p.is_floating_point() and not p.isfinite().all()]
     if broken:
         raise ValueError(f"model {source.name!r}: {len(broken)} of its weights are not finite, e.g. {broken[:2]}: it is damaged")
-    return model, missing
+    return model, missing or _head_for_other_labels(model, names, spec, source.name)
 
 
-def _in_4bit(spec: TaskSpec, source: Source, config) -> tuple[PreTrainedModel, list[str], QuantReport]:
+def _head_for_other_labels(model: PreTrainedModel, names: list[str], spec: TaskSpec, name: str) -> list[str]:
+    """A loaded head comes into the task's order; one for other labels starts anew. The names of its parameters, then."""
+    if match_head(model, names, spec, name):
+        return []
+    warnings.warn(f"{other_labels(name, names, spec)}: a new head is made", stacklevel=4)
+    return new_output_layer(model, len(spec.labels), name)
+
+
+def _in_4bit(spec: TaskSpec, source: Source, config, names: list[str]) -> tuple[PreTrainedModel, list[str], QuantReport]:
     """The same in 4 bits: tensor by tensor where the files allow it, else loaded whole and then quantised."""
-    where, packed = Path(SMALL.get(source.name, source.name)), _is_packed(config)
+    where, packed = Path(_where(source)), _is_packed(config)
     if (spec.is_language_modelling or packed) and where.is_dir() and not source.random_weights:  # a new head is in no file
         try:
             options = {"config": config, "dtype": torch.float32, "compute_dtype": torch.float32}
             model, report = load_4bit(where, AUTO[spec.kind], **options)
             heads = tuple(f"{path}." for path in report.new_heads)
             new = [name for name, _ in model.named_parameters() if name.startswith(heads)]
+            if not new and not match_head(model, names, spec, source.name):  # pyright: ignore[reportArgumentType]
+                raise ValueError(
+                    f"model {other_labels(source.name, names, spec)}, and its head lies in 4 bits: give the float model"
+                )
             return model, new, report  # pyright: ignore[reportReturnType]
         except ValueError as reason:
             if packed:
                 raise
             warnings.warn(f"{reason}. Loaded whole instead, which needs the memory of all its weights", stacklevel=2)
-    model, missing = _model(spec, source, config)
+    model, missing = _model(spec, source, config, names)
     return model, missing, quantize_model(model, exclude_heads=list(_modules_of(missing, model)))
 
 
@@ -203,13 +225,19 @@ def _is_packed(config) -> bool:
 
 def _refuse_holes(model: PreTrainedModel, missing: list[str], name: str) -> None:
     """A new head may be missing, and a pooler. What else is missing would stay random inside a base that is called pretrained."""
-    whole = model.base_model is model  # a backbone has no head that could be new
-    holes = [k for k in missing if (whole or k.startswith(f"{model.base_model_prefix}.")) and "pooler" not in k]
+    whole = model.base_model is model  # a backbone, or T5 for questions: its parts and its head stand side by side
+    heads = tuple(f"{name}." for name, child in model.named_children() if isinstance(child, nn.Linear))
+    inside = (k for k in missing if not k.startswith(heads)) if whole else (k for k in missing if k.startswith(_base(model)))
+    holes = [k for k in inside if "pooler" not in k]
     if holes:
         raise ValueError(
             f"model {name!r} does not fit {type(model).__name__}: {len(holes)} of its weights are absent or of another shape, "
             f"e.g. {holes[:2]}. They would stay random"
         )
+
+
+def _base(model: PreTrainedModel) -> str:
+    return f"{model.base_model_prefix}."
 
 
 def _refuse_other_layers(model: PreTrainedModel, unexpected: Iterable[str], name: str) -> None:

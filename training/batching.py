@@ -20,7 +20,8 @@ def batches(features: list[dict], tokenizer, batch_size: int) -> Iterator[Batch]
     """Padded batches in the order of the rows, once."""
     pad_id = _pad_id(tokenizer)
     for start in range(0, len(features), batch_size):
-        yield pad(features[start : start + batch_size], pad_id)
+        rows = features[start : start + batch_size]
+        yield pad(rows, pad_id, pads_left(tokenizer, rows[0]))
 
 
 class Steps:
@@ -43,6 +44,7 @@ class Steps:
         if not features:
             raise ValueError("no rows to train on")
         self.features, self.pad_id, self.batch_size, self.seed = features, _pad_id(tokenizer), batch_size, seed
+        self.left = pads_left(tokenizer, features[0])
         self.rank, self.processes, self.rows_per_step = rank, processes, batch_size * accumulation * processes
         self.steps_per_epoch = -(-len(features) // self.rows_per_step)
         self.taken = 0
@@ -58,7 +60,7 @@ class Steps:
         rows = self._epoch(epoch)[step * self.rows_per_step : (step + 1) * self.rows_per_step]
         mine = rows[len(rows) * self.rank // self.processes : len(rows) * (self.rank + 1) // self.processes]
         parts = [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
-        return [pad([self.features[i] for i in part], self.pad_id) for part in parts]
+        return [pad([self.features[i] for i in part], self.pad_id, self.left) for part in parts]
 
     def _epoch(self, epoch: int) -> np.ndarray:
         if self._order is None or self._order[0] != epoch:
@@ -89,15 +91,21 @@ def checksum(features: list[dict]) -> int:
     return found
 
 
-def pad(rows: list[dict], pad_id: int) -> Batch:
-    """Stack rows, lists padded on the right: input ids with `pad_id`, labels with -100, the rest with 0."""
+def pads_left(tokenizer, row: dict) -> bool:
+    """Whether rows like this one are padded on the left: where the tokenizer says so, and the answer is one for the whole row."""
+    by_row = not isinstance(row.get("labels"), list) and "start_positions" not in row
+    return by_row and getattr(tokenizer, "padding_side", "right") == "left"
+
+
+def pad(rows: list[dict], pad_id: int, left: bool = False) -> Batch:
+    """Stack rows, lists padded on the right (or left): input ids with `pad_id`, labels with -100, the rest with 0."""
     batch = {}
     for name in rows[0]:
         values = [row[name] for row in rows]
         if isinstance(values[0], list):
             fill = {"input_ids": pad_id, "labels": IGNORE}.get(name, 0)
             width = max(map(len, values))
-            values = [v + [fill] * (width - len(v)) for v in values]
+            values = [[fill] * (width - len(v)) + v if left else v + [fill] * (width - len(v)) for v in values]
         array = np.array(values)  # five times as fast as torch.tensor, which would give float32 where this is float64
         batch[name] = torch.from_numpy(array) if array.dtype == np.int64 else torch.tensor(values)
     return batch

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from training.data import evaluation_split, first_rows, load_task
+from training.data import evaluation_split, load_task, some_rows
 from training.metrics import label_scores
 from training.own_process import train_in_own_process
 from training.paired import spread
@@ -62,7 +62,7 @@ def run_benchmark(
         folder = None if root is None else str(data_folder(root, ran))
         data = load_task(spec, folder, base.seed, base.train_rows)
         split = evaluation_split(data, spec, folder)
-        test = first_rows(data[split], base.eval_rows)
+        test = some_rows(data[split], base.eval_rows, spec, folder)
         floor = _floor(list(data["train"][spec.target]), list(test[spec.target]), spec.metric)
         settings = replace(base, task=ran, data_dir=folder, trackers="", score_texts=0)
         plans.append((Entry(task, ran, len(data["train"]), len(test), floor, []), settings))

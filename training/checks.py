@@ -1,7 +1,8 @@
 """The checks that turn a run which learns nothing into an error: no trainable weight, no gradient, a loss that is not finite."""
 
 import math
-from collections.abc import Container
+import re
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # commands read this file before they have parsed their arguments
@@ -20,17 +21,41 @@ def trainable_parameters(model: "nn.Module") -> "list[nn.Parameter]":
     return found
 
 
-def assert_all_got_gradients(model: "nn.Module", resting: Container[str] = ()) -> None:
+LARGEST_REST = 0.5
+"""of the trained numbers: what a base has besides what it answers with (BigBird's pooler, Longformer's global attention)"""
+
+
+def assert_all_got_gradients(
+    model: "nn.Module", resting: Container[str] = (), needed: Sequence[str] | None = None, say: Callable[[str], None] = print
+) -> None:
     """After the first backward: every trainable parameter has a gradient, but for those that rest in this step.
 
-    NoGradientError with the names of those without.
+    needed: None, all; else the paths of modules that must learn, such as a new head: others may be
+    without a gradient where it reaches the lowest layer all the same: no graph was cut, they are not used. They are
+    named to `say`, and no optimizer moves them. NoGradientError with the names otherwise.
     """
-    without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None and n not in resting]
+    without = {n: p for n, p in model.named_parameters() if p.requires_grad and p.grad is None and n not in resting}
+    if without and needed is not None and _may_rest(model, without, needed):
+        say(f"{len(without)} tensors are no part of the answer and stay as they are: {', '.join(list(without)[:3])}")
+        return
     if without:
+        names = list(without)
         raise NoGradientError(
-            f"{len(without)} trainable parameters got no gradient, e.g. {without[:3]}: they are not part of the forward, "
+            f"{len(without)} trainable parameters got no gradient, e.g. {names[:3]}: they are not part of the forward, "
             "or the graph was cut (no_grad, detach, reentrant checkpointing). Freeze them or connect them"
         )
+
+
+def _may_rest(model: "nn.Module", without: Mapping[str, "nn.Parameter"], needed: Sequence[str]) -> bool:
+    if any(f".{path}." in f".{name}" for name in without for path in needed):
+        return False
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    numbers = {name: int(found[1]) for name in trained if (found := re.search(r"\.(\d+)\.", name))}
+    lowest = {name for name, number in numbers.items() if number == min(numbers.values())}
+    lowest |= {name for name in trained if "embed" in name or name.split(".")[-2:-1] in (["wte"], ["shared"])}
+    if not any(trained[name].grad is not None for name in lowest):
+        return False
+    return sum(p.numel() for p in without.values()) <= LARGEST_REST * sum(p.numel() for p in trained.values())
 
 
 def assert_finite(value: float, step: int, name: str = "loss") -> None:

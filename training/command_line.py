@@ -30,6 +30,8 @@ class Command:
     """the methods whose options the help shows where `--method` is not given"""
     check: Callable[[Any], Any] = lambda settings: None
     """raises ValueError for settings that cannot work, before torch is imported"""
+    try_out: Callable[[Any], Any] | None = None
+    """what `--check` does in the place of `run`; None: the command has no such option"""
 
 
 def run_command(package: str, doc: str, commands: dict[str, Command], default: Command | None = None) -> None:
@@ -49,15 +51,18 @@ def run_command(package: str, doc: str, commands: dict[str, Command], default: C
     if command is None:
         known = ", ".join(commands) + (", or options without a command" if default else "")
         sys.exit(f"error: no command {name!r}; there are {known}. See python -m {package} --help")
+    words, only_check = words[bool(name) :], "--check" in words and command.try_out is not None
+    if only_check:
+        words.remove("--check")
     try:
-        settings = parse(command, program, words[bool(name) :])
+        settings = parse(command, program, words)
         command.check(settings)
     except ValueError as error:  # the exit status of a wrong use, as for options that tyro refuses
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     with plain_errors():
         _quiet_libraries()
-        command.run(settings)
+        (command.try_out if only_check and command.try_out is not None else command.run)(settings)
 
 
 def parse(command: Command, program: str, words: Sequence[str]) -> Any:

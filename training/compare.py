@@ -13,7 +13,7 @@ import numpy as np
 
 from loralib.checkpoint import write_atomic
 from training.base_models import load_base, window
-from training.data import evaluation_split, first_rows, load_task
+from training.data import evaluation_split, first_rows, load_task, some_rows
 from training.encoding import encode
 from training.evaluation import HeldOut, evaluate
 from training.method_configs import adapter_config
@@ -147,7 +147,7 @@ def _after(folder: Path, settings: TrainSettings, train_rows: int, other_text: s
     if other_text is not None:
         text = find_task("text")
         data = load_task(text, other_text)
-        other = first_rows(data[evaluation_split(data, text, other_text)], OTHER_ROWS)
+        other = some_rows(data[evaluation_split(data, text, other_text)], OTHER_ROWS, text, other_text)
         held_out = HeldOut(text, other, encode(other[:], text, tokenizer, limit))
         found["other_loss"] = evaluate(model, held_out, tokenizer, accelerator)["eval_loss"]
     write_atomic(path, (json.dumps(found) + "\n").encode())

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, config, load_dataset
 
 from training import world_tasks
 from training.content import digest, refuse_ragged_rows
 from training.data_checks import EVALUATED, check_splits
+from training.labels import in_task_order
 from training.tasks import TaskSpec, is_world
 
 Splits = dict[str, Dataset]
@@ -27,7 +29,7 @@ def load_task(spec: TaskSpec, data_dir: str | None = None, seed: int = 0, train_
         data, where = load_dataset(spec.hub[0], spec.hub[1] if len(spec.hub) > 1 else None), str(spec.hub)
     else:
         raise ValueError(f"task {spec.name!r} has no name on the Hub: give --data-dir FOLDER with its files")
-    data = _plain(data)
+    data = {name: in_task_order(rows, spec, f"{where} {name}") for name, rows in _plain(data).items()}
     check_splits(data, spec, where)
     if train_rows is not None:
         data["train"] = first_rows(data["train"].shuffle(seed=seed), train_rows)
@@ -44,6 +46,14 @@ def evaluation_split(data: Splits, spec: TaskSpec, data_dir: str | None = None) 
 def first_rows(rows: Dataset, count: int | None) -> Dataset:
     """The first `count` rows, or all where there are fewer; None is all."""
     return rows.select(range(min(count or len(rows), len(rows))))
+
+
+def some_rows(rows: Dataset, count: int | None, spec: TaskSpec, data_dir: str | None) -> Dataset:
+    """`count` rows to evaluate on, or all: the first ones of the small world, which is in a random order; of a file, which may be
+    sorted by its labels, the same random ones every time, in their order."""
+    if count is None or count >= len(rows) or (is_world(spec.name) and data_dir is None):
+        return first_rows(rows, count)
+    return rows.select(sorted(np.random.default_rng(0).permutation(len(rows))[:count]))
 
 
 def _from_folder(folder: Path):

@@ -46,7 +46,12 @@ def prompt_ids(prompt: str | list[dict], spec: TaskSpec, tokenizer) -> list[int]
     """A prompt as the model was trained to see it: by the chat template when the tokenizer has one, else as text."""
     if not isinstance(prompt, str) or (tokenizer.chat_template and spec.kind != "text"):
         return chat_ids(tokenizer, messages_of(prompt, "user"), add_generation_prompt=True)
-    return tokenizer(prompt + spec.prompt_end)["input_ids"]
+    return without_end(tokenizer(prompt + spec.prompt_end)["input_ids"], tokenizer)
+
+
+def without_end(ids: list[int], tokenizer) -> list[int]:
+    """Without the end of text that some tokenizers put after every text: a prompt goes on."""
+    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
 
 
 def has_answer(feature: dict) -> bool:
@@ -63,8 +68,9 @@ def _texts(rows, spec: TaskSpec) -> list[list[str]]:
 
 def _encode_labels(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
     columns = _texts(rows, spec)
-    encoded = tokenizer(*columns, truncation=True, max_length=max_length)
-    whole = tokenizer(*columns, verbose=False)["input_ids"]
+    as_text = {"split_special_tokens": True} if tokenizer.is_fast else {}  # "</s>" in a scraped text ends nothing
+    encoded = tokenizer(*columns, truncation=True, max_length=max_length, **as_text)
+    whole = tokenizer(*columns, verbose=False, **as_text)["input_ids"]
     read = {"regression": float, "multilabel": lambda labels: [float(y) for y in labels]}.get(spec.kind, int)
     wanted = [read(y) for y in rows[spec.target]]
     features = [{**_row(encoded, i), "labels": label} for i, label in enumerate(wanted)]
@@ -137,12 +143,12 @@ def _refuse_long_questions(questions: list[str], tokenizer, max_length: int) -> 
 def _encode_generation(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
     features, truncated = [], 0
     for prompt, completion in zip(rows[spec.inputs[0]], rows[spec.target], strict=True):
-        before = prompt_ids(prompt, spec, tokenizer)
         if tokenizer.chat_template or not isinstance(prompt, str):
+            before = prompt_ids(prompt, spec, tokenizer)
             answer, learnt = answer_of_chat(tokenizer, messages_of(prompt, "user"), messages_of(completion, "assistant"), before)
+            ids, labels = [*before, *answer], [IGNORE] * len(before) + learnt
         else:
-            answer = learnt = _answer_of_text(completion, spec, tokenizer)
-        ids, labels = [*before, *answer], [IGNORE] * len(before) + learnt
+            ids, labels = _joined(prompt + spec.prompt_end, " " * bool(spec.prompt_end) + completion, tokenizer)
         truncated += len(ids) > max_length
         ids, labels = ids[:max_length], labels[:max_length]
         features.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels})
@@ -151,9 +157,20 @@ def _encode_generation(rows, spec: TaskSpec, tokenizer, max_length: int) -> Enco
     return Encoded(features, truncated)
 
 
-def _answer_of_text(completion: str, spec: TaskSpec, tokenizer) -> list[int]:
-    space = " " if spec.prompt_end else ""
-    return [*tokenizer(space + completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+def _joined(prompt: str, completion: str, tokenizer) -> tuple[list[int], list[int]]:
+    """(ids, labels) of the text as a whole and its end. A token with a character of the completion belongs to the answer.
+
+    Two pieces that are tokenised apart would give other tokens: SentencePiece puts a space before each text.
+    """
+    if not tokenizer.is_fast:  # no characters of tokens: the answer begins where the ids stop being those of the prompt alone
+        alone, ids = (without_end(tokenizer(text)["input_ids"], tokenizer) for text in (prompt, prompt + completion))
+        start = next((i for i, (a, b) in enumerate(zip(alone, ids, strict=False)) if a != b), min(len(alone), len(ids)))
+    else:
+        whole = tokenizer(prompt + completion, return_offsets_mapping=True)
+        ids = without_end(whole["input_ids"], tokenizer)
+        ends = [end for _, end in whole["offset_mapping"][: len(ids)]]
+        start = next((i for i, end in enumerate(ends) if end > len(prompt)), len(ids))
+    return [*ids, tokenizer.eos_token_id], [IGNORE] * start + ids[start:] + [tokenizer.eos_token_id]
 
 
 def _encode_text(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:

@@ -1,7 +1,7 @@
 """`python -m training evaluate --adapter FOLDER`: the scores of a trained model, or of one from the Hub, on a split."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import track
@@ -40,17 +40,17 @@ class EvaluateSettings:
 
 def evaluate_trained(settings: EvaluateSettings) -> None:
     from training.base_models import window
-    from training.data import evaluation_split, first_rows, load_task
+    from training.data import evaluation_split, load_task, some_rows
     from training.data_checks import check_rows
     from training.encoding import encode
-    from training.evaluation import HeldOut, evaluate
+    from training.evaluation import HeldOut, evaluate, score
     from training.generation import generate_samples, references_by_prompt
     from training.processes import make_accelerator
+    from training.read_counts import confusion, confusion_table, counts_of, counts_table
     from training.records import markdown_table
     from training.text_metrics import refuse_texts, text_scores
-    from training.trained import load_trained
 
-    trained = load_trained(settings.adapter, settings.task, settings.model)
+    trained = load_any(settings.adapter, settings.task, settings.model)
     spec, model, tokenizer = trained.spec, trained.base.model, trained.base.tokenizer
     refuse_texts(spec, settings.score_texts)
     data = load_task(spec, settings.data_dir)
@@ -58,10 +58,17 @@ def evaluate_trained(settings: EvaluateSettings) -> None:
     if split not in data:
         raise ValueError(f"there is no split {split!r}; there are {sorted(data)}")
     check_rows(data[split], spec, split)
-    rows = first_rows(data[split], settings.rows)
+    rows = some_rows(data[split], settings.rows, spec, settings.data_dir)
     encoded = encode(rows[:], spec, tokenizer, min(settings.max_length or trained.max_length, window(model, tokenizer)))
     accelerator = make_accelerator()
-    scores = evaluate(model.to(accelerator.device), HeldOut(spec, rows, encoded), tokenizer, accelerator)
+    kept: list = []
+
+    def keep_guesses(held_out: HeldOut, guesses: list) -> dict[str, float]:
+        kept.extend(guesses)
+        return score(held_out, guesses)
+
+    held_out = HeldOut(spec, rows, encoded)
+    scores = evaluate(model.to(accelerator.device), held_out, tokenizer, accelerator, scores=keep_guesses)
     if settings.score_texts != 0:
         prompts = references_by_prompt(rows, spec)[: settings.score_texts]
         parts = [prompts[i : i + 32] for i in range(0, len(prompts), 32)]
@@ -73,3 +80,22 @@ def evaluate_trained(settings: EvaluateSettings) -> None:
     console = Console(soft_wrap=True)
     console.print(f"{trained.report}; {spec.name}, {len(rows)} rows of {split}, {encoded.truncated} cut", highlight=False)
     console.print(markdown_table(("score", "value"), [(k, f"{v:.6g}") for k, v in scores.items()]), markup=False)
+    console.print("\n" + counts_table({split: counts_of(spec, len(rows), encoded)}), markup=False)
+    mistaken = confusion(spec, kept, encoded.features)
+    if mistaken is not None:
+        console.print("\n" + confusion_table(spec.labels, mistaken), markup=False)
+
+
+def load_any(where: str, task: str | None, model: str | None) -> Any:
+    """A trained model, or a compressed student. ValueError where options do not go with the folder."""
+    from pathlib import Path
+
+    from distill.student_files import CARD, load_student
+    from training.trained import load_trained
+
+    if not (Path(where) / CARD).exists():
+        return load_trained(where, task, model)
+    trained = load_student(Path(where))
+    if model is not None or (task is not None and task != trained.spec.name):
+        raise ValueError(f"{where} is a compressed student for {trained.spec.name}, all of its own: leave --model and --task out")
+    return trained

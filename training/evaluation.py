@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,6 +27,8 @@ class HeldOut:
     spec: TaskSpec
     rows: Dataset
     encoded: Encoded
+    counts: dict[str, Any] = field(default_factory=dict)
+    """what was read, by split (`read_counts.counts_of`)"""
 
 
 def objective_of(kind: str, penalty: Callable[[nn.Module], Tensor | float] | None = None) -> Objective:

@@ -38,10 +38,10 @@ class GenerateSettings:
 
 def generate(settings: GenerateSettings) -> "list[Sample]":
     from training.data import evaluation_split, load_task
+    from training.evaluate_command import load_any
     from training.generation import generate_samples, references_by_prompt
-    from training.trained import load_trained
 
-    trained = load_trained(settings.adapter, settings.task, settings.model)
+    trained = load_any(settings.adapter, settings.task, settings.model)
     spec = trained.spec
     if not spec.is_language_modelling:
         raise ValueError(f"{settings.adapter} was trained for {spec.name} ({spec.kind}): it answers with no text; use evaluate")

@@ -63,6 +63,8 @@ class LoopSettings:
     lora_plus_ratio: float | None = None
     """LoRA+: B learns so many times as fast as all else"""
     optimizer: str = "adamw"
+    needed: tuple[str, ...] | None = None
+    """modules that must get gradients; None: all that is trainable (`checks.assert_all_got_gradients`)"""
 
 
 class Trainer:
@@ -143,7 +145,7 @@ class Trainer:
         [loss] = processes.total([float(self._sum_losses(window, count))], self.accelerator)
         assert_finite(loss, step)
         if step == 1 and window:
-            assert_all_got_gradients(self.model, self.resting(window))
+            assert_all_got_gradients(self.model, self.resting(window), self.settings.needed, tqdm.write)
         processes.sum_gradients(self.parameters, self.accelerator)
         norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))  # pyright: ignore
         if self.accelerator.scaler is None:  # a scaler skips such a step and lowers its scale

@@ -1,7 +1,7 @@
 """What a run measured, as a value and as a page; a finished run is read back from its folder."""
 
 import statistics
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from loralib import base_bytes, count_parameters
 from loralib.checkpoint import write_atomic
 from training.base_models import Base
 from training.evaluation import HeldOut
-from training.generation import Sample
+from training.generation import Sample, ends_of_text
 from training.methods import ADAPTERS
 from training.progress import Progress
+from training.read_counts import confusion_table, counts_table
 from training.records import draw_curves, file_size, markdown_table
 from training.run_folder import RESULT, ROWS, TRAINED, RunError, RunFolder, read_rows, read_settings, write_json
 from training.settings import TrainSettings
@@ -33,6 +34,7 @@ class Measured:
     saved_bytes: int
     texts: dict[str, float]
     samples: list[Sample]
+    confusion: list[list[int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,10 @@ class TrainResult:
     model: Any
     tokenizer: Any
     folder: Path
+    data: dict[str, Any] = field(default_factory=dict)
+    """what was read, by split: examples, truncated, skipped, labels"""
+    confusion: list[list[int]] | None = None
+    """[truth][guess] counts of a classification on the evaluation split"""
 
 
 NOT_IN_FILE = ("rows", "model", "tokenizer", "folder")
@@ -135,6 +141,8 @@ def finish(
         model=base.model,
         tokenizer=base.tokenizer,
         folder=folder.folder,
+        data=held_out.counts,
+        confusion=measured.confusion,
     )
     title = f"{spec.name}, {settings.method}: {spec.metric} {result.start_metric:.3f} → {result.metric:.3f}"
     if timed:
@@ -180,11 +188,19 @@ def page(result: TrainResult, split: str) -> str:
         ("seconds per step (median)", f"{result.seconds_per_step:.3f}"),
         ("tokens per second (median)", f"{result.tokens_per_second:,.0f}"),
     ]
+    if result.samples:
+        ends = result.tokenizer.convert_ids_to_tokens(ends_of_text(result.model, result.tokenizer))
+        rows.append(("generation stops at", ", ".join(f"`{token}`" for token in ends)))
+    read = f"\n## What was read\n\n{counts_table(result.data)}\n" if result.data else ""
+    if result.confusion is not None:
+        labels = next(iter(result.data.values()))["labels"]
+        read += f"\n## Which labels are mistaken for which\n\n{confusion_table(list(labels), result.confusion)}\n"
     samples = [f"\n- `{s.prompt}`\n  - generated: {s.text}\n  - reference: {s.reference}" for s in result.samples]
     return (
         f"# {result.task}, {result.method}\n\n"
         f"Measured on `{split}` by `python -m training --task {result.task} --method {result.method} ...`; "
         f"all settings are in `config.json`.\n\n{markdown_table(('', 'value'), rows)}\n"
+        + read
         + "\n![curves](curves.png)\n" * bool(result.steps)
         + "".join(samples)
         + "\n" * bool(samples)

@@ -1,5 +1,6 @@
 """One training run from a task's name to a folder of results: `train_model("sentiment", method="lora")`."""
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,14 +13,16 @@ from training import loop, processes
 from training.base_models import Base, load_base, window
 from training.batching import Steps, checksum
 from training.checkpoint import frozen_checksum
-from training.data import evaluation_split, first_rows, load_task
+from training.data import evaluation_split, load_task, some_rows
 from training.encoding import Encoded, encode
-from training.evaluation import HeldOut, evaluate, objective_of
+from training.evaluation import HeldOut, evaluate, objective_of, score
 from training.generation import Sample, checked_prompts, generate_samples, references_by_prompt
 from training.method_configs import adapter_config
 from training.methods import apply_method, default_learning_rate
+from training.padding import choose_padding_side
 from training.progress import Progress
 from training.randomness import seeded
+from training.read_counts import confusion, counts_of
 from training.result import Measured, TrainResult, finish, finished_result, metric_key
 from training.run_folder import TRAINED, RunFolder
 from training.settings import TrainSettings
@@ -28,6 +31,9 @@ from training.text_metrics import refuse_texts, text_scores
 from training.threads import threads_restored, use_threads
 from training.trackers import Trackers, tracker_names
 from training.trained import save_trained
+
+REHEARSED = "rehearsed"
+"""a folder in the run's, which is there for a moment"""
 
 
 def train_model(task: str, settings: TrainSettings | None = None, **changes) -> TrainResult:
@@ -52,12 +58,13 @@ def _train(
     settings: TrainSettings, spec: TaskSpec, data, base: Base, accelerator: Accelerator, trackers: list[str]
 ) -> TrainResult:
     split = evaluation_split(data, spec, settings.data_dir)
-    rows = first_rows(data[split], settings.eval_rows)
+    rows = some_rows(data[split], settings.eval_rows, spec, settings.data_dir)
     method = apply_method(settings.method, base, spec, adapter_config(settings), settings.seed)
     train_set, held_out = _encode_both(settings, spec, data["train"], rows, split, base, accelerator)
     if settings.gradient_checkpointing:
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
+    choose_padding_side(base.model, base.tokenizer, train_set.features, base.source.name)
     _check_prompts(settings, held_out, base)
     steps = Steps(
         train_set.features,
@@ -95,6 +102,8 @@ class _Run:
         trains = settings.method != "untouched"
         default = default_learning_rate(settings.method, base.model) if trains else 0.0
         self.learning_rate = settings.learning_rate or default
+        self.guesses: list | None = None
+        """of the last evaluation"""
 
     def go(self, trackers: list[str]) -> TrainResult:
         folder, resumed = self.folder, bool(self.folder.rows)
@@ -111,6 +120,7 @@ class _Run:
     def train(self, resumed: bool) -> TrainResult:
         folder = self.folder
         if not resumed:
+            self.rehearse()
             folder.keep({"step": 0, **self.evaluate(), **self.score_texts()[0]})
         if self.settings.method == "untouched":
             return self.results(Progress(self.spec.higher_is_better, keeps_best=False), 0)
@@ -130,8 +140,32 @@ class _Run:
             )
         return self.results(progress, kept)
 
+    def rehearse(self) -> None:
+        """What comes after the last step, once before the first: two tokens are written; the weights are saved and removed."""
+        if self.spec.kind == "generation" and (self.settings.samples or self.settings.score_texts != 0):
+            prompts = references_by_prompt(self.held_out.rows, self.spec)[:1]
+            options = {"decoding": self.settings.decoding, "max_new_tokens": 2}
+            generate_samples(self.base.model, self.base.tokenizer, prompts, self.spec, **options)
+        where = self.folder.folder / REHEARSED
+
+        def save() -> None:
+            save_trained(where, self.settings.method, self.base, self.spec, self.settings.max_length)
+            shutil.rmtree(where)
+
+        processes.on_main(save, self.accelerator)
+
     def evaluate(self) -> dict[str, float]:
-        return evaluate(self.base.model, self.held_out, self.base.tokenizer, self.accelerator)
+        return evaluate(self.base.model, self.held_out, self.base.tokenizer, self.accelerator, scores=self._score)
+
+    def _score(self, held_out: HeldOut, guesses: list) -> dict[str, float]:
+        self.guesses = guesses
+        return score(held_out, guesses)
+
+    def confusion(self, progress: Progress) -> list[list[int]] | None:
+        """Of the weights that are kept, which may not be those that were evaluated last."""
+        if self.guesses is None or (self.settings.keep == "best" and progress.best_step != progress.step):
+            self.evaluate()
+        return confusion(self.spec, self.guesses or [], self.held_out.encoded.features)
 
     def score_texts(self) -> tuple[dict[str, float], list[Sample]]:
         """Scores of generated texts, and the texts; every process continues its share of the prompts."""
@@ -176,6 +210,7 @@ class _Run:
             learning_rate=self.learning_rate,
             watch=metric_key(self.spec),
             higher_is_better=self.spec.higher_is_better,
+            needed=self.base.new_modules,
             **{name: getattr(self.settings, name) for name in names},
         )
 
@@ -185,12 +220,13 @@ class _Run:
         if self.spec.kind == "generation" and len(samples) < self.settings.samples:
             samples = self.generate(references_by_prompt(self.held_out.rows, self.spec)[: self.settings.samples])
         samples = samples[: self.settings.samples]
+        counts = self.confusion(progress) if self.spec.kind == "classification" else None
         results: list[TrainResult] = []
 
         def write() -> None:
             where = self.folder.folder / TRAINED
             file_bytes = save_trained(where, self.settings.method, self.base, self.spec, self.settings.max_length)
-            measured = Measured(progress, self.learning_rate, file_bytes, kept, texts, samples)
+            measured = Measured(progress, self.learning_rate, file_bytes, kept, texts, samples, counts)
             results.append(finish(self.settings, self.held_out, self.split, self.base, self.folder, self.accelerator, measured))
 
         processes.on_main(write, self.accelerator)
@@ -215,7 +251,12 @@ def _encode_both(settings, spec: TaskSpec, train_rows, rows, split: str, base: B
         raise ValueError(f"no train row has an answer within {limit} tokens: are its texts empty, or max_length too small?")
     if not test_set.answerable().features:
         raise ValueError(f"no {split} row has an answer within {limit} tokens: are its texts empty, or max_length too small?")
-    return answerable, HeldOut(spec, rows, test_set)
+    unanswerable = len(test_set.features) - len(test_set.answerable().features)
+    counts = {
+        "train": counts_of(spec, len(train_rows), train_set, lost),
+        split: counts_of(spec, len(rows), test_set) | {"cut_off": unanswerable},
+    }
+    return answerable, HeldOut(spec, rows, test_set, counts)
 
 
 def _check_prompts(settings: TrainSettings, held_out: HeldOut, base: Base) -> None:

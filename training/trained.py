@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from transformers import AutoConfig
 
 import loralib
 from adapters.checkpoint import load_bottleneck, save_bottleneck
@@ -21,6 +22,7 @@ from loralib.checkpoint import write_atomic
 from loralib.heads import saved_modules
 from training.base_models import Base, Source, load_base
 from training.fusing import CARD, save_trained_fusion
+from training.labels import LABELLED, are_names, config_names, match_trained, order_of, other_labels
 from training.methods import ADAPTERS, train_head
 from training.sealed import read_sealed, whole_folder, write_sealed
 from training.tasks import TASKS, TaskSpec, find_task
@@ -73,11 +75,18 @@ def _write(folder: Path, name: str, base: Base) -> None:
 def load_trained(where: str | Path, task: str | None = None, model: str | None = None) -> Trained:
     """The model that `save_trained` wrote, or that peft wrote: a folder, or `user/repo` on the Hub.
 
-    `task` and `model` are read from the folder where it says them. Strict: what is missing, does not fit or would stay random
-    raises ValueError.
+    `task` and `model` are read from the folder where it says them. Strict: what is missing, does not fit, would stay random or
+    answers with other labels raises ValueError.
     """
     folder = _folder(str(where))
     card = _card(folder)
+    trained = _load(folder, card, task, model)
+    if trained.method != "full":  # whose head was compared when it was loaded
+        match_trained(trained.base.model, folder, trained.spec)
+    return trained
+
+
+def _load(folder: Path, card: dict, task: str | None, model: str | None) -> Trained:
     spec, source = find_task(_task_of(card, task, folder)), _source_of(card, model, folder)
     limit = card.get("max_length", 128)
     if card.get("method") == "qlora":
@@ -105,6 +114,9 @@ def load_trained(where: str | Path, task: str | None = None, model: str | None =
 def _load_full(folder: Path, spec: TaskSpec, model: str | None, limit: int) -> Trained:
     if model is not None:
         raise ValueError(f"{folder} holds all weights of its own model: leave --model out")
+    names = config_names(AutoConfig.from_pretrained(folder))
+    if spec.kind in LABELLED and are_names(names) and are_names(spec.labels) and order_of(names, spec.labels) is None:
+        raise ValueError(other_labels(str(folder), names, spec))
     base = load_base(spec, Source(str(folder)))
     if base.new_modules:
         raise ValueError(f"{folder}: the weights of {list(base.new_modules)} are missing, so the answers would be random")
