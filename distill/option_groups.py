@@ -36,7 +36,7 @@ class DataOptions:
     transfer_rows: int = 0
     """further training examples without their labels, for the teacher to predict"""
     eval_rows: int | None = None
-    """evaluate on the first so many examples only; None is all"""
+    """evaluate on so many examples only (of files a random sample, always the same one); None is all"""
     max_length: int = 128
     """longer texts are cut to so many tokens"""
 

@@ -6,8 +6,11 @@ alone with its adapter (to the rounding of a batched product).
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from loralib.biases import model_biases
 from loralib.heads import SavedModule, saved_modules
@@ -40,9 +43,22 @@ def mixed_batch(model: nn.Module, names: Sequence[str | None], repeats: int = 1)
     before = [user.rows for user in users]
     for user in users:
         user.rows = rows
+    handle = model.register_forward_pre_hook(partial(_count_tokens, users, rows), with_kwargs=True)
     try:
         yield
     finally:
+        handle.remove()
         for user, kept in zip(users, before, strict=True):
             if isinstance(user, LoraLayer | SavedModule):  # not a layer whose last adapter was deleted inside
                 user.rows = kept
+
+
+def _count_tokens(users: list, rows: Rows, model: nn.Module, args: tuple, kwargs: dict) -> None:
+    """Before a forward: how many tokens a row has, for layers that get rows and tokens in one dimension."""
+    if torch.compiler.is_compiling():
+        return
+    given = kwargs.get("input_ids", kwargs.get("inputs_embeds", args[0] if args else None))
+    count = len(rows.names)
+    if isinstance(given, Tensor) and given.ndim >= 2 and len(given) in (count, count * rows.repeats):
+        for user in users:
+            user.rows = replace(rows, tokens=given.shape[1])

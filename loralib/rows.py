@@ -17,6 +17,8 @@ class Rows:
 
     names: tuple[str | None, ...]
     repeats: int = 1
+    tokens: int = 1
+    """of each row of the batch: a layer may get rows and tokens flattened into one dimension (OPT, experts that all rows share)"""
 
     def groups(self, batch: Tensor, where: str) -> Iterable[tuple[str, Tensor]]:
         """(adapter, indices of its rows) for every adapter in the batch; rows of the base alone are left out."""
@@ -25,10 +27,11 @@ class Rows:
     def fitted(self, batch: Tensor, where: str) -> "Rows":
         """With the repeats of this batch. ValueError where its first dimension does not count the rows."""
         count, expected = batch.shape[0], len(self.names) * self.repeats
-        if count == expected:
-            return self
-        if count == len(self.names):
-            return Rows(self.names)
+        fitting = [expected, len(self.names)]
+        if batch.ndim == 2:
+            fitting += [expected * self.tokens, len(self.names) * self.tokens]
+        if count in fitting:
+            return Rows(self.names, count // len(self.names))
         raise ValueError(
             f"{where} got an input of shape {tuple(batch.shape)}, and the batch names adapters for {expected} rows: its "
             "first dimension must count them (with beams, give repeats=number of beams)"

@@ -23,7 +23,7 @@ class DataOptions:
     train_rows: str = ""
     """fewer training examples: a number for all tasks, or nli=100,topic=50"""
     eval_rows: int | None = None
-    """evaluate on the first so many examples of each task; None is all"""
+    """evaluate on so many examples of each task (of files a random sample, always the same one); None is all"""
     max_length: int = 128
     """longer texts are cut to so many tokens"""
     seed: int = 0

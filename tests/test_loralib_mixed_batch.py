@@ -194,3 +194,26 @@ def test_a_batch_may_train_after_one_of_inference(path):
         second = model(x)
         second.sum().backward()
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("family", ["OPT", "Qwen2-MoE"])
+def test_layers_that_get_rows_and_tokens_in_one_dimension(family):
+    """OPT flattens them before its feed-forward layers, a mixture before the expert that all rows share."""
+    import transformers as T
+    from family_models import FAMILIES
+
+    torch.manual_seed(0)
+    model = T.AutoModelForCausalLM.from_config(FAMILIES[family].config()).eval()
+    for name in ("a", "b"):
+        lora.inject(model, lora.LoraConfig(r=2, target_modules="all-linear"), name)
+        for i, p in enumerate(p for p in model.parameters() if p.requires_grad):
+            p.data.copy_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i + ord(name))))
+    ids, names = torch.arange(24).view(4, 6) + 5, ["a", None, "b", "a"]
+    with torch.no_grad():
+        with lora.mixed_batch(model, names):
+            together = model(ids).logits
+            for wrong in (ids[:3], ids.repeat(2, 1)):
+                with pytest.raises(ValueError, match="names adapters for 4 rows"):
+                    model(wrong)
+        for row, name in enumerate(names):
+            torch.testing.assert_close(together[row], alone(model, name, ids[row]), rtol=1e-5, atol=1e-5)

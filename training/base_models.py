@@ -168,6 +168,8 @@ def _model(spec: TaskSpec, source: Source, config, names: list[str]) -> tuple[Pr
     """The model, and the names of the parameters that its checkpoint lacked. `names`: what its own config calls the labels."""
     auto = AUTO[spec.kind]
     where = _where(source)
+    if (Path(where) / "compressed.json").exists():
+        raise ValueError(f"model {source.name!r} is a compressed student, and cannot be trained: take the run before it")
     if _is_packed(config) and not source.random_weights:
         raise ValueError(f"model {source.name!r} lies in 4 bits: train on it with --method qlora, or give the float model")
     try:

@@ -24,7 +24,7 @@ class EvaluateSettings:
     split: str | None = None
     """None: the split that a run reports on (validation, else test)"""
     rows: int | None = None
-    """the first so many examples only; None is all"""
+    """so many examples only (of files a random sample, always the same one); None is all"""
     max_length: int | None = None
     """None: what the run used"""
     score_texts: int | None = 0

@@ -67,7 +67,7 @@ class EvaluationOptions:
     eval_every: int = 100
     """steps between evaluations"""
     eval_rows: int | None = None
-    """evaluate on the first so many examples only; None is all"""
+    """evaluate on so many examples only (of files a random sample, always the same one); None is all"""
     patience: int | None = None
     """stop early after so many evaluations without a better one; None trains all steps"""
     keep: Literal["last", "best"] = "last"
