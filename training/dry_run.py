@@ -23,7 +23,7 @@ from training.run_folder import TRAINED
 from training.settings import TrainSettings
 from training.trained import load_trained
 
-ROWS, TOKENS = 8, 2
+ROWS, TOKENS = 2, 2
 """rows that are evaluated, and tokens that are written"""
 
 

@@ -120,12 +120,13 @@ class _Run:
     def train(self, resumed: bool) -> TrainResult:
         folder = self.folder
         if not resumed:
-            self.rehearse()
+            if self.settings.steps > 1:
+                self.rehearse()
             folder.keep({"step": 0, **self.evaluate(), **self.score_texts()[0]})
         if self.settings.method == "untouched":
             return self.results(Progress(self.spec.higher_is_better, keeps_best=False), 0)
         with seeded(self.settings.seed + 1000 * self.accelerator.process_index):  # dropout differs between the processes
-            kept = self.saved_bytes()
+            kept = self.saved_bytes() if self.settings.steps > 1 else 0  # one step only tries a run out
         with seeded(self.settings.seed + 1000 * self.accelerator.process_index):
             progress = loop.train(
                 self.base.model,
@@ -135,7 +136,7 @@ class _Run:
                 self.evaluate,
                 folder.keep,
                 self.accelerator,
-                folder.checkpoint,
+                folder.checkpoint if self.settings.steps > 1 else None,
                 folder.sync,
             )
         return self.results(progress, kept)
