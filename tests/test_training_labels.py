@@ -135,3 +135,25 @@ def test_a_folder_for_other_labels_is_no_model_of_the_task(tmp_path):
     for task in ("sst2", "rte"):
         with pytest.raises(ValueError, match=r"answers with music, sport, food, science|has the labels|does not fit|shape"):
             load_trained(tmp_path / "run" / "adapter", task=task)
+
+
+@pytest.mark.parametrize("with_head", [True, False])
+def test_an_adapter_of_peft_has_the_order_of_its_base(with_head, tmp_path):
+    """Its folder has no config of a model. Without a head of its own, that of the base answers, which is in order already."""
+    import peft
+
+    names = [NLI.labels[i] for i in (2, 0, 1)]
+    saved_classifier(tmp_path / "base", names)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
+    heads = ["classifier"] if with_head else []
+    config = peft.LoraConfig(r=2, target_modules=["query"], modules_to_save=heads, init_lora_weights=False)
+    adapted = peft.get_peft_model(model, config).eval()
+    if with_head:
+        with torch.no_grad():
+            adapted.base_model.model.classifier.modules_to_save["default"].weight.normal_()
+    adapted.save_pretrained(tmp_path / "adapter")
+    ids = torch.tensor([[3, 7, 9, 11]])
+    with torch.no_grad():
+        wanted = dict(zip(names, adapted(input_ids=ids).logits[0].tolist(), strict=True))
+    found = answer_by_name(load_trained(tmp_path / "adapter", task="nli", model=str(tmp_path / "base")).base.model.eval(), ids)
+    assert found == pytest.approx(wanted, abs=1e-6)

@@ -102,7 +102,7 @@ def load_base(
     """
     source = name if isinstance(name, Source) else Source(name or default_model(spec), seed, random_weights, four_bit)
     config, tok = _config_and_tokenizer(spec, source, tokenizer)
-    names = config_names(AutoConfig.from_pretrained(_where(source)))
+    names = config_names(AutoConfig.from_pretrained(where_is(source)))
     with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
         torch.manual_seed(source.seed)
         if source.four_bit:
@@ -139,7 +139,7 @@ def load_backbone(source: Source, layers: int | None = None) -> tuple[PreTrained
 
 
 def _config_and_tokenizer(spec: TaskSpec, source: Source, tokenizer: str | None):
-    where = _where(source)
+    where = where_is(source)
     settings: dict[str, Any] = {}
     if spec.kind in ("classification", "tagging", "regression", "multilabel"):
         labels = dict(enumerate(spec.labels))
@@ -159,7 +159,7 @@ def _config_and_tokenizer(spec: TaskSpec, source: Source, tokenizer: str | None)
     return config, tok
 
 
-def _where(source: Source) -> str:
+def where_is(source: Source) -> str:
     """The folder or Hub name of a source."""
     return str(SMALL.get(source.name, source.name))
 
@@ -167,7 +167,7 @@ def _where(source: Source) -> str:
 def _model(spec: TaskSpec, source: Source, config, names: list[str]) -> tuple[PreTrainedModel, list[str]]:
     """The model, and the names of the parameters that its checkpoint lacked. `names`: what its own config calls the labels."""
     auto = AUTO[spec.kind]
-    where = _where(source)
+    where = where_is(source)
     if (Path(where) / "compressed.json").exists():
         raise ValueError(f"model {source.name!r} is a compressed student, and cannot be trained: take the run before it")
     if _is_packed(config) and not source.random_weights:
@@ -200,7 +200,7 @@ def _head_for_other_labels(model: PreTrainedModel, names: list[str], spec: TaskS
 
 def _in_4bit(spec: TaskSpec, source: Source, config, names: list[str]) -> tuple[PreTrainedModel, list[str], QuantReport]:
     """The same in 4 bits: tensor by tensor where the files allow it, else loaded whole and then quantised."""
-    where, packed = Path(_where(source)), _is_packed(config)
+    where, packed = Path(where_is(source)), _is_packed(config)
     if (spec.is_language_modelling or packed) and where.is_dir() and not source.random_weights:  # a new head is in no file
         try:
             options = {"config": config, "dtype": torch.float32, "compute_dtype": torch.float32}

@@ -14,6 +14,7 @@ from datasets import ClassLabel, Dataset, List
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
+from loralib.heads import saved_modules
 from training.tasks import TaskSpec
 
 LABELLED = ("classification", "multilabel", "tagging")
@@ -127,12 +128,17 @@ def match_head(model: PreTrainedModel, found: Sequence[str], spec: TaskSpec, whe
     return True
 
 
-def match_trained(model: PreTrainedModel, folder: Path, spec: TaskSpec) -> None:
-    """The head that a folder with an adapter brought, in the task's order. ValueError where its labels are others."""
-    if (folder / "config.json").exists():
-        found = config_names(AutoConfig.from_pretrained(folder))
-        if not match_head(model, found, spec, str(folder)):
-            raise ValueError(other_labels(str(folder), found, spec))
+def match_trained(model: PreTrainedModel, folder: Path, base: str, spec: TaskSpec) -> None:
+    """The head that a folder with an adapter brought, in the task's order. ValueError where its labels are others.
+
+    A folder that peft wrote has no config: its head, if it holds one, has the order of its base.
+    """
+    own, layer = (folder / "config.json").exists(), output_layer(model, len(spec.labels))
+    if not own and not any(layer is part for module in saved_modules(model).values() for part in module.modules()):
+        return
+    found = config_names(AutoConfig.from_pretrained(folder if own else base))
+    if not match_head(model, found, spec, str(folder)):
+        raise ValueError(other_labels(str(folder), found, spec))
 
 
 def other_labels(where: str, found: Sequence[str], spec: TaskSpec) -> str:

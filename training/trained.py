@@ -20,7 +20,7 @@ from adapters.virtual_files import load_virtual_tokens, save_virtual_tokens
 from loralib.adapter_files import read_config as read_adapter_config
 from loralib.checkpoint import write_atomic
 from loralib.heads import saved_modules
-from training.base_models import Base, Source, load_base
+from training.base_models import Base, Source, load_base, where_is
 from training.fusing import CARD, save_trained_fusion
 from training.labels import LABELLED, are_names, config_names, match_trained, order_of, other_labels
 from training.methods import ADAPTERS, train_head
@@ -82,7 +82,7 @@ def load_trained(where: str | Path, task: str | None = None, model: str | None =
     card = _card(folder)
     trained = _load(folder, card, task, model)
     if trained.method != "full":  # whose head was compared when it was loaded
-        match_trained(trained.base.model, folder, trained.spec)
+        match_trained(trained.base.model, folder, where_is(trained.base.source), trained.spec)
     return trained
 
 
