@@ -55,7 +55,12 @@ def save_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "defa
     model = bare_model(model)
     configs = adapter_configs(model)
     if adapter_name not in configs:
-        raise KeyError(f"no adapter {adapter_name!r} to save; there are {sorted(configs)}")
+        part = any(adapter_name in layer.slots for layer in lora_layers(model).values())
+        raise KeyError(
+            f"{type(model).__name__} is a part of the model that adapter {adapter_name!r} was put into: save that model"
+            if part
+            else f"no adapter {adapter_name!r} to save; there are {sorted(configs)}"
+        )
     refuse_meta(model)
     check_still_there(model, adapter_name)
     tables = {PREFIX + key: table for key, table in tables_to_save(model, adapter_name).items()}
