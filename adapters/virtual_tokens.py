@@ -248,8 +248,8 @@ def _encoder(model: Any, config: VirtualConfig, generator: torch.Generator | Non
     paths = {id(module): path for path, module in model.named_modules()}
     if len({(part.shape[1], part.shape[3]) for h in heard for part in (h.key, h.value)}) > 1:
         raise ValueError(
-            f"{type(model).__name__}: its keys and values have different widths (latent attention, or layers of several shapes), and "
-            "a prefix has one: use LoRA or a prompt"
+            f"{type(model).__name__}: its keys and values have different widths (latent attention, or layers of several "
+            "shapes), and a prefix has one: use LoRA or a prompt"
         )
     layout = Layout(tuple(paths[id(h.module)] for h in heard), heard[0].key.shape[1], heard[0].key.shape[3])
     prefix = PrefixEncoder(layout, config, width, generator)

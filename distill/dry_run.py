@@ -18,7 +18,12 @@ def check_distillation(settings: DistillSettings, say: Callable[[str], None]) ->
     refuse_unwritable(settings.folder())
     started = time.perf_counter()
     steps = min(settings.steps, 2 * ROUNDS) if settings.compress() else 1
-    short: dict[str, Any] = {"steps": steps, "eval_every": steps, "save_every": steps, "eval_rows": min(settings.eval_rows or ROWS, ROWS)}
+    short: dict[str, Any] = {
+        "steps": steps,
+        "eval_every": steps,
+        "save_every": steps,
+        "eval_rows": min(settings.eval_rows or ROWS, ROWS),
+    }
     if settings.targets == "teacher" or settings.cache is not None:  # the teacher answers about few rows, not about all
         short |= {"train_rows": min(settings.train_rows or ROWS, ROWS), "transfer_rows": min(settings.transfer_rows, ROWS)}
     with tempfile.TemporaryDirectory() as folder:

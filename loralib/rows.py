@@ -18,7 +18,7 @@ class Rows:
     names: tuple[str | None, ...]
     repeats: int = 1
     tokens: int = 1
-    """of each row of the batch: a layer may get rows and tokens flattened into one dimension (OPT, experts that all rows share)"""
+    """of each row of the batch: a layer may get rows and tokens flattened into one dimension (OPT, experts that rows share)"""
 
     def groups(self, batch: Tensor, where: str) -> Iterable[tuple[str, Tensor]]:
         """(adapter, indices of its rows) for every adapter in the batch; rows of the base alone are left out."""
