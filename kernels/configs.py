@@ -73,9 +73,9 @@ def grouped_tiles(dtype: torch.dtype, capability: int = 90) -> Tiles:
     return Tiles(0, 128, 128, warps=8, stages=3)
 
 
-def nf4_gemv_tiles(blocksize: int, capability: int = 90) -> Tiles:
-    """1 to 4 tokens: enough programs for every SM, and at least 16 bytes a load."""
-    if capability >= 90 and blocksize <= 1024:
+def nf4_gemv_tiles(blocksize: int, columns: int, capability: int = 90) -> Tiles:
+    """1 to 4 tokens: enough programs for every SM, and at least 16 bytes a load. `columns` of the weight: a row, K."""
+    if capability >= 90 and blocksize <= 1024 and columns % 1024 == 0:  # else the last step would decode what is not there
         return Tiles(1, 8, 1024, warps=2, stages=3)
     K = max(512, blocksize)
     return Tiles(1, max(2, 8192 // K), K, stages=3)

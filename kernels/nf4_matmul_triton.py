@@ -131,7 +131,7 @@ def nf4_matmul(x: Tensor, weight: Quantized, bias: Tensor | None = None, S: Tens
 
 
 def _gemv(x, weight: Quantized, bias, S, lora_B, M: int, N: int, K: int) -> Tensor:
-    y, t = x.new_empty(M, N), nf4_gemv_tiles(weight.blocksize, capability(x.device))
+    y, t = x.new_empty(M, N), nf4_gemv_tiles(weight.blocksize, K, capability(x.device))
     r, R, strides = _lora(S, lora_B)
     gemv_kernel[(triton.cdiv(N, t.N),)](
         x, *tables(weight), in_line(bias), S, lora_B, y, N, K, r, x.stride(0), *strides,

@@ -107,7 +107,7 @@ def nf4_specs(sm: int, dtype: torch.dtype) -> Iterator[Spec]:
     quantizing = {"BLOCKSIZE": 64, "BLOCKS": 32, "order": "*u8", "absmax": "*fp32"}
     yield Spec(nf4_triton.quantize_kernel, "", quantizing, plain, sm)
     for M, size in ((1, 64), (4, 64), (1, 4096)):
-        t = configs.nf4_gemv_tiles(size, sm)
+        t = configs.nf4_gemv_tiles(size, 4096, sm)
         constants = decoding | {"BLOCKSIZE": size, "HAS_BIAS": True, "R": 16, "M": M, "BN": t.N, "BLOCKS": t.K // size}
         name = f"M={M} r=16" if size == 64 else f"M={M} r=16 blocks of {size}"
         yield Spec(nf4_matmul_triton.gemv_kernel, name, constants, t, sm, t.N * t.K)
