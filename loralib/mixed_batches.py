@@ -61,4 +61,5 @@ def _count_tokens(users: list, rows: Rows, model: nn.Module, args: tuple, kwargs
     count = len(rows.names)
     if isinstance(given, Tensor) and given.ndim >= 2 and len(given) in (count, count * rows.repeats):
         for user in users:
-            user.rows = replace(rows, tokens=given.shape[1])
+            if user.rows is not None and user.rows.names == rows.names:  # not switched off, nor in a batch of its own
+                user.rows = replace(rows, tokens=given.shape[1])

@@ -68,3 +68,11 @@ def test_task_embeddings_refuse_a_model_with_time_first(kind, tmp_path):
         TaskEmbeddings(backbone, 2, kind)
     fine, _ = load_backbone(Source(folder_of("MPNet", tmp_path)))
     TaskEmbeddings(fine, 2, kind)
+
+
+def test_rows_of_several_kinds_are_looked_at_together(tmp_path):
+    """A multitask run has tags beside labels and spans: only what the model reads counts."""
+    backbone, tokenizer = load_backbone(Source(folder_of("BERT", tmp_path)))
+    tags = {"input_ids": [2, 3], "attention_mask": [1, 1], "labels": [0, 1]}
+    span = {"input_ids": [2, 5, 6, 3], "attention_mask": [1] * 4, "start_positions": 1, "end_positions": 2}
+    check_states(backbone, tokenizer.pad_token_id, [tags, ROWS[0], ROWS[1], span], "BERT")

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from training.batching import Batch, pad
-from training.evaluation import answering, model_inputs
+from training.evaluation import MODEL_INPUTS, answering, model_inputs
 
 TOLERANCE = 1e-3
 """of the largest answer; float32 sums in another order differ by about 1e-6 of it"""
@@ -69,7 +69,7 @@ def _independent(
     results = []
     with answering(model):
         for rows in ([alone], pair):
-            batch = pad([{k: v for k, v in row.items() if isinstance(v, list)} for row in rows], pad_id, left=side == "left")
+            batch = pad([{k: row[k] for k in MODEL_INPUTS if k in row} for row in rows], pad_id, left=side == "left")
             width = batch["input_ids"].shape[1]
             here = slice(width - length, None) if side == "left" else slice(length)
             found = answers({k: v.to(device) for k, v in batch.items()})
