@@ -51,6 +51,7 @@ class TestLoraFusion:
 def test_unsloth_form(shape):
     x, W, A, B, dy = drawn(*shape, torch.float32)
     grads = unsloth.backward(dy, x, W, A, B, 0.7)
+    assert [g.shape for g in grads] == [x.shape, A.shape, B.shape]
     close((unsloth.forward(x, W, A, B, 0.7), *grads), exact(x, W, A, B, dy), torch.float32)
 
 
