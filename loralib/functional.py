@@ -133,7 +133,7 @@ class QuantizedLinearFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, quantized, bias):
-        ctx.quantized, ctx.bias_needs_grad = quantized, bias is not None and ctx.needs_input_grad[2]
+        ctx.quantized, ctx.bias_needs_grad = quantized, ctx.needs_input_grad[2]
         return F.linear(x, dequantize(quantized, x.dtype), bias)
 
     @staticmethod

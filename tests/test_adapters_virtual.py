@@ -258,7 +258,7 @@ def test_padding_says_nothing(family, kind):
 def test_a_prompt_is_cut_off_an_answer_that_is_a_tuple_too(family):
     model = ours(tiny.FAMILIES[family](), "prompt").base_model
     named, answer = model(tiny.ids()), model(tiny.ids(), return_dict=False)
-    assert isinstance(answer, tuple) and answer[0].shape == (3, 9, 24)
+    assert isinstance(answer, tuple) and answer[0].shape == (3, 9, 24) and len(answer) == len(named)
     torch.testing.assert_close(answer[0], named.last_hidden_state)
     if family == "bert":
         torch.testing.assert_close(answer[1], named.pooler_output)

@@ -174,3 +174,15 @@ def test_pt27_a_half_precision_base_keeps_its_dtype_and_learns_in_float32(dtype,
     assert out.dtype == dtype and out.isfinite().all()
     out.float().square().mean().backward()
     assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
+
+
+def test_a_prefix_without_a_head_does_not_run_with_the_head_of_another():
+    model = tiny.bert()
+    add_virtual_tokens(model, config("prefix"), "a", seed=0)
+    add_virtual_tokens(model, config("prefix", modules_to_save=[]), "b", seed=1)
+    active = []
+    for name in ("a", "b", "a", None):
+        use_virtual_tokens(model, name)
+        active.append(model.classifier.active)
+        logits(model, "bert")
+    assert active == ["a", None, "a", None]

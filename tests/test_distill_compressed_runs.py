@@ -4,11 +4,13 @@ import json
 import shutil
 
 import pytest
+import tiny
 import tiny_folder
 import torch
 from distilling import hurry, make_teacher, quick, stopped_after, trace
 from safetensors.torch import load_file, save_file
 
+from distill.compress import Compressor
 from distill.compress_config import CompressConfig
 from distill.compressed_files import weights_of
 from distill.run import run_distillation
@@ -180,3 +182,12 @@ def test_a_compressed_student_is_no_teacher_no_student_and_its_damage_is_told(bi
             load_student(folder)
         path.write_bytes(before)
     load_student(folder)
+
+
+@pytest.mark.parametrize("steps", [12, 25, 100])
+def test_the_last_cut_comes_at_half_of_the_steps(steps):
+    """The other half repairs what the cuts broke. Without cuts, int8 is learned from the start."""
+    model = tiny.bert()
+    one = Compressor(model, CompressConfig(heads=0.5), steps, [], lambda *_: torch.zeros(()))
+    assert one.cut_until == steps // 2 and one._cut_steps()[-1] == steps // 2
+    assert Compressor(model, CompressConfig(), steps, [], lambda *_: torch.zeros(())).cut_until == 0

@@ -166,3 +166,21 @@ def test_a_weight_of_zero_has_no_gradient_to_join():
     with pytest.raises(ValueError, match=r"nli=0.*no gradient|nli=0.*none to join"):
         MultitaskSettings(tasks="topic,nli", task_weights="nli=0", loss_weighting="cagrad")
     MultitaskSettings(tasks="topic,nli", task_weights="nli=0")
+
+
+def test_a_trial_evaluates_two_examples_and_writes_one_text(tmp_path, monkeypatch):
+    """However many the run asks for; and not more than it asks for."""
+    asked = []
+
+    def stop(task, settings, *rest):
+        asked.append(settings)
+        raise InterruptedError
+
+    monkeypatch.setattr(dry_run, "train_model", stop)
+    for rows, samples, score_texts in ((500, 8, 40), (None, 3, None), (1, 0, 0)):
+        settings = TrainSettings(
+            **QUICK, task="data2text", eval_rows=rows, samples=samples, score_texts=score_texts, out=str(tmp_path / "run")
+        )
+        with pytest.raises(InterruptedError):
+            check_training(settings, print)
+    assert [(s.eval_rows, s.samples, s.score_texts, s.steps) for s in asked] == [(2, 1, 1, 1), (2, 1, 1, 1), (1, 0, 0, 1)]

@@ -105,3 +105,15 @@ def test_bad_ids_and_ranks_are_refused():
     x, A, scaling = (torch.ones(shape, device=DEVICE) for shape in ((2, 4), (1, 12, 4), (1,)))
     with pytest.raises(ValueError, match="power of two"):
         grouped.grouped_shrink(x, A, scaling, table)
+
+
+def test_an_infinite_gradient_reaches_no_other_adapter():
+    """The places behind an adapter's last row read nothing: they stand for row 0, which may hold an infinity."""
+    M, N, K, r = 10, 20, 15, 4
+    y, x, A, B, scaling, _, dy, dx = drawn(M, N, K, (r, r), (0, 1), torch.float32)
+    ids = torch.tensor([0] * 3 + [1] * 7)
+    dy[0] = float("inf")
+    table = tile_table(ids, 2, grouped.HEIGHT).to(DEVICE)
+    S = grouped.grouped_forward(y.clone(), x, A, B, scaling, table)
+    dA, dB = grouped.grouped_backward(dy, dx.clone(), x, A, B, S, scaling, table)
+    assert not dB[0].isfinite().any() and dA[1].isfinite().all() and dB[1].isfinite().all()

@@ -292,3 +292,12 @@ def test_a_head_that_the_settings_name_and_the_file_lacks_is_refused(tmp_path):
         lora.load_adapter(tiny.bert(), tmp_path, trainable=False)
     report = lora.load_adapter(tiny.bert(), tmp_path, trainable=False, with_heads=False)
     assert report.tensors == report.expected == len(tensors)
+
+
+def test_the_message_for_an_unknown_name_tells_a_part_of_a_model_from_a_model_without_it(tmp_path):
+    model = tiny.llama()
+    lora.inject(model, lora.LoraConfig(target_modules=["q_proj"]), "a")
+    with pytest.raises(KeyError, match=r"no adapter 'b' to save; there are \['a'\]"):
+        lora.save_adapter(model, tmp_path, "b")
+    with pytest.raises(KeyError, match="LlamaModel is a part of the model that adapter 'a' was put into"):
+        lora.save_adapter(model.model, tmp_path, "a")

@@ -11,6 +11,7 @@ from torch import nn
 
 import loralib as lora
 from loralib.adapter_files import CONFIG
+from loralib.handles import bare_model
 
 
 class Wrapper(nn.Module):
@@ -140,3 +141,16 @@ def test_a_replaced_forward_that_lora_cannot_reach_is_refused(family):
     with pytest.raises(ValueError, match=r"forward of this (Conv1D|Linear) was replaced .* LoRA in it would never run"):
         lora.inject(model, lora.LoraConfig(r=2, target_modules=TARGETS[family]))
     assert not any("lora_" in name for name, _ in model.named_parameters())
+
+
+def test_a_model_is_no_wrapper_because_its_parts_have_the_names_of_one():
+    both = nn.Sequential()
+    both.add_module("module", nn.Linear(2, 2))
+    both.add_module("_orig_mod", nn.Linear(2, 2))
+    empty = nn.Sequential()
+    empty.register_module("module", None)
+    for model in (both, empty):
+        assert bare_model(model) is model
+    wrapper = nn.Sequential()
+    wrapper.add_module("module", both)
+    assert bare_model(wrapper) is both

@@ -233,3 +233,36 @@ def test_7_11_a_convolution_drops_its_input_and_registers_its_weights_once():
     assert not torch.equal(model.train()(x), model(x)) and torch.equal(model.eval()(x), model(x))
     state = model.state_dict()
     assert len({p.data_ptr() for p in state.values()}) == len(state) == 4
+
+
+def test_of_two_merged_adapters_the_one_that_was_deleted_inside_is_not_merged_again():
+    """The other adapter is merged again, although it is in some of the layers only."""
+    model = tiny.gpt2()
+    lora.inject(model, conv(), "a")
+    lora.add_adapter(model, lora.LoraConfig(r=2, target_modules=["c_fc"], init_lora_weights=False), "b")
+    lora.merge(model, ["a", "b"])
+    with lora.disable_adapters(model):
+        lora.delete_adapter(model, "a")
+    assert {layer.merged for layer in lora_layers(model).values()} == {("b",)}
+    model = tiny.gpt2()
+    lora.inject(model, conv(), "a")
+    lora.add_adapter(model, lora.LoraConfig(r=2, target_modules=["c_fc"], init_lora_weights=False), "b")
+    lora.merge(model, "b")
+    with lora.disable_adapters(model):
+        assert not any(layer.merged for layer in lora_layers(model).values())
+    assert {layer.merged for layer in lora_layers(model).values()} == {("b",), ()}
+
+
+def test_a_merged_adapter_that_does_not_train_runs_in_training_mode():
+    """There is nothing that training would miss. One trainable factor is enough to refuse."""
+    model = tiny.gpt2()
+    lora.inject(model, conv(), "a")
+    lora.merge(model, "a")
+    layers = lora_layers(model)
+    for layer in layers.values():
+        for p in layer.trained("a").values():
+            p.requires_grad_(False)
+    model.train()(tiny.ids())
+    next(iter(next(iter(layers.values())).trained("a").values())).requires_grad_(True)
+    with pytest.raises(RuntimeError, match="merged into the weight, so training would not reach them"):
+        model.train()(tiny.ids())

@@ -55,6 +55,25 @@ def test_a_gradient_penalty_trains_the_factors(kind):
         assert p.grad.view(-1)[0].item() == pytest.approx((above - below) / 2e-6, rel=1e-5, abs=1e-8), name
 
 
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_bias_of_a_layer_learns_from_a_graph_too(kind, bias):
+    """A trained bias gets its gradient; a layer without one has nothing to add."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3, bias=bias)).double()
+    lora.inject(
+        model,
+        lora.LoraConfig(r=2, target_modules=["0"], init_lora_weights=False, bias="all" if bias else "none", **SETTINGS[kind]),
+    )
+    x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    given = [x, *(p for p in model.parameters() if p.requires_grad)]
+    assert len(given) == 3 + (kind == "dora") + bias
+    plain = torch.autograd.grad(model(x).square().sum(), given)
+    again = torch.autograd.grad(model(x).square().sum(), given, create_graph=True)
+    for one, other in zip(plain, again, strict=True):
+        torch.testing.assert_close(one, other.detach(), atol=1e-12, rtol=1e-12)
+
+
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_the_first_derivative_is_the_same_with_and_without_a_graph(kind):
     """And that of the merged model with respect to the input."""

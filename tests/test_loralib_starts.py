@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import loralib as lora
 from loralib.pissa import principal_factors
+from loralib.rslora import lora_scaling
 
 
 def test_pissa_starts_as_the_base_with_the_best_rank_r_part_in_the_factors():
@@ -109,3 +110,12 @@ def test_microsofts_biases_are_saved_with_what_trains(kind):
     assert trained == set(lora.lora_state_dict(model, bias=kind)) and any(n.endswith("bias") for n in trained)
     with pytest.raises(ValueError, match="biases train and bias='none' would not save them"):
         lora.lora_state_dict(model)
+
+
+def test_the_scale_is_the_ratio_unless_the_rank_is_to_be_stabilised():
+    assert lora_scaling(16, 4) == 4 and lora_scaling(16, 4, rank_stabilised=True) == 8
+
+
+def test_a_refused_layer_is_told_which_layers_can_be_adapted():
+    with pytest.raises(ValueError, match="dora is for Conv1D, Linear, MergedLinear, not for Embedding"):
+        lora.inject(tiny.llama(), lora.LoraConfig(target_modules=["embed_tokens"], use_dora=True))

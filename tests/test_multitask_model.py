@@ -8,7 +8,14 @@ import torch
 from torch.nn import functional as F
 
 from multitask.multitask_model import MultitaskModel
-from multitask.task_heads import TaskHeads, pool
+from multitask.task_heads import (
+    ClassificationHead,
+    MultiLabelHead,
+    RegressionHead,
+    TaskHeads,
+    TokenClassificationHead,
+    pool,
+)
 from training.encoding import encode
 from training.tasks import TaskSpec, find_task
 
@@ -182,3 +189,8 @@ def test_defect_14_every_kind_trains_and_its_loss_is_torchs():
 
 def answer_loss(model, task, answer, rows):
     return model._mean_loss(task, answer, rows)
+
+
+@pytest.mark.parametrize("head", [ClassificationHead, MultiLabelHead, TokenClassificationHead])
+def test_heads_drop_a_tenth_unless_told_otherwise(head):
+    assert head(8, 3).dropout.p == RegressionHead(8).dropout.p == 0.1

@@ -10,6 +10,7 @@ from multitask.balancing import METHODS, Equal, expected_update, make_balancing
 from multitask.data_manager import MultitaskDataManager
 from multitask.mixed_batches import tasks_in
 from multitask.steps import OBJECTIVE, Learner, MultitaskSteps
+from multitask.task_gradients import add_gradients
 from training import loop
 from training.evaluation import objective_of
 from training.tasks import find_task
@@ -182,3 +183,14 @@ def test_the_last_shared_matrix_is_the_last_layers_output():
     everything = torch.cat([p.detach().flatten() for p in shared.values()])
     [wanted] = [p for name, p in shared.items() if name.endswith("layer.1.output.dense.weight")]
     assert torch.equal(everything[steps._last()], wanted.detach().flatten())
+
+
+def test_the_graph_of_the_losses_is_freed_with_the_last_of_them():
+    """What the losses kept for their gradients is memory that the next batch needs."""
+    p = torch.randn(3, requires_grad=True)
+    losses = {k: (p.exp() * k).sum() for k in (1, 2)}
+    J = torch.zeros(3, 3)
+    add_gradients(J, losses, [p])
+    torch.testing.assert_close(J, torch.stack([k * p.detach().exp() for k in range(3)]))
+    with pytest.raises(RuntimeError, match="a second time"):
+        torch.autograd.grad(losses[2], p)
