@@ -40,10 +40,10 @@ test-slow: setup  ## the long tests: all commands, all classes of transformers, 
 test-all: test test-lessons test-slow  ## everything: tests, all lessons, long tests
 
 kill-test: setup  ## SIGKILL runs of all three trainers at 20 random moments each and continue them: the same bits? (20 minutes)
-	$(RUN) tests/kill_and_resume.py --kills 20
+	$(RUN) tests/programs/kill_and_resume.py --kills 20
 
 mutate: setup  ## change one operator, comparison, constant or flag at a time, 100 times: do the tests fail? (25 minutes)
-	$(RUN) tests/mutate.py
+	$(RUN) tests/mutation/mutate.py
 
 test-oldest:  ## the suite on the oldest supported versions, in an environment of its own
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest

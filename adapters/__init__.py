@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING
 from loralib.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from adapters.attachment import AttachReport, activate, attach, attached, detach, train_only
-    from adapters.bottleneck import Bottleneck, BottleneckConfig
-    from adapters.checkpoint import load_bottleneck, save_bottleneck
-    from adapters.composition import Average, BatchSplit, Fuse, Parallel, Stack, repeated
-    from adapters.fuse import add_fusion, delete_fusion
-    from adapters.fusion import AdapterFusion, AdapterFusionConfig, fusion_penalty, no_decay
-    from adapters.fusion_files import load_fusion, save_fusion
-    from adapters.prefix import PrefixEncoder, PrefixTuningConfig
-    from adapters.prompt import PromptEmbedding, PromptTuningConfig
-    from adapters.virtual_files import load_virtual_tokens, save_virtual_tokens
-    from adapters.virtual_tokens import (
+    from adapters.bottleneck.attachment import AttachReport, activate, attach, attached, detach, train_only
+    from adapters.bottleneck.bottleneck import Bottleneck, BottleneckConfig
+    from adapters.bottleneck.checkpoint import load_bottleneck, save_bottleneck
+    from adapters.bottleneck.composition import Average, BatchSplit, Fuse, Parallel, Stack, repeated
+    from adapters.fusion.fuse import add_fusion, delete_fusion
+    from adapters.fusion.fusion import AdapterFusion, AdapterFusionConfig, fusion_penalty, no_decay
+    from adapters.fusion.fusion_files import load_fusion, save_fusion
+    from adapters.virtual.prefix import PrefixEncoder, PrefixTuningConfig
+    from adapters.virtual.prompt import PromptEmbedding, PromptTuningConfig
+    from adapters.virtual.virtual_files import load_virtual_tokens, save_virtual_tokens
+    from adapters.virtual.virtual_tokens import (
         VirtualReport,
         add_virtual_tokens,
         eject_prefix,

@@ -5,6 +5,6 @@ python -m adapters fuse --tasks sst2,mnli,squad --model roberta-base   from the 
 """
 
 from adapters.fuse_command import FuseSettings, fuse
-from training.command_line import Command, run_command
+from training.commands.command_line import Command, run_command
 
 run_command("adapters", __doc__ or "", {"fuse": Command(FuseSettings, fuse, methods=("bottleneck", "lora"))})

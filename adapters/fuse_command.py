@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from rich.console import Console
 from rich.markdown import Markdown
 
-from training.option_groups import BottleneckOptions
-from training.setting_checks import at_least
-from training.settings import TrainSettings
-from training.tasks import TASKS, find_task
+from training.data.tasks import TASKS, find_task
+from training.runs.option_groups import BottleneckOptions
+from training.runs.setting_checks import at_least
+from training.runs.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from multitask.fusion_study import Study
+    from multitask.studies.fusion_study import Study
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,11 @@ class FuseSettings(ComparisonOptions, TrainingOptions, LoraOptions, BottleneckOp
 
 
 def fuse(settings: FuseSettings) -> None:
-    from loralib.checkpoint import write_atomic
-    from multitask.fusion_page import draw_quality, draw_weights, page
-    from multitask.fusion_study import run_study
-    from training.base_models import load_base
-    from training.data import load_task
+    from loralib.files.checkpoint import write_atomic
+    from multitask.studies.fusion_page import draw_quality, draw_weights, page
+    from multitask.studies.fusion_study import run_study
+    from training.data.data import load_task
+    from training.models.base_models import load_base
 
     console = Console(soft_wrap=True, highlight=False)
     study = make_study(settings)
@@ -138,7 +138,7 @@ def fuse(settings: FuseSettings) -> None:
 
 def make_study(settings: FuseSettings) -> "Study":
     """The runs that the settings mean."""
-    from multitask.fusion_study import Study
+    from multitask.studies.fusion_study import Study
 
     shared = ("model", "steps", "batch_size", "learning_rate", "eval_rows", "eval_every", "save_every", "trackers", "threads")
     options: dict[str, Any] = {name: getattr(settings, name) for name in shared} | {"method": settings.method}

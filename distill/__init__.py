@@ -5,10 +5,8 @@ from typing import TYPE_CHECKING
 from loralib.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from distill.copy_spec import CopySpec
-    from distill.features import cosine, hidden_mse, patient
-    from distill.fidelity import calibration_error
-    from distill.losses import (
+    from distill.losses.features import cosine, hidden_mse, patient
+    from distill.losses.losses import (
         LOSSES,
         binary_soft_targets,
         generalized_jsd,
@@ -21,15 +19,17 @@ if TYPE_CHECKING:
         soft_targets,
         total_variation,
     )
-    from distill.many_tasks import DistilledTrainer
-    from distill.relations import attention_kl, attention_scores_mse, attention_transfer, value_relation
-    from distill.run import run_distillation
-    from distill.settings import DistillSettings
-    from distill.student import copy_student
-    from distill.student_files import load_student
-    from distill.teacher import Teacher
-    from distill.teacher_cache import TeacherCache, build_cache, open_cache
-    from distill.trainer import Distiller, DistillSteps
+    from distill.losses.relations import attention_kl, attention_scores_mse, attention_transfer, value_relation
+    from distill.runs.fidelity import calibration_error
+    from distill.runs.many_tasks import DistilledTrainer
+    from distill.runs.run import run_distillation
+    from distill.runs.settings import DistillSettings
+    from distill.runs.trainer import Distiller, DistillSteps
+    from distill.student.copy_spec import CopySpec
+    from distill.student.student import copy_student
+    from distill.student.student_files import load_student
+    from distill.teacher.teacher import Teacher
+    from distill.teacher.teacher_cache import TeacherCache, build_cache, open_cache
 else:
     __getattr__ = lazy_names(__name__, __file__)
 

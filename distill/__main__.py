@@ -8,12 +8,12 @@ python -m distill sweep --teacher runs/A/adapter --student copy:1 --temperatures
 python -m distill tasks --tasks sentiment,nli --teachers sentiment=runs/A/adapter                one student, several teachers
 """
 
-from distill.compare_command import CompareSettings
-from distill.compare_command import run as compare
-from distill.settings import DistillSettings
-from distill.sweep_command import SweepSettings, sweep
-from distill.tasks_command import TasksSettings, tasks
-from training.command_line import Command, run_command
+from distill.commands.compare_command import CompareSettings
+from distill.commands.compare_command import run as compare
+from distill.commands.sweep_command import SweepSettings, sweep
+from distill.commands.tasks_command import TasksSettings, tasks
+from distill.runs.settings import DistillSettings
+from training.commands.command_line import Command, run_command
 
 
 def distil(settings: DistillSettings) -> None:
@@ -21,8 +21,8 @@ def distil(settings: DistillSettings) -> None:
     from rich.console import Console
     from rich.markdown import Markdown
 
-    from distill.report import page
-    from distill.run import run_distillation
+    from distill.runs.report import page
+    from distill.runs.run import run_distillation
 
     result = run_distillation(settings, Console(soft_wrap=True, highlight=False).print)
     if PartialState().is_main_process:
@@ -31,7 +31,7 @@ def distil(settings: DistillSettings) -> None:
 
 
 def try_out(settings: DistillSettings) -> None:
-    from distill.dry_run import check_distillation
+    from distill.runs.dry_run import check_distillation
 
     check_distillation(settings, print)
 

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from loralib.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from loralib.adapter_files import AdapterFileError
-    from loralib.checkpoint import LoadReport, load_adapter, save_adapter
-    from loralib.combine import CombineReport, combine_adapters
+    from loralib.combining.combine import CombineReport, combine_adapters
+    from loralib.compute.dispatch import use_kernels
+    from loralib.compute.functional import lora_linear
     from loralib.config import LoraConfig
     from loralib.counting import (
         ParameterCount,
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
         mark_only_lora_as_trainable,
         print_trainable_parameters,
     )
-    from loralib.dispatch import use_kernels
     from loralib.explanation import explain
-    from loralib.functional import lora_linear
-    from loralib.hotswap import hotswap_adapter, prepare_hotswap
-    from loralib.ia3 import IA3Config
-    from loralib.injection import MatchReport, add_adapter, delete_adapter, get_peft_model, inject
-    from loralib.layers import Conv1D, Conv2d, Embedding, Linear, MergedLinear
-    from loralib.linear4bit import Linear4bit
-    from loralib.load4bit import load_4bit
-    from loralib.lora_layer import lora_layers
+    from loralib.files.adapter_files import AdapterFileError
+    from loralib.files.checkpoint import LoadReport, load_adapter, save_adapter
+    from loralib.files.hotswap import hotswap_adapter, prepare_hotswap
+    from loralib.files.microsoft import load_microsoft
+    from loralib.four_bit.load4bit import load_4bit
+    from loralib.four_bit.merge4bit import merge_dequant, merge_requant
+    from loralib.four_bit.qlora import prepare_model_for_kbit_training, quantize_model
+    from loralib.injection.injection import MatchReport, add_adapter, delete_adapter, get_peft_model, inject
+    from loralib.injection.merge_weights import merge, merge_and_unload, merged_adapters, unmerge
+    from loralib.injection.mixed_batches import mixed_batch
+    from loralib.injection.switch import disable_adapters, set_active, set_trainable
+    from loralib.layers.layers import Conv1D, Conv2d, Embedding, Linear, MergedLinear
+    from loralib.layers.linear4bit import Linear4bit
+    from loralib.layers.lora_layer import lora_layers
     from loralib.lora_plus import lora_plus_groups
-    from loralib.merge4bit import merge_dequant, merge_requant
-    from loralib.merge_weights import merge, merge_and_unload, merged_adapters, unmerge
-    from loralib.microsoft import load_microsoft
-    from loralib.mixed_batches import mixed_batch
-    from loralib.qlora import prepare_model_for_kbit_training, quantize_model
-    from loralib.switch import disable_adapters, set_active, set_trainable
+    from loralib.variants.ia3 import IA3Config
 else:
     __getattr__ = lazy_names(__name__, __file__)
 

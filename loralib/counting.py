@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from loralib.config import BIAS
-from loralib.heads import saved_modules
-from loralib.linear4bit import Linear4bit
-from loralib.lora_layer import is_adapter_parameter, lora_layers
+from loralib.layers.heads import saved_modules
+from loralib.layers.linear4bit import Linear4bit
+from loralib.layers.lora_layer import is_adapter_parameter, lora_layers
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from loralib.dispatch import Choice, choose, mode_of
-from loralib.layers import Projection
-from loralib.linear4bit import Linear4bit
+from loralib.compute.dispatch import Choice, choose, mode_of
+from loralib.layers.layers import Projection
+from loralib.layers.linear4bit import Linear4bit
 
 
 @dataclass(frozen=True)

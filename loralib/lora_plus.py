@@ -6,8 +6,8 @@ B that is `ratio` times that of A makes both count. The paper's advice is a rati
 
 from torch import nn
 
-from loralib.layers import Embedding
-from loralib.lora_layer import lora_layers
+from loralib.layers.layers import Embedding
+from loralib.layers.lora_layer import lora_layers
 
 
 def lora_plus_groups(model: nn.Module, learning_rate: float, ratio: float = 16.0) -> list[dict]:

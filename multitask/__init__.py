@@ -5,16 +5,14 @@ from typing import TYPE_CHECKING
 from loralib.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from multitask.balancing import expected_update, make_balancing
-    from multitask.comparison import delta_m, gap_closed
-    from multitask.data_manager import MultitaskDataManager
-    from multitask.files import load_multitask, save_multitask
-    from multitask.gradients import GRADIENT_METHODS
-    from multitask.multitask_model import MultitaskModel
-    from multitask.run import run_multitask
-    from multitask.sampling import RowStream, TaskSampler, task_probabilities
-    from multitask.settings import MultitaskSettings
-    from multitask.task_heads import (
+    from multitask.balancing.balancing import expected_update, make_balancing
+    from multitask.balancing.gradients import GRADIENT_METHODS
+    from multitask.balancing.weightings import METHODS
+    from multitask.data.data_manager import MultitaskDataManager
+    from multitask.data.sampling import RowStream, TaskSampler, task_probabilities
+    from multitask.model.files import load_multitask, save_multitask
+    from multitask.model.multitask_model import MultitaskModel
+    from multitask.model.task_heads import (
         ClassificationHead,
         MultiLabelHead,
         QuestionAnsweringHead,
@@ -22,9 +20,11 @@ if TYPE_CHECKING:
         TaskHeads,
         TokenClassificationHead,
     )
-    from multitask.trainer import MultitaskTrainer
-    from multitask.weightings import METHODS
-    from multitask.zero_shot_classes import zero_shot
+    from multitask.model.zero_shot_classes import zero_shot
+    from multitask.runs.run import run_multitask
+    from multitask.runs.settings import MultitaskSettings
+    from multitask.runs.trainer import MultitaskTrainer
+    from multitask.studies.comparison import delta_m, gap_closed
 else:
     __getattr__ = lazy_names(__name__, __file__)
 

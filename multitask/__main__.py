@@ -10,13 +10,13 @@ python -m multitask transfer --tasks sentiment,topic,nli                     eac
 python -m multitask speed --tasks sentiment,topic,nli                        mixed batches against one task at a time
 """
 
-from multitask.compare_command import CompareSettings
-from multitask.compare_command import run as compare
-from multitask.settings import MultitaskSettings
-from multitask.speed_command import SpeedSettings, speed
-from multitask.transfer_command import TransferSettings
-from multitask.transfer_command import run as transfer
-from training.command_line import Command, run_command
+from multitask.commands.compare_command import CompareSettings
+from multitask.commands.compare_command import run as compare
+from multitask.commands.speed_command import SpeedSettings, speed
+from multitask.commands.transfer_command import TransferSettings
+from multitask.commands.transfer_command import run as transfer
+from multitask.runs.settings import MultitaskSettings
+from training.commands.command_line import Command, run_command
 
 
 def train(settings: MultitaskSettings) -> None:
@@ -24,8 +24,8 @@ def train(settings: MultitaskSettings) -> None:
     from rich.console import Console
     from rich.markdown import Markdown
 
-    from multitask.report import page
-    from multitask.run import run_multitask
+    from multitask.runs.report import page
+    from multitask.runs.run import run_multitask
 
     result = run_multitask(settings, Console(soft_wrap=True, highlight=False).print)
     if PartialState().is_main_process:
@@ -34,7 +34,7 @@ def train(settings: MultitaskSettings) -> None:
 
 
 def try_out(settings: MultitaskSettings) -> None:
-    from multitask.dry_run import check_multitask
+    from multitask.runs.dry_run import check_multitask
 
     check_multitask(settings, print)
 

@@ -1,9 +1,10 @@
-"""The rooms and the one direction: who may import whom, how large a file and a function may be."""
+"""The packages and their folders: who may import whom, and how large a file, a function and a folder may be."""
 
 import ast
 import re
 import tomllib
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,39 @@ def test_imports_go_up_only(path):
     assert not wrong, f"{path.relative_to(ROOT)} imports {wrong} from a later room"
 
 
+def folder_of(name: str) -> str:
+    """The sub-folder in which a module lies; a module of no sub-folder stands for itself."""
+    return ".".join(name.split(".")[:2])
+
+
+@pytest.mark.parametrize("package", ORDER[:-1])
+def test_imports_between_folders_have_one_direction(package):
+    """`CycleError` names the folders that import each other."""
+    names = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in FILES if p.relative_to(ROOT).parts[0] == package}
+    graph: dict[str, set[str]] = {}
+    for name, path in names.items():
+        if path.stem not in ("__init__", "__main__"):
+            graph.setdefault(folder_of(name), set()).update(folder_of(used) for used in imports(path) if used in names)
+    for folder, used in graph.items():
+        used -= {folder, package}
+    assert list(TopologicalSorter(graph).static_order())
+
+
+FOLDERS = sorted(
+    {p.parent for room in (*ORDER[:-1], "tests") for p in (ROOT / room).rglob("*.py") if "__pycache__" not in p.parts}
+)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_small_folders(folder):
+    files = [path.name for path in folder.iterdir() if path.is_file() and path.suffix not in (".pyc", ".safetensors")]
+    assert len(files) <= 15, f"{folder.name} holds {len(files)} files: {sorted(files)}"
+    if folder.parent != ROOT and folder.name not in ("golden", "bare_machine"):
+        text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+        assert text, f"{folder.name}/__init__.py says in one line what a reader finds there"
+        assert folder.parent.name not in ORDER or len(text.splitlines()) == 1 or folder.name == "bench"
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_nobody_imports_a_command(path):
     if is_command(path):
@@ -79,7 +113,7 @@ def test_shapes_are_checked_in_every_module_that_states_them():
     options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["addopts"]
     checked = re.search(r"--jaxtyping-packages=(\S+)", options)[1].split(",")
     packages = ("kernels", "loralib", "adapters", "training", "multitask", "distill")
-    files = [path for package in packages for path in (ROOT / package).glob("*.py")]
+    files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
     stating = [
         path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
         for path in files

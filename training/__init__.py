@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from loralib.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from training.result import TrainResult
-    from training.run import train_model
-    from training.settings import TrainSettings
+    from training.runs.result import TrainResult
+    from training.runs.run import train_model
+    from training.runs.settings import TrainSettings
 else:
     __getattr__ = lazy_names(__name__, __file__)
 

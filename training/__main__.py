@@ -14,27 +14,27 @@ python -m training pretrain                                            the commi
 methods: full, head, lora, qlora, ia3, bottleneck, prefix, prompt, fusion, untouched
 """
 
-from training.benchmark_command import BenchmarkSettings, benchmark
-from training.command_line import Command, run_command
-from training.compare_command import CompareSettings, compare
-from training.conditions_command import ConditionsSettings
-from training.conditions_command import run as conditions
-from training.evaluate_command import EvaluateSettings, evaluate_trained
-from training.gap_command import GapSettings, gap
-from training.generate_command import GenerateSettings, generate
-from training.pretrain_command import PretrainSettings, run
-from training.report_command import ReportSettings, report
-from training.settings import TrainSettings
-from training.tasks import find_task
+from training.commands.benchmark_command import BenchmarkSettings, benchmark
+from training.commands.command_line import Command, run_command
+from training.commands.compare_command import CompareSettings, compare
+from training.commands.conditions_command import ConditionsSettings
+from training.commands.conditions_command import run as conditions
+from training.commands.evaluate_command import EvaluateSettings, evaluate_trained
+from training.commands.gap_command import GapSettings, gap
+from training.commands.generate_command import GenerateSettings, generate
+from training.commands.pretrain_command import PretrainSettings, run
+from training.commands.report_command import ReportSettings, report
+from training.data.tasks import find_task
+from training.runs.settings import TrainSettings
 
 
 def train(settings: TrainSettings) -> None:
     from accelerate import PartialState
     from rich.console import Console
 
-    from training.records import markdown_table
-    from training.result_table import HEADER, table_rows
-    from training.run import train_model
+    from training.reports.records import markdown_table
+    from training.runs.result_table import HEADER, table_rows
+    from training.runs.run import train_model
 
     result = train_model(settings.task, settings)
     if PartialState().is_main_process:
@@ -43,7 +43,7 @@ def train(settings: TrainSettings) -> None:
 
 
 def try_out(settings: TrainSettings) -> None:
-    from training.dry_run import check_training
+    from training.runs.dry_run import check_training
 
     check_training(settings, print)
 

@@ -97,7 +97,7 @@ assert sys.version_info >= (3, 11), "Python is too old: the course needs 3.11 or
 # **Predict:** read the story below. What is the topic? Was the day good or bad?
 
 # %%
-from training.small_world import CLAUSES, EVENTS, Q, RHO, TOPICS, VERBS, VERDICTS, sample_passage
+from training.data.small_world import CLAUSES, EVENTS, Q, RHO, TOPICS, VERBS, VERDICTS, sample_passage
 
 passage = sample_passage(random.Random(0))
 print(passage.text.replace(" . ", " .\n"))
@@ -162,7 +162,7 @@ print("500 stories: our posterior is the library's")
 # `RHO`, the same, or above?
 
 # %%
-from training.world_tasks import build, ceiling
+from training.data.world_tasks import build, ceiling
 
 tests = {task: build(task)["test"] for task in ("topic", "sentiment")}
 TOPIC_OF = {verb: i for i, topic in enumerate(TOPICS) for verb in VERBS[topic]}
@@ -195,7 +195,7 @@ for task, rows in tests.items():
 # **Predict:** order the three topic rules. Which one, if any, reaches the ceiling? And what does `adjectives` overlook?
 
 # %%
-from training.small_world import BAD, GOOD
+from training.data.small_world import BAD, GOOD
 
 
 def adjectives(text: str) -> int:
@@ -226,7 +226,7 @@ for (task, name), score in scores.items():
 # %%
 from matplotlib import pyplot as plt
 
-from training.records import COLOURS, use_style
+from training.reports.records import COLOURS, use_style
 from tutorials.show import show
 
 
@@ -295,7 +295,7 @@ assert not any(too_good(value, task) for (task, _), value in scores.items()), "a
 # tokens? How many of them have type 1?
 
 # %%
-from training.tokenizers import encoder_tokenizer
+from training.data.tokenizers import encoder_tokenizer
 
 tokenizer = encoder_tokenizer()
 pair = tokenizer("the soup was .", "it was about food .")
@@ -310,8 +310,8 @@ assert sum(pair["token_type_ids"]) == 5 + 1, "type 1: the second text and the [S
 # would learn nothing from it. The library stops instead.
 
 # %%
-from training.encoding import encode
-from training.tasks import find_task
+from training.data.encoding import encode
+from training.data.tasks import find_task
 
 print("a real sentence:", tokenizer.tokenize("the movie was great"), "->", tokenizer("the movie was great")["input_ids"])
 try:
@@ -336,7 +336,7 @@ assert "vocabulary" in message, "an unknown word must stop the run: a quiet [UNK
 # %%
 from transformers import AutoConfig, BertForMaskedLM
 
-from training.base_models import SMALL
+from training.models.base_models import SMALL
 
 trained = BertForMaskedLM.from_pretrained(SMALL["encoder"]).eval()
 torch.manual_seed(0)

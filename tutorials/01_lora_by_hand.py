@@ -41,7 +41,7 @@ import transformers
 from matplotlib import pyplot as plt
 from torch import nn
 
-from training.records import COLOURS, use_style
+from training.reports.records import COLOURS, use_style
 from tutorials.show import show
 
 torch.set_num_threads(1)
@@ -346,11 +346,11 @@ show(figure, "01_eckart_young")
 # everything and says nothing. What does ours do?
 
 # %%
-from training.base_models import load_base
-from training.batching import Steps, batches
-from training.data import load_task
-from training.encoding import encode
-from training.tasks import find_task
+from training.models.base_models import load_base
+from training.data.batching import Steps, batches
+from training.data.data import load_task
+from training.data.encoding import encode
+from training.data.tasks import find_task
 
 spec = find_task("qa")
 small = load_base(spec, "encoder", seed=0)

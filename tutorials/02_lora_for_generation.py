@@ -39,7 +39,7 @@ import transformers
 from matplotlib import pyplot as plt
 from torch.nn import functional as F
 
-from training.records import COLOURS, use_style
+from training.reports.records import COLOURS, use_style
 from tutorials.show import show
 
 torch.set_num_threads(1)
@@ -57,9 +57,9 @@ use_style()
 # A perfect model says so too. What loss (in nats) does it pay for this one choice, on average: 0, about 0.67, or 1?
 
 # %%
-from training.data import load_task
-from training.tasks import find_task
-from training.world_tasks import ceiling
+from training.data.data import load_task
+from training.data.tasks import find_task
+from training.data.world_tasks import ceiling
 
 spec = find_task("data2text")
 data = load_task(spec, seed=0)
@@ -96,8 +96,8 @@ assert 0.1 < floor < 0.4, "count the end of text as a token, and divide by all t
 # **Predict:** what share of all tokens carries a label: about a tenth, about half, or nearly all?
 
 # %%
-from training.base_models import load_base
-from training.encoding import encode
+from training.models.base_models import load_base
+from training.data.encoding import encode
 
 base = load_base(spec, seed=0)
 tokenizer = base.tokenizer
@@ -128,9 +128,9 @@ assert 0.4 < scored < 0.7, "labels belong on the answer and its end, and nowhere
 # 3, or less?
 
 # %%
-from training import metrics
-from training.batching import batches
-from training.evaluation import model_inputs
+from training.evaluation import metrics
+from training.data.batching import batches
+from training.evaluation.evaluation import model_inputs
 
 batch = next(batches(library.features, tokenizer, 32))
 with torch.no_grad():
@@ -205,8 +205,8 @@ show(figure, "02_losses")
 
 
 # %%
-from training.encoding import prompt_ids
-from training.generation import generate_texts
+from training.data.encoding import prompt_ids
+from training.evaluation.generation import generate_texts
 
 
 @torch.no_grad()
@@ -239,9 +239,9 @@ assert alone == together, "the library pads a batch on the left and masks the pa
 
 # %%
 import loralib
-from training import loop
-from training.batching import Steps
-from training.evaluation import objective_of
+from training.loop import loop
+from training.data.batching import Steps
+from training.evaluation.evaluation import objective_of
 
 
 def train_lora(features: list[dict], steps: int):
@@ -277,8 +277,8 @@ assert lengths["with its end"] < 30 < lengths["without"], "without the end in it
 # *everything* true: nine of ten, half, or fewer than one in five?
 
 # %%
-from training.generation import generate_samples, references_by_prompt
-from training.world_tasks import slot_errors
+from training.evaluation.generation import generate_samples, references_by_prompt
+from training.data.world_tasks import slot_errors
 
 meanings = references_by_prompt(test, spec)[:200]
 samples = {m: generate_samples(r.model.cpu(), tokenizer, meanings, spec, max_new_tokens=40) for m, r in results.items()}
@@ -343,9 +343,9 @@ assert parts["lora"][0] > 2 * parts["lora"][1], "the facts should be the hard pa
 # BLEU does it get against the first text: 100, about 60, or 20? And if we give eight references for each meaning?
 
 # %%
-from training.generation import Sample
-from training.text_metrics import text_scores
-from training.world_tasks import realise
+from training.evaluation.generation import Sample
+from training.evaluation.text_metrics import text_scores
+from training.data.world_tasks import realise
 
 
 def grammar_texts(meaning: str, count: int, seed: int) -> list[str]:

@@ -35,7 +35,7 @@ import torch
 import transformers
 from matplotlib import pyplot as plt
 
-from training.records import COLOURS, use_style
+from training.reports.records import COLOURS, use_style
 from tutorials.show import show
 
 torch.set_num_threads(1)
@@ -53,9 +53,9 @@ folder = Path(tempfile.mkdtemp())
 # **Predict:** the base has D = 64, and there are two labels. How many numbers has the head: 64, 128 or 130?
 
 # %%
-from training.base_models import load_base
-from training.data import load_task
-from training.tasks import find_task
+from training.models.base_models import load_base
+from training.data.data import load_task
+from training.data.tasks import find_task
 
 spec = find_task("sentiment")
 base = load_base(spec, seed=0)
@@ -82,9 +82,9 @@ assert head_numbers == 2 * 64 + 2, "a row of weights and one bias for each label
 # on average over ten of them: 0.5, 0.6, or 0.7?
 
 # %%
-from training.encoding import encode
-from training.evaluation import HeldOut, evaluate
-from training.processes import make_accelerator
+from training.data.encoding import encode
+from training.evaluation.evaluation import HeldOut, evaluate
+from training.loop.processes import make_accelerator
 
 rows = load_task(spec, seed=0)["test"].select(range(300))
 held_out = HeldOut(spec, rows, encode(rows[:], spec, tokenizer, 128))
@@ -119,7 +119,7 @@ assert all(abs(a + b - 1) < 1e-9 for a, b in zip(scores, mirrored, strict=True))
 # **Predict:** what is the MCC of always saying "fine": 0.7, 0.4 or 0? And its F1 for the label "fine": above or below 0.8?
 
 # %%
-from training.metrics import label_scores
+from training.evaluation.metrics import label_scores
 
 
 def matthews(guess: list[int], truth: list[int]) -> float:
@@ -198,7 +198,7 @@ show(figure, "head_or_lora")
 
 # %%
 import loralib
-from training.trained import load_trained
+from training.models.trained import load_trained
 
 trained = runs["sentiment", "lora"]
 keys = {k: v for k, v in trained.model.state_dict().items() if "lora" in k}

@@ -39,7 +39,7 @@ import transformers
 from matplotlib import pyplot as plt
 
 import loralib
-from training.records import COLOURS, use_style
+from training.reports.records import COLOURS, use_style
 from tutorials.show import show
 
 torch.set_num_threads(1)
@@ -90,8 +90,8 @@ assert steps["r = 64"] < steps["full"] < steps["r = 256"], "the factors have pro
 # over all weights. What does the clock say? We measure both in one process, in turn, on the same batches.
 
 # %%
-from training.settings import TrainSettings
-from training.step_time import ratios, step_times
+from training.runs.settings import TrainSettings
+from training.runs.step_time import ratios, step_times
 
 quick = {"trackers": "", "samples": 0, "threads": 1, "eval_every": 10**6, "eval_rows": 300, "steps": 150}
 rows = {"full": TrainSettings("data2text", method="full", **quick), "LoRA": TrainSettings("data2text", r=8, **quick)}
@@ -138,8 +138,8 @@ assert kept[None] == 512 * 4096 < kept[8] < 1.02 * kept[None], "full keeps x for
 # Without activations: at most 4 times less (16 bytes a number against 4). But of activations LoRA keeps a little *more*: the
 # adapter stores $S = x A^\top$ as well. So the answer to "out of memory" is not a smaller rank. On the 22 M encoder with 16
 # rows of at most 64 tokens we counted 143 MB of activations for full and 142 MB for LoRA (there full keeps inputs of layer
-# norms and biases too). All four parts together: 506 MB against 238 MB, 2.1 times less ([how](../tests/test_claims.py)). With
-# larger batches the factor falls toward 1.
+# norms and biases too). All four parts together: 506 MB against 238 MB, 2.1 times less ([how](../tests/course/test_claims.py)).
+# With larger batches the factor falls toward 1.
 #
 # ## 3. First find the rate of each, then compare
 #
@@ -211,12 +211,12 @@ assert runs["r64"].trainable > best.trainable and by_rank[3] > best.metric + 0.1
 # **Predict:** full's change, shortened to rank 16 of 64: is its loss nearer to full's, or to LoRA's at r = 16?
 
 # %%
-from training.base_models import load_base
-from training.data import load_task
-from training.encoding import encode
-from training.evaluation import HeldOut, evaluate
-from training.processes import make_accelerator
-from training.tasks import find_task
+from training.models.base_models import load_base
+from training.data.data import load_task
+from training.data.encoding import encode
+from training.evaluation.evaluation import HeldOut, evaluate
+from training.loop.processes import make_accelerator
+from training.data.tasks import find_task
 
 spec = find_task("data2text")
 base = load_base(spec, seed=0)
@@ -284,7 +284,7 @@ import random
 
 import datasets
 
-from training.small_world import remark, sample_passage
+from training.data.small_world import remark, sample_passage
 
 rng = random.Random("stories that no model has read")
 passages = [sample_passage(rng) for _ in range(300)]
@@ -335,7 +335,7 @@ show(figure, "forgetting")
 # **Predict:** full 0.851 against LoRA r = 4 0.854, r = 8 0.844 and r = 16 0.793. Which of the three differences count?
 
 # %%
-from training.paired import paired_gap
+from training.reports.paired import paired_gap
 
 sst2 = json.loads((ROOT / "training/results/sst2/results.json").read_text())["rows"]
 scores = {label: [row["metric"] for row in found] for label, found in sst2.items()}
@@ -377,7 +377,7 @@ assert abs(mean) < 2 * error, "the largest difference does not count: one seed o
 # | many tasks on one base | LoRA | S: 100 tasks are 227 MB, not 9.1 GB; served in one batch: L6 |
 # | full does not fit in memory | LoRA | S: 238 MB counted, not 506; but activations stay (section 2) |
 # | only time is short | neither | S: 1.7 times per step, E: 0.98 (section 1) |
-# | a small device, one task | merge it | it is then one model ([test](../tests/test_loralib_merge.py)) |
+# | a small device, one task | merge it | it is then one model ([test](../tests/lora_layers/test_loralib_merge.py)) |
 # | errors are costly (medicine, law) | what wins on *your* data | S: one seed of r = 16 fell to 0.672; no method is safe |
 #
 # ## What could go wrong

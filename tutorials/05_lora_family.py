@@ -38,7 +38,7 @@ from matplotlib import pyplot as plt
 from torch import nn
 
 import loralib
-from training.records import COLOURS, use_style
+from training.reports.records import COLOURS, use_style
 from tutorials.show import show
 
 torch.set_num_threads(1)
@@ -225,7 +225,7 @@ assert len(winners) > 1, "another seed, another winner: a table with one seed wo
 assert spread > 0.1, "two seeds of one method differ more than many papers' methods"
 
 # %%
-from training.paired import paired_gap
+from training.reports.paired import paired_gap
 
 for name in ("DoRA", "PiSSA", "(IA)³"):
     mean, error = paired_gap(scores[name], scores["LoRA"])

@@ -39,7 +39,7 @@ import transformers
 from matplotlib import pyplot as plt
 
 import loralib
-from training.records import COLOURS, file_size, use_style
+from training.reports.records import COLOURS, file_size, use_style
 from tutorials.show import show
 
 torch.set_num_threads(1)
@@ -60,9 +60,9 @@ folder = Path(tempfile.mkdtemp())
 
 # %%
 from training import train_model
-from training.base_models import load_base
-from training.data import load_task
-from training.tasks import find_task
+from training.models.base_models import load_base
+from training.data.data import load_task
+from training.data.tasks import find_task
 
 (folder / "two_topics").mkdir()
 for split, rows in load_task(find_task("topic"), seed=0).items():
@@ -193,9 +193,9 @@ assert reports["cat"].error < 1e-5 < 0.05 < reports["linear"].error, "trained ad
 # **Predict:** at $w = 0.5$, will the sum do both tasks, one of them, or none?
 
 # %%
-from training.encoding import encode
-from training.evaluation import HeldOut, evaluate
-from training.processes import make_accelerator
+from training.data.encoding import encode
+from training.evaluation.evaluation import HeldOut, evaluate
+from training.loop.processes import make_accelerator
 
 spec = find_task("sentiment")
 tests = {"mood": load_task(spec, seed=0)["test"], "topic": load_task(spec, str(folder / "two_topics"))["test"]}

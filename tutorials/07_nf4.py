@@ -34,10 +34,10 @@ import torch
 import transformers
 from matplotlib import pyplot as plt
 
-from kernels import nf4
-from training.base_models import load_base
-from training.records import COLOURS, use_style
-from training.tasks import find_task
+from kernels.formulas import nf4
+from training.models.base_models import load_base
+from training.reports.records import COLOURS, use_style
+from training.data.tasks import find_task
 from tutorials.show import show
 
 torch.set_num_threads(1)
@@ -198,7 +198,7 @@ assert torch.equal(nf4.dequantize(whole), there_and_back(weights, nf4.levels("nf
 print(f"{len(weights):,} numbers: {whole.nbytes:,} bytes, {whole.bits_per_parameter} bits each; float32: {4 * len(weights):,}")
 
 # %% [markdown]
-# These bytes are those of bitsandbytes, bit for bit, for every shape and dtype that we tried (`tests/test_kernels_nf4.py`).
+# These bytes are those of bitsandbytes, bit for bit, for every shape and dtype that we tried (`test_kernels_nf4.py`).
 #
 # ## 6. The scales have scales
 #
@@ -267,7 +267,7 @@ except ValueError as refusal:
 # | the decoded weight is noise | the halves of the byte are swapped | section 5: the first number is in the high half |
 # | zeros do not stay zero | levels from another recipe | section 3: compare with `nf4.levels("nf4")` |
 # | one layer is much worse than the others | outliers in its blocks | section 7: its error in the report of `quantize_model` |
-# | bitsandbytes decodes rows of 96 wrongly on a CPU | its kernel, when a row ends inside a block | `tests/test_kernels_nf4.py` |
+# | bitsandbytes decodes rows of 96 wrongly on a CPU | its kernel, when a row ends inside a block | `test_kernels_nf4.py` |
 # | the file is larger than 4 bits | scales in float32, embeddings and heads unquantised | section 6, and lesson 08 |
 #
 # ## Exercises

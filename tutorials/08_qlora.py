@@ -35,10 +35,10 @@ from matplotlib import pyplot as plt
 
 import loralib
 from kernels.measure import saved_bytes
-from kernels.nf4 import dequantize
-from training.base_models import load_base
-from training.records import COLOURS, use_style
-from training.tasks import find_task
+from kernels.formulas.nf4 import dequantize
+from training.models.base_models import load_base
+from training.reports.records import COLOURS, use_style
+from training.data.tasks import find_task
 from tutorials.show import show
 
 torch.set_num_threads(1)
@@ -106,7 +106,7 @@ assert not torch.allclose(layer(x), x @ W.T + layer.bias, atol=0.05), "and not t
 # %%
 from unittest.mock import patch
 
-from kernels.nf4 import quantize
+from kernels.formulas.nf4 import quantize
 
 packed = torch.nn.Sequential(loralib.Linear4bit(quantize(torch.randn(512, 512))))
 rows = torch.randn(2, 512, requires_grad=True)
@@ -116,7 +116,7 @@ with_lora = saved_bytes(lambda: packed(rows), packed.parameters())
 print(f"alone {alone}, with LoRA {with_lora}; the decoded weight would be {4 * 512 * 512:,}")
 assert alone == 0, "no gradient of W, so x is not needed; the packed bytes are there anyway"
 assert with_lora == 4 * (2 * 512 + 2 * 4), "x and S = x Aᵀ, as for LoRA on a float layer"
-with patch("loralib.functional.dequantize", wraps=dequantize) as decoding:  # counts the calls, changes nothing
+with patch("loralib.compute.functional.dequantize", wraps=dequantize) as decoding:  # counts the calls, changes nothing
     packed(rows).sum().backward()
 print(f"one forward and one backward decode the weight {decoding.call_count} times")
 assert decoding.call_count == 2, "once for y and once for dx: was the decoded weight kept?"
@@ -230,10 +230,10 @@ show(figure, "memory")
 # %%
 import copy
 
-from training.data import load_task
-from training.encoding import encode
-from training.evaluation import HeldOut, evaluate
-from training.processes import make_accelerator
+from training.data.data import load_task
+from training.data.encoding import encode
+from training.evaluation.evaluation import HeldOut, evaluate
+from training.loop.processes import make_accelerator
 
 test = load_task(spec, seed=0)["test"].select(range(300))
 held_out = HeldOut(spec, test, encode(test[:], spec, base.tokenizer, 96))
@@ -271,7 +271,7 @@ assert losses["merge_requant"] > losses["merge_dequant"] and losses["onto W"] > 
 # **Predict:** a number that is a thousandth of its block's largest: is it off by 3 %, 30 %, or is it zero? In each of the two?
 
 # %%
-from kernels.blockwise8 import dequantize8, quantize8
+from kernels.formulas.blockwise8 import dequantize8, quantize8
 
 values = torch.logspace(-6, 0, 256)
 back = dequantize8(quantize8(values))

@@ -38,14 +38,14 @@ import triton
 import triton.language as tl
 from matplotlib import pyplot as plt
 
-from kernels import lora_backward_triton, lora_matmul_triton
-from kernels.ahead_of_time import read_table
-from kernels.configs import Tiles
-from kernels.lora_matmul import lora_forward, lora_matmul_reference
+from kernels.triton_kernels import lora_backward_triton, lora_matmul_triton
+from kernels.triton_kernels.ahead_of_time import read_table
+from kernels.triton_kernels.configs import Tiles
+from kernels.formulas.lora_matmul import lora_forward, lora_matmul_reference
 from kernels.measure import moved_bytes
-from kernels.philox import keep_mask
+from kernels.triton_kernels.philox import keep_mask
 from kernels.roofline import Ceilings
-from training.records import COLOURS, use_style
+from training.reports.records import COLOURS, use_style
 from tutorials.built_by_hand import built
 from tutorials.interpreted import traffic
 from tutorials.show import show
@@ -194,7 +194,7 @@ assert torch.allclose(y, x @ W.T, atol=1e-4), "is W read as its transpose?"
 
 # %% [markdown]
 # Larger tiles load less: with tiles of 128 × 256 each number of x is read N / 256 times. What programs read at about the same
-# time comes from the L2 cache; the order of the tiles (`tile_of` in `kernels/tiles_triton.py`) sees to that.
+# time comes from the L2 cache; the order of the tiles (`tile_of` in `kernels/triton_kernels/tiles_triton.py`) sees to that.
 #
 # ## 4. Version 1: one launch
 #
@@ -295,8 +295,8 @@ assert found["beside the accumulator"]["spilled"] > 0, "a second accumulator of 
 # %% [markdown]
 # What found no register is **spilled**: written to slow memory and read again. The interpreter cannot see this, and the compiler
 # cannot see a wrong sum. So every kernel passes two gates in our tests: numbers in the interpreter, with NaN around every input,
-# and builds for four kinds of GPU, compared with [a committed table](../kernels/ahead_of_time.csv). Its rows for Hopper (the last
-# three kernels are for backward):
+# and builds for four kinds of GPU, compared with
+# [a committed table](../kernels/triton_kernels/ahead_of_time.csv). Its rows for Hopper (the last three kernels are for backward):
 
 # %%
 for row in read_table():
@@ -347,7 +347,7 @@ import loralib
 
 small = loralib.get_peft_model(torch.nn.Sequential(torch.nn.Linear(64, 64)), loralib.LoraConfig(r=8, target_modules=["0"]))
 print(loralib.explain(small, tokens=4096))
-measured = loralib.dispatch.MEASUREMENTS
+measured = loralib.compute.dispatch.MEASUREMENTS
 print("GPUs measured so far:", ", ".join(measured) or "none. The kernels are checked, not timed: no GPU was to be had")
 assert "torch" in str(loralib.explain(small)), "without a GPU, plain torch: is TRITON_INTERPRET taken for one?"
 
@@ -357,7 +357,7 @@ assert "torch" in str(loralib.explain(small)), "without a GPU, plain torch: is T
 # | symptom | likely cause | check |
 # |:--|:--|:--|
 # | right numbers, far too slow | the kernel spills | section 6: `python -m kernels.bench builds` |
-# | NaN or garbage at odd sizes | a load without a mask | `tests/canary.py`: put the inputs inside NaN |
+# | NaN or garbage at odd sizes | a load without a mask | `tests/helpers/canary.py`: put the inputs inside NaN |
 # | bfloat16 is wrong in the interpreter only | it multiplies bit patterns | test in float32 and float16 |
 # | slower than plain torch | its product is slower than cuBLAS | section 2: 9 % decides |
 # | `pip install kernels` is advised at the start | bitsandbytes finds our folder `kernels` | harmless: do not install it |

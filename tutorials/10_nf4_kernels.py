@@ -19,7 +19,7 @@
 # | absmax | `absmax` | the scale of a block of 64 weights |
 # | SM | | one of the GPU's processors; an H200 has 132 |
 #
-# The format is QLoRA's (Dettmers et al. 2023), decoded to the bit as `kernels/nf4.py` defines it.
+# The format is QLoRA's (Dettmers et al. 2023), decoded to the bit as `kernels/formulas/nf4.py` defines it.
 
 # %%
 import os
@@ -35,10 +35,11 @@ import triton
 import triton.language as tl
 from matplotlib import pyplot as plt
 
-from kernels import nf4, nf4_matmul_triton, nf4_triton
-from kernels.ahead_of_time import read_table
-from kernels.lora_matmul_triton import shrink
-from training.records import COLOURS, use_style
+from kernels.formulas import nf4
+from kernels.triton_kernels import nf4_matmul_triton, nf4_triton
+from kernels.triton_kernels.ahead_of_time import read_table
+from kernels.triton_kernels.lora_matmul_triton import shrink
+from training.reports.records import COLOURS, use_style
 from tutorials.built_by_hand import WAYS, built, decode_kernel
 from tutorials.interpreted import traffic
 from tutorials.show import show
@@ -279,7 +280,7 @@ assert torch.equal(nf4_triton.dequantize(q), right), "the library's kernel, for 
 # %% [markdown]
 # (Some pairs hold the same level twice, so a few weights are right by chance.) Mean, spread and histogram of the weight stay
 # the same, and the layer computes nonsense. Only a comparison place by place finds it, or a product with the identity matrix
-# (`tests/test_kernels_nf4_triton.py`).
+# (`tests/kernel/test_kernels_nf4_triton.py`).
 #
 # ## What no count shows
 #

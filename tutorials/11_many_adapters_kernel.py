@@ -37,10 +37,10 @@ import triton.language as tl
 from matplotlib import pyplot as plt
 
 import loralib
-from kernels import grouped_lora_triton as grouped
-from kernels.grouped_lora import TileTable, grouped_lora_reference, stack_adapters, tile_table
+from kernels.triton_kernels import grouped_lora_triton as grouped
+from kernels.formulas.grouped_lora import TileTable, grouped_lora_reference, stack_adapters, tile_table
 from kernels.measure import count_operations
-from training.records import COLOURS, use_style
+from training.reports.records import COLOURS, use_style
 from tutorials.interpreted import count_launches, traffic
 from tutorials.show import show
 

@@ -40,10 +40,10 @@ from matplotlib import pyplot as plt
 from torch.nn import functional as F
 
 import loralib
-from training.base_models import load_base
-from training.data import load_task
-from training.records import COLOURS, use_style
-from training.tasks import find_task
+from training.models.base_models import load_base
+from training.data.data import load_task
+from training.reports.records import COLOURS, use_style
+from training.data.tasks import find_task
 from tutorials.show import show
 
 # %%
@@ -67,7 +67,7 @@ spec, PURPLE = find_task("qa"), COLOURS["bottleneck"]
 # that, to the nearest hundred thousand? And with two in each layer?
 
 # %%
-from adapters.bottleneck import Bottleneck, BottleneckConfig
+from adapters.bottleneck.bottleneck import Bottleneck, BottleneckConfig
 
 # init="bert" makes U random (section 3): with U = 0, the default, we would compare zeros with zeros
 adapter = Bottleneck(64, BottleneckConfig(init="bert"), torch.Generator().manual_seed(0))
@@ -83,7 +83,7 @@ assert sum(p.numel() for p in adapter.parameters()) == 2 * 64 * 4 + 4 + 64, "2dm
 # Now the real size, without its memory: on the device `meta` tensors have shapes and no content.
 
 # %%
-from adapters.attachment import attach
+from adapters.bottleneck.attachment import attach
 
 PLACEMENTS = ("pfeiffer", "houlsby", "parallel")
 
@@ -225,7 +225,7 @@ assert 0 == moved["identity"] < moved["houlsby"] < moved["bert"], "the larger th
 
 # %%
 from training import train_model
-from training.paired import paired_gap
+from training.reports.paired import paired_gap
 
 adapters = {"method": "bottleneck", "reduction_factor": 4, "learning_rate": 0.04}
 WAYS = {
@@ -337,10 +337,10 @@ for name, values in times.items():
 # **Predict:** the trained adapter, without its f: does it answer as before, a little worse, or as if it had learnt nothing?
 
 # %%
-from adapters.attachment import sites
-from training.encoding import encode
-from training.evaluation import HeldOut, evaluate
-from training.processes import make_accelerator
+from adapters.bottleneck.attachment import sites
+from training.data.encoding import encode
+from training.evaluation.evaluation import HeldOut, evaluate
+from training.loop.processes import make_accelerator
 
 test = load_task(spec, seed=0)["test"].select(range(200))
 held_out = HeldOut(spec, test, encode(test[:], spec, tokenizer, 96))
@@ -404,8 +404,8 @@ assert kept[0,][1] < 0.5 * kept[()][1], "nothing below the first adapter is kept
 # **Predict:** two equal adapters are averaged. At which strength do they act: in our library, and in AdapterHub's?
 
 # %%
-from adapters.attachment import activate, train_only
-from adapters.composition import Average, BatchSplit, Stack
+from adapters.bottleneck.attachment import activate, train_only
+from adapters.bottleneck.composition import Average, BatchSplit, Stack
 
 model = load_base(spec, seed=0).model
 for i, name in enumerate(("a", "b")):  # large random adapters, so that we see what they do
@@ -449,7 +449,7 @@ assert learning == {"a"}, "activate does not choose who learns: here a training 
 # **Predict:** are the loaded model's logits equal to six digits, or bit for bit? And what does a model of width 32 say?
 
 # %%
-from adapters.checkpoint import load_bottleneck, save_bottleneck
+from adapters.bottleneck.checkpoint import load_bottleneck, save_bottleneck
 from loralib import AdapterFileError
 
 saved = save_bottleneck(runs["parallel"].model, folder / "saved")

@@ -39,15 +39,15 @@ from matplotlib import pyplot as plt
 from torch.nn import functional as F
 
 import loralib
-from adapters.prefix import PrefixTuningConfig
-from adapters.prompt import PromptTuningConfig
-from adapters.virtual_tokens import add_virtual_tokens, eject_prefix, use_virtual_tokens, virtual_encoder
-from training.base_models import load_base, window
-from training.batching import Steps, pad
-from training.data import load_task
-from training.encoding import encode
-from training.records import COLOURS, use_style
-from training.tasks import find_task
+from adapters.virtual.prefix import PrefixTuningConfig
+from adapters.virtual.prompt import PromptTuningConfig
+from adapters.virtual.virtual_tokens import add_virtual_tokens, eject_prefix, use_virtual_tokens, virtual_encoder
+from training.models.base_models import load_base, window
+from training.data.batching import Steps, pad
+from training.data.data import load_task
+from training.data.encoding import encode
+from training.reports.records import COLOURS, use_style
+from training.data.tasks import find_task
 from tutorials.show import show
 
 # %%
@@ -140,7 +140,7 @@ def first_layer(model, ids, start: int):
 
 
 # %%
-from adapters.attention import prefix_attention
+from adapters.virtual.attention import prefix_attention
 
 model, ids = decoder(), batch["input_ids"][:1]
 report = add_virtual_tokens(model, PrefixTuningConfig(num_virtual_tokens=P), seed=0)
@@ -221,10 +221,10 @@ assert mean[0] > mean[-1] and change > 0.05, "few words against 20 zeros; and po
 # share of its start: 1 %, 10 %, 100 %? Then say which rates will learn, of 5e-5, 3e-3, 3e-2 and 0.3.
 
 # %%
-from training import loop
-from training.evaluation import HeldOut, evaluate, objective_of
-from training.methods import apply_method
-from training.processes import make_accelerator
+from training.loop import loop
+from training.evaluation.evaluation import HeldOut, evaluate, objective_of
+from training.models.methods import apply_method
+from training.loop.processes import make_accelerator
 
 held_out = HeldOut(spec, test_rows, test_set)
 
@@ -465,8 +465,8 @@ assert shared[1] * 4 == shared[2] * 2 == shared[4], "the prefix has the heads of
 # **Predict:** are the logits after save and load equal to six digits, or bit for bit?
 
 # %%
-from adapters.virtual_files import load_virtual_tokens, save_virtual_tokens
-from training.generation import generate_texts
+from adapters.virtual.virtual_files import load_virtual_tokens, save_virtual_tokens
+from training.evaluation.generation import generate_texts
 
 for method in ("prompt", "prefix"):
     model = models[method]  # of section 6: 2,048 numbers, seed 2
@@ -493,7 +493,7 @@ print("wanted:", test_rows[0]["human_reference"])
 # | the model is worse than the base at step 0 | a random or zero start: it takes attention from the text | section 4 |
 # | good in one library, worse in another | positions start at 0 in one and at P in the other | sections 3 and 7 |
 # | a longer prompt is no better | the input is the only place where it acts | section 6: compare with a prefix, and with LoRA |
-# | long texts fail or are cut | the window is P shorter | section 9: `training.base_models.window` |
+# | long texts fail or are cut | the window is P shorter | section 9: `training.models.base_models.window` |
 #
 # ## Exercises
 #
@@ -516,7 +516,7 @@ print("wanted:", test_rows[0]["human_reference"])
 #
 # ## On the real thing
 #
-# Without `--learning-rate`, the command takes a default for the method and the size of the model (`training/methods.py`).
+# Without `--learning-rate`, the command takes a default for the method and the size of the model (`training/models/methods.py`).
 #
 # ```bash
 # python -m training --task e2e_nlg --model gpt2 --method prefix --num-virtual-tokens 20 --prefix-projection

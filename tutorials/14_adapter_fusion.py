@@ -39,8 +39,8 @@ import torch
 import transformers
 from matplotlib import pyplot as plt
 
-from adapters.fusion import AdapterFusion, AdapterFusionConfig, fusion_penalty, no_decay
-from training.records import COLOURS, file_size, use_style
+from adapters.fusion.fusion import AdapterFusion, AdapterFusionConfig, fusion_penalty, no_decay
+from training.reports.records import COLOURS, file_size, use_style
 from tutorials.show import show
 
 torch.set_num_threads(1)
@@ -96,10 +96,10 @@ assert torch.allclose(equal, changes.mean(1), atol=1e-4), "equal scores and V = 
 # and how many times one adapter with a bottleneck of 48?
 
 # %%
-from adapters.attachment import activate, attach, sites, train_only
-from adapters.bottleneck import BottleneckConfig
-from adapters.composition import Average, Fuse
-from adapters.fuse import add_fusion
+from adapters.bottleneck.attachment import activate, attach, sites, train_only
+from adapters.bottleneck.bottleneck import BottleneckConfig
+from adapters.bottleneck.composition import Average, Fuse
+from adapters.fusion.fuse import add_fusion
 
 with torch.device("meta"):  # shapes without memory
     roberta = transformers.RobertaModel(
@@ -123,8 +123,8 @@ assert 23 < of_fusion / one_adapter < 25, "2 D m + m + D with m = 48 is 24 times
 # every step?
 
 # %%
-from training.base_models import load_base
-from training.tasks import find_task
+from training.models.base_models import load_base
+from training.data.tasks import find_task
 
 spec = find_task("sentiment")
 small = load_base(spec, seed=0)
@@ -172,7 +172,7 @@ assert largest["key.bias"] < 1e-3 * min(largest["query.weight"], largest["value.
 import json
 
 from training import train_model
-from training.data import evaluation_split, load_task
+from training.data.data import evaluation_split, load_task
 
 ADAPTER = {"method": "bottleneck", "placement": "parallel", "reduction_factor": 4}
 COMMON = {"eval_every": 10**6, "trackers": "", "samples": 0, "threads": 1, "eval_rows": 250}
@@ -221,10 +221,10 @@ runs |= {("48 labels", seed): compared("48 labels", seed, list(others["48 labels
 # The average needs no training. We load the members into a fresh base, with the head of the own one.
 
 # %%
-from adapters.checkpoint import load_bottleneck
-from training.encoding import encode
-from training.evaluation import HeldOut, evaluate
-from training.processes import make_accelerator
+from adapters.bottleneck.checkpoint import load_bottleneck
+from training.data.encoding import encode
+from training.evaluation.evaluation import HeldOut, evaluate
+from training.loop.processes import make_accelerator
 
 
 def held_out(case: str, tokenizer) -> HeldOut:
@@ -298,8 +298,8 @@ show(figure, "fusion_rivals")
 # **Predict:** does the `qa` fusion listen to *topic*? On 48 labels, is the stranger shut out, and does every token agree?
 
 # %%
-from multitask.fusion_study import attention
-from training.trained import load_trained
+from multitask.studies.fusion_study import attention
+from training.models.trained import load_trained
 
 fused = {case: load_trained(runs[case, 0]["fusion"].folder / "adapter").base for case in CASES}
 maps = {case: torch.tensor(attention(base, held_out(case, base.tokenizer))) for case, base in fused.items()}
@@ -471,8 +471,8 @@ assert (static[0].weights == static[0].weights[0]).all(), "seven tokens, one opi
 
 # %%
 import loralib
-from adapters.prefix import PrefixTuningConfig
-from adapters.virtual_tokens import add_virtual_tokens
+from adapters.virtual.prefix import PrefixTuningConfig
+from adapters.virtual.virtual_tokens import add_virtual_tokens
 
 model = load_base(spec, seed=0).model
 config = loralib.LoraConfig(r=2, target_modules=["query", "value"], modules_to_save=[], init_lora_weights=False)
@@ -510,7 +510,7 @@ assert "nothing at a place" in message, "a prefix has no change of its own that 
 # the folder `sentiment`, the task whose name we borrowed.)
 
 # %%
-from adapters.fusion_files import load_fusion
+from adapters.fusion.fusion_files import load_fusion
 
 run = runs["48 labels", 0]["fusion"]
 for path in sorted((run.folder / "adapter").rglob("*.safetensors")):

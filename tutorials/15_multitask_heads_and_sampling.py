@@ -41,9 +41,9 @@ import transformers
 from matplotlib import pyplot as plt
 from torch.nn import functional as F
 
-from multitask.run import build_model, load_rows
-from multitask.settings import MultitaskSettings
-from training.records import COLOURS, use_style
+from multitask.runs.run import build_model, load_rows
+from multitask.runs.settings import MultitaskSettings
+from training.reports.records import COLOURS, use_style
 from tutorials.show import show
 
 torch.set_num_threads(1)
@@ -71,8 +71,8 @@ rows = load_rows(FIVE, tokenizer, limit=128)
 # **Predict:** in a decoder, two texts differ only in their last word. How far apart are the states of their *first* token?
 
 # %%
-from multitask.task_heads import TaskHeads, pool
-from training.base_models import Source, load_backbone
+from multitask.model.task_heads import TaskHeads, pool
+from training.models.base_models import Source, load_backbone
 
 
 def pooled_by_hand(states, mask, causal: bool):
@@ -143,9 +143,9 @@ assert parameters == sum(768 * labels + labels for labels in (2, 4, 3)) == 6921,
 # How many has a *tagging* row, about? If we took one plain mean over all answers, how large would the part of *tagging* be?
 
 # %%
-from multitask.balancing import make_balancing
-from multitask.data_manager import MultitaskDataManager
-from multitask.steps import Learner
+from multitask.balancing.balancing import make_balancing
+from multitask.data.data_manager import MultitaskDataManager
+from multitask.runs.steps import Learner
 
 features = {task: part.train for task, part in rows.items()}
 manager = MultitaskDataManager(features, model.tasks, tokenizer, batch_size=25, kind="equal", seed=0)
@@ -199,8 +199,8 @@ assert part > 0.8, "a tagging row has an answer for each word"
 # **Predict:** for which of *sentiment*, *topic*, *nli* and *qa* is a linear layer on frozen states enough?
 
 # %%
-from multitask.comparison import gap_closed
-from multitask.trainer import MultitaskTrainer
+from multitask.studies.comparison import gap_closed
+from multitask.runs.trainer import MultitaskTrainer
 
 SEEDS = (0, 1, 2)
 
@@ -260,7 +260,7 @@ for (name, new), old in zip(heads_only[0].backbone.named_parameters(), model.bac
 # **Predict:** sizes 50, 100, 200 and $T = 2$. Is the largest task drawn 4, 2 or 1.4 times as often as the smallest?
 
 # %%
-from multitask.sampling import TaskSampler, task_probabilities
+from multitask.data.sampling import TaskSampler, task_probabilities
 
 SIZES = {"small": 50, "middle": 100, "large": 200}
 
@@ -334,7 +334,7 @@ assert distance(3) < 0.5 * distance(1), "T = 3 must be more than half way from p
 # %%
 from dataclasses import replace
 
-from training.paired import clearly_better, spread
+from training.reports.paired import clearly_better, spread
 
 PAIR = MultitaskSettings(
     tasks="qa,tagging",
@@ -424,7 +424,7 @@ show(figure, "sampling_decides")
 # weight, or seldom with a large one?
 
 # %%
-from multitask.balancing import expected_update
+from multitask.balancing.balancing import expected_update
 
 
 def plan(chance: float) -> tuple[dict, dict]:
@@ -488,7 +488,7 @@ assert noise[best] == min(noise.values()), "least noise: chances in proportion t
 # they be, with dropout at 0.1?
 
 # %%
-from training.batching import batches
+from training.data.batching import batches
 
 first = next(batches(features["topic"][:16], tokenizer, 16))
 

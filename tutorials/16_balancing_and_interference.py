@@ -36,9 +36,9 @@ import torch
 import transformers
 from matplotlib import pyplot as plt
 
-from multitask.gradients import cagrad, equal, mgda, nash_mtl, pcgrad
-from training.paired import clearly_better, paired_gap
-from training.records import COLOURS, use_style
+from multitask.balancing.gradients import cagrad, equal, mgda, nash_mtl, pcgrad
+from training.reports.paired import clearly_better, paired_gap
+from training.reports.records import COLOURS, use_style
 from tutorials.show import show
 
 torch.set_num_threads(1)
@@ -169,7 +169,7 @@ show(figure, "balancing_plane")
 # **Predict:** the losses 2.0 and 0.02 settle. How many times more does the small one count? Can its term be negative?
 
 # %%
-from multitask.balancing import DynamicWeightAverage, GradNorm, Uncertainty
+from multitask.balancing.balancing import DynamicWeightAverage, GradNorm, Uncertainty
 
 KINDS, L = ["classification", "classification", "regression"], [2.0, 0.02, 0.5]
 balancing = Uncertainty(KINDS)
@@ -258,10 +258,10 @@ assert dwa.weights[1] > 1 and gradnorm.weights[1] > 1, "both give more to the ta
 # **Predict:** are the cosines between tasks nearer to 1, to 0, or to -1?
 
 # %%
-from multitask.interference import mean_matrices
-from multitask.run import build_model, load_rows
-from multitask.settings import MultitaskSettings
-from multitask.trainer import MultitaskTrainer
+from multitask.runs.interference import mean_matrices
+from multitask.runs.run import build_model, load_rows
+from multitask.runs.settings import MultitaskSettings
+from multitask.runs.trainer import MultitaskTrainer
 
 SEEDS, STEPS = (0, 1, 2), 40
 COMMON = {"steps": STEPS, "learning_rate": 3e-3, "task_sampling": "equal", "threads": 1, "max_length": 40}
@@ -327,9 +327,9 @@ assert own > 0 and own > (affinity - affinity.diagonal().diag()).abs().max(), "a
 # and 0 at the minimum. What is it after training?
 
 # %%
-from multitask.balancing import make_balancing
-from multitask.interference import Interference, task_gram
-from multitask.steps import Learner
+from multitask.balancing.balancing import make_balancing
+from multitask.runs.interference import Interference, task_gram
+from multitask.runs.steps import Learner
 
 
 def together(model, rows: dict) -> float:
@@ -354,8 +354,8 @@ assert max(left) < 1, "less than orthogonal gradients would leave: they cancel"
 # accuracy of the two tasks after training with equal weights? With PCGrad?
 
 # %%
-from training.evaluation import HeldOut
-from training.tasks import TASKS, find_task
+from training.evaluation.evaluation import HeldOut
+from training.data.tasks import TASKS, find_task
 
 TASKS["sarcasm"] = replace(find_task("sentiment"), name="sarcasm")  # so that the settings know it
 
@@ -500,10 +500,10 @@ show(figure, "balancing_gaps")
 # **Predict:** sentiment and topic without labels: at chance (0.5 and 0.25), or near the head with 100 labels (0.9)?
 
 # %%
-from multitask.zero_shot_classes import zero_shot
-from training import small_world as world
-from training.data import load_task
-from training.encoding import encode
+from multitask.model.zero_shot_classes import zero_shot
+from training.data import small_world as world
+from training.data.data import load_task
+from training.data.encoding import encode
 
 test = {task: load_task(find_task(task))["test"].select(range(100)) for task in ("sentiment", "topic")}
 SAYS = {"sentiment": [world.verdict(i) for i in range(2)], "topic": [world.about(i) for i in range(4)]}

@@ -40,7 +40,7 @@ import transformers
 from matplotlib import pyplot as plt
 from torch.nn import functional as F
 
-from training.records import COLOURS, use_style
+from training.reports.records import COLOURS, use_style
 from tutorials.show import show
 
 torch.set_num_threads(1)
@@ -64,10 +64,10 @@ folder, cpu = Path(tempfile.mkdtemp()), torch.device("cpu")
 # 1,000 test texts: the true labels, or the teacher's probabilities?
 
 # %%
-from distill.rows import load_rows
-from distill.truth import posteriors
-from training.run import train_model
-from training.trained import load_trained
+from distill.teacher.rows import load_rows
+from distill.teacher.truth import posteriors
+from training.runs.run import train_model
+from training.models.trained import load_trained
 
 
 def teacher_for(task: str, steps: int):
@@ -88,8 +88,8 @@ def rows_for(spec, seed: int, labelled: int, unlabelled: int, test: int = 1):
 
 
 # %%
-from distill.fidelity import teachers_answers
-from distill.teacher import Teacher
+from distill.runs.fidelity import teachers_answers
+from distill.teacher.teacher import Teacher
 
 teacher = Teacher([trained.base.model], "classification")
 test = rows_for(trained.spec, 0, 1, 0, test=1000).held_out
@@ -128,7 +128,7 @@ assert of_teacher < 0.6 * of_labels, "from many draws the teacher has learnt the
 # **Predict:** $T$ goes from 4 to 16. By which factor does the gradient of KL alone shrink: 2, 4 or 16? And with $T^2$ in front?
 
 # %%
-from distill.losses import hard_targets, masked_mean, soft_targets
+from distill.losses.losses import hard_targets, masked_mean, soft_targets
 
 
 def soft_by_hand(z, v, T: float):
@@ -210,15 +210,15 @@ assert torch.allclose(mixed, ours), "(1 - a) · labels + a · teacher, both mean
 # labels?
 
 # %%
-from distill.loss_words import read_losses
-from distill.copy_spec import read_copy
-from distill.student import copy_student
-from distill.teacher_cache import build_cache
-from distill.terms import LABELLED, make_terms
-from distill.trainer import Distiller, DistillSteps
-from training import loop
-from training.batching import Steps
-from training.randomness import seeded
+from distill.losses.loss_words import read_losses
+from distill.student.copy_spec import read_copy
+from distill.student.student import copy_student
+from distill.teacher.teacher_cache import build_cache
+from distill.losses.terms import LABELLED, make_terms
+from distill.runs.trainer import Distiller, DistillSteps
+from training.loop import loop
+from training.data.batching import Steps
+from training.loop.randomness import seeded
 
 SEEDS, NONE = (1, 2, 3), torch.nn.ModuleDict()  # NONE: no learned matrices between the two models; lesson 18 has some
 
@@ -236,7 +236,7 @@ def taught(big, features: list[dict], loss: str, answers, seed: int, steps: int 
 
 
 # %%
-from distill.fidelity import answers_of, calibration_error, distance_to_truth, fidelity
+from distill.runs.fidelity import answers_of, calibration_error, distance_to_truth, fidelity
 
 NAMES = ("accuracy", "KL to truth", "agreement", "calibration error")
 
@@ -277,7 +277,7 @@ for seed in SEEDS:
 # better in both: more accuracy, or a smaller distance.
 
 # %%
-from training.paired import paired_gap, spread
+from training.reports.paired import paired_gap, spread
 
 start = measured(copy_student(trained.base.model, read_copy("copy:1")), test, truth, v_test)
 best = measured(trained.base.model, test, truth, v_test)
@@ -394,8 +394,8 @@ assert all(mood > 2 * topic for topic, mood in zip(*sure.values(), strict=True))
 # of the teacher's accuracy does the *same* student have if it learnt from 2,000 true labels, with no teacher at all?
 
 # %%
-from distill.cost import answering_seconds, file_bytes, operations, speed_up
-from training.batching import batches
+from distill.student.cost import answering_seconds, file_bytes, operations, speed_up
+from training.data.batching import batches
 
 pair = {"teacher": trained.base.model, "student": students["2000, teacher", SEEDS[0]]}
 batch = next(batches(test.encoded.features[:64], tokenizer, 64))
@@ -499,7 +499,7 @@ assert shares["by key"] > 0.99, "the key belongs to the text; half precision may
 # an unknown text is an error:
 
 # %%
-from distill.teacher_cache import CacheError, with_keys
+from distill.teacher.teacher_cache import CacheError, with_keys
 
 stranger = with_keys(test.encoded.features[:16])
 try:

@@ -42,7 +42,7 @@ import torch
 import transformers
 from matplotlib import pyplot as plt
 
-from training.records import COLOURS, use_style
+from training.reports.records import COLOURS, use_style
 from tutorials.show import show
 
 torch.set_num_threads(1)
@@ -63,11 +63,11 @@ folder, cpu = Path(tempfile.mkdtemp()), torch.device("cpu")
 # for one text of 61 tokens? And how many is one attention map of four heads?
 
 # %%
-from distill.rows import load_rows
-from distill.teacher import Teacher
-from training.batching import batches
-from training.run import train_model
-from training.trained import load_trained
+from distill.teacher.rows import load_rows
+from distill.teacher.teacher import Teacher
+from training.data.batching import batches
+from training.runs.run import train_model
+from training.models.trained import load_trained
 
 train_model("sentiment", method="full", train_rows=2000, steps=150, eval_every=150, eval_rows=100, out=str(folder / "teacher"))
 trained = load_trained(folder / "teacher" / "adapter")
@@ -168,14 +168,14 @@ show(figure, "distill_inside")
 # **Predict:** we append 20 tokens of padding to every text. By how much does this loss change? And a plain `.mean()`?
 
 # %%
-from distill.features import cosine, hidden_mse
-from distill.loss_words import needs_teacher, read_losses
-from distill.losses import masked_mean
-from distill.relations import attention_transfer, relations
-from distill.states import look
-from distill.copy_spec import read_copy
-from distill.student import copy_student
-from distill.terms import make_projections, make_terms, needs
+from distill.losses.features import cosine, hidden_mse
+from distill.losses.loss_words import needs_teacher, read_losses
+from distill.losses.losses import masked_mean
+from distill.losses.relations import attention_transfer, relations
+from distill.losses.states import look
+from distill.student.copy_spec import read_copy
+from distill.student.student import copy_student
+from distill.losses.terms import make_projections, make_terms, needs
 
 
 def hidden_by_hand(h_s, h_t, mask):
@@ -236,7 +236,7 @@ assert 0.001 < outside < 0.05, "a student of half the width could come near: the
 # enough.
 #
 # The library has a $W$ where the widths differ, one for each pair of layers, and none where they agree: a student that was copied
-# from its teacher has the teacher's axes. Relatives of this loss, all in `distill/features.py`: **cosine** (DistilBERT, Sanh et
+# from its teacher has the teacher's axes. Relatives of this loss, all in `features.py`: **cosine** (DistilBERT, Sanh et
 # al. 2019): the angle only, not the length; **patient** (PKD, Sun et al. 2019): the normalised state of `[CLS]` alone.
 #
 # ## 3. Relations: what the tokens are to each other
@@ -302,7 +302,7 @@ assert min(after[name] for name in ("hidden", "cosine", "relations, A = 4")) > 0
 # **Predict:** our student has two heads, the teacher four. What happens with `attention:2->2`?
 
 # %%
-from distill.trainer import Distiller, DistillSteps
+from distill.runs.trainer import Distiller, DistillSteps
 
 
 def distiller_of(student, losses: list[str], answers, seed: int = 1) -> Distiller:
@@ -345,12 +345,12 @@ assert abs(per_token - sum(parts)) < 1e-4, "the word `relations` adds the losses
 # 1,600 texts: more, or less?
 
 # %%
-from distill.fidelity import answers_of, distance_to_truth, fidelity, teachers_answers
-from distill.teacher_cache import build_cache
-from distill.truth import posteriors
-from training import loop
-from training.batching import Steps
-from training.randomness import seeded
+from distill.runs.fidelity import answers_of, distance_to_truth, fidelity, teachers_answers
+from distill.teacher.teacher_cache import build_cache
+from distill.teacher.truth import posteriors
+from training.loop import loop
+from training.data.batching import Steps
+from training.loop.randomness import seeded
 
 KD, SEEDS = "kd:T=2,a=0.9", (1, 2, 3)
 WAYS = {"100, answers": (100, [KD]), "100, + states": (100, [KD, "hidden:2->2,w=10"])}
@@ -392,7 +392,7 @@ for seed in SEEDS:
         logits[way, seed] = torch.cat(answers_of(students[way, seed], test.encoded.features, tokenizer, "classification", cpu))
 
 # %%
-from training.paired import paired_gap, spread
+from training.reports.paired import paired_gap, spread
 
 scores, best = {key: measured(z) for key, z in logits.items()}, measured(v_test)
 of = lambda way, name: [scores[way, seed][name] for seed in SEEDS]  # noqa: E731

@@ -44,7 +44,7 @@ import torch
 import transformers
 from matplotlib import pyplot as plt
 
-from training.records import COLOURS, use_style
+from training.reports.records import COLOURS, use_style
 from tutorials.show import show
 
 torch.set_num_threads(1)
@@ -64,8 +64,8 @@ use_style()
 # one: twice, about 8 times, or 100 times?
 
 # %%
-from training.small_world import BAD, GOOD
-from training.world_tasks import realise
+from training.data.small_world import BAD, GOOD
+from training.data.world_tasks import realise
 
 
 def facts_of(meaning: str) -> dict:
@@ -89,9 +89,9 @@ def all_texts(meaning: str) -> dict[str, float]:
 
 
 # %%
-from training.data import load_task
-from training.generation import references_by_prompt
-from training.tasks import find_task
+from training.data.data import load_task
+from training.evaluation.generation import references_by_prompt
+from training.data.tasks import find_task
 
 spec = find_task("data2text")
 test = load_task(spec, seed=0)["test"]
@@ -120,11 +120,11 @@ assert truth.shape[1] == 2 * 2 * 16 * 2 and 8 < truth[0].max() / truth[0].min() 
 # "in PLACE" first in about 40 % of them, or nearly always write the likelier form?
 
 # %%
-from training.encoding import encode, prompt_ids
-from training.generation import continue_prompts
-from training.randomness import seeded
-from training.run import train_model
-from training.trained import load_trained
+from training.data.encoding import encode, prompt_ids
+from training.evaluation.generation import continue_prompts
+from training.loop.randomness import seeded
+from training.runs.run import train_model
+from training.models.trained import load_trained
 
 folder = Path(tempfile.mkdtemp())
 size = {"train_rows": 4000, "steps": 400, "batch_size": 32, "learning_rate": 4e-3}
@@ -142,8 +142,8 @@ def sampled(model, prompts: list[list[int]], seed: int = 0) -> list[list[int]]:
 
 
 # %%
-from training.batching import batches
-from training.evaluation import model_inputs
+from training.data.batching import batches
+from training.evaluation.evaluation import model_inputs
 
 columns = {"meaning_representation": [m for m, t in zip(meanings, texts, strict=True) for _ in t]}
 columns["human_reference"] = [text for t in texts for text in t]
@@ -203,7 +203,7 @@ assert right_and_ways(exact)[0] > 0.7 and right_and_ways(exact)[1] > 0.8 * all_w
 # reverse KL? And where, for each, if the student has a logit of its own for each word?
 
 # %%
-from distill.losses import generalized_jsd, reverse_kl, soft_targets
+from distill.losses.losses import generalized_jsd, reverse_kl, soft_targets
 
 word = torch.arange(60, dtype=torch.float64)
 bump = lambda middle, width: (-((word - middle) ** 2) / (2 * width**2)).softmax(0)  # noqa: E731
@@ -319,13 +319,13 @@ assert counts < 0.6 * answer.sum(1).double().mean(), "most tokens are certain, f
 # more does a token of the short text count?
 
 # %%
-from distill.loss_words import read_losses
-from distill.copy_spec import read_copy
-from distill.student import copy_student
-from distill.teacher import Teacher
-from distill.terms import make_terms
-from distill.trainer import Distiller, DistillSteps
-from training.batching import Steps
+from distill.losses.loss_words import read_losses
+from distill.student.copy_spec import read_copy
+from distill.student.student import copy_student
+from distill.teacher.teacher import Teacher
+from distill.losses.terms import make_terms
+from distill.runs.trainer import Distiller, DistillSteps
+from training.data.batching import Steps
 
 NONE, SMALL = torch.nn.ModuleDict(), read_copy("copy:1,hidden=32,heads=2,intermediate=128")
 teacher = Teacher([big], "generation")
@@ -365,10 +365,10 @@ assert abs(text_by_text / ours - 1) > 1e-3, "so it is another loss, which cares 
 # list: how many ways are left, of about 100?
 
 # %%
-from distill.rows import load_rows
-from distill.sequence import OnPolicy, teacher_rows
-from training import loop
-from training.base_models import Base
+from distill.teacher.rows import load_rows
+from distill.teacher.sequence import OnPolicy, teacher_rows
+from training.loop import loop
+from training.models.base_models import Base
 
 SEEDS, READER = (1, 2, 3), (tokenizer, 96)
 
@@ -397,8 +397,8 @@ def taught(start, features: list[dict], loss: str, seed: int, steps: int, rate: 
 
 
 # %%
-from distill.fidelity import answers_of
-from distill.losses import hard_targets, masked_mean
+from distill.runs.fidelity import answers_of
+from distill.losses.losses import hard_targets, masked_mean
 
 gold = torch.cat([b["labels"][:, 1:][b["labels"][:, 1:] != -100] for b in batches(held_out, tokenizer, 64)])
 NAMES = ("right", "ways", "loss on references")
@@ -428,7 +428,7 @@ found |= {key: measured(student) for key, student in students.items()}
 # over seeds; below it, ± is one standard error of the paired difference.
 
 # %%
-from training.paired import paired_gap, spread
+from training.reports.paired import paired_gap, spread
 
 of = lambda way, name: [found[way, seed][name] for seed in SEEDS]  # noqa: E731
 told = lambda gap, error: "more" if gap > 2 * error else "less" if gap < -2 * error else "no clear difference"  # noqa: E731
@@ -598,7 +598,7 @@ show(figure, "distill_pen")
 # large is the loss of a student that is exactly the teacher?
 
 # %%
-from training.generation import generate_texts
+from training.evaluation.generation import generate_texts
 
 
 class OneEarly:

@@ -45,7 +45,7 @@ import torch
 import transformers
 from matplotlib import pyplot as plt
 
-from training.records import COLOURS, use_style
+from training.reports.records import COLOURS, use_style
 from tutorials.show import show
 
 torch.set_num_threads(1)
@@ -67,10 +67,10 @@ folder, cpu = Path(tempfile.mkdtemp()), torch.device("cpu")
 # times?
 
 # %%
-from distill.copy_spec import read_copy
-from distill.student import copy_student
-from training.run import train_model
-from training.trained import load_trained
+from distill.student.copy_spec import read_copy
+from distill.student.student import copy_student
+from training.runs.run import train_model
+from training.models.trained import load_trained
 
 where = folder / "teacher"
 train_model("topic", method="full", train_rows=2000, steps=240, eval_every=240, eval_rows=100, out=str(where))
@@ -115,19 +115,19 @@ assert smaller["MiniLM (6 layers, 384)"] < smaller["our copy:1"], "the smaller a
 # can also make the student smaller on the way; that comes in section 5. First the plain one.
 
 # %%
-from distill.compress import Compressor
-from distill.compress_config import CompressConfig
-from distill.loss_words import read_losses
-from distill.losses import soft_targets
-from distill.rows import load_rows
-from distill.teacher import Teacher
-from distill.teacher_cache import build_cache
-from distill.terms import make_terms
-from distill.trainer import Distiller, DistillSteps
-from training import loop
-from training.batching import Steps, batches
-from training.evaluation import model_inputs
-from training.randomness import seeded
+from distill.compression.compress import Compressor
+from distill.compression.compress_config import CompressConfig
+from distill.losses.loss_words import read_losses
+from distill.losses.losses import soft_targets
+from distill.teacher.rows import load_rows
+from distill.teacher.teacher import Teacher
+from distill.teacher.teacher_cache import build_cache
+from distill.losses.terms import make_terms
+from distill.runs.trainer import Distiller, DistillSteps
+from training.loop import loop
+from training.data.batching import Steps, batches
+from training.evaluation.evaluation import model_inputs
+from training.loop.randomness import seeded
 
 SEEDS, RATE, NONE = (1, 2, 3), 2e-3, torch.nn.ModuleDict()
 teacher, reader = Teacher([big], "classification"), (tokenizer, trained.max_length)
@@ -163,7 +163,7 @@ def learn(student, seed: int, steps: int = 120, config: CompressConfig | None = 
 
 
 # %%
-from distill.fidelity import answers_of
+from distill.runs.fidelity import answers_of
 
 labels = torch.tensor(test.rows["label"])
 
@@ -245,9 +245,9 @@ show(figure, "int8_error")
 # $$y = (Q_x Q_W^\top) \cdot s_x \cdot s_W + \mathrm{bias}.$$
 
 # %%
-from distill.fake_quant import fake_int8_linear
-from distill.int8 import int8_layer, quantize_int8
-from distill.int8_product import int_mm_is_exact, quantize_rows
+from distill.compression.fake_quant import fake_int8_linear
+from distill.compression.int8 import int8_layer, quantize_int8
+from distill.compression.int8_product import int_mm_is_exact, quantize_rows
 
 batch = next(batches(test.encoded.features[:64], tokenizer, 64))
 with torch.no_grad():
@@ -331,8 +331,8 @@ def loss_without(seed: int, closed=()) -> float:
 
 
 # %%
-from distill.sites import find_sites
-from distill.structured import choose, importance, shrink
+from distill.compression.sites import find_sites
+from distill.compression.structured import choose, importance, shrink
 
 scores, rises, pairs = {}, {}, {}
 for seed in SEEDS:
@@ -371,7 +371,7 @@ show(figure, "head_importance")
 # student's operations is gone: a half, a fifth or a twelfth?
 
 # %%
-from distill.cost import answering_seconds, operations, speed_up
+from distill.student.cost import answering_seconds, operations, speed_up
 
 kept = [2, 3]
 student = copy.deepcopy(plain[SEEDS[0]])
@@ -405,9 +405,9 @@ assert 0.15 < less < 0.3, "half of the attention's part"
 # bitmap smaller than the plain matrix, and from which on an index?
 
 # %%
-from distill.int8 import int8_paths
-from distill.magnitude import CubicSchedule, MagnitudePruner
-from distill.sparse_size import stored_bytes
+from distill.compression.int8 import int8_paths
+from distill.compression.magnitude import CubicSchedule, MagnitudePruner
+from distill.compression.sparse_size import stored_bytes
 
 
 def with_zeros(student, share: float):
@@ -445,7 +445,7 @@ assert sparse[0.5][2].gzip > 0.5 * sparse[0.0][2].gzip, "50 % sparse is not half
 import time
 import warnings
 
-from distill.sparse_size import pack
+from distill.compression.sparse_size import pack
 
 
 def times_as_long(one, other) -> float:
@@ -504,8 +504,8 @@ for share, (student, *_) in sparse.items():
 # **Predict:** which student is the smallest, and which the fastest? Which of them lose accuracy?
 
 # %%
-from distill.student_files import load_student, save_student
-from loralib.qlora import quantize_model
+from distill.student.student_files import load_student, save_student
+from loralib.four_bit.qlora import quantize_model
 
 TRAINED = {"80 % zeros": CompressConfig(zeros=0.8), "half cut": CompressConfig(heads=0.5, units=0.5)}  # shares that stay
 TRAINED["hard cut, int8"] = CompressConfig(heads=0.25, units=1 / 32, bits="int8")
@@ -534,7 +534,7 @@ size["teacher"] = sum(file.stat().st_size for file in (folder / "teacher" / "ada
 bitmap = stored_bytes(back["80 % zeros"]).bitmap
 
 # %%
-from training.paired import paired_gap, spread
+from training.reports.paired import paired_gap, spread
 
 times = answering_seconds({"teacher": big} | back, batch, rounds=10)
 work = {name: operations(model, batch) for name, model in ({"teacher": big} | back).items()}

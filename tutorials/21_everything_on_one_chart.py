@@ -35,7 +35,7 @@ import torch
 import transformers
 from matplotlib import pyplot as plt
 
-from training.records import COLOURS, use_style
+from training.reports.records import COLOURS, use_style
 from tutorials.show import show
 
 torch.set_num_threads(1)
@@ -123,7 +123,7 @@ assert again.trained == of("sentiment", "prompt", "trained")[0], "the number of 
 # answering?
 
 # %%
-from training.paired import clearly_better
+from training.reports.paired import clearly_better
 
 trained = [way for way in WAYS if way != "untouched"]
 for task in tasks:
@@ -198,7 +198,7 @@ assert total["full"][-1] > 5 * total["LoRA"][-1], "a hundred tasks: one base and
 # **Predict:** the score on sentiment: a little better, a little worse, or a coin?
 
 # %%
-from training.run import train_model
+from training.runs.run import train_model
 
 careless = WAYS["rsLoRA r=32"] | {"lora_alpha": 16}
 options = {"steps": 300, "eval_every": 300, "seed": 0, "samples": 0, "trackers": ""}

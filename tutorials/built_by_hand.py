@@ -13,8 +13,8 @@ from pathlib import Path
 import triton
 import triton.language as tl
 
-from kernels.ahead_of_time import build
-from kernels.tiles_triton import load_tile
+from kernels.triton_kernels.ahead_of_time import build
+from kernels.triton_kernels.tiles_triton import load_tile
 
 
 @triton.jit

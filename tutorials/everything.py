@@ -14,28 +14,28 @@ from typing import Any
 
 from torch import nn
 
-from distill.loss_words import read_losses
-from distill.run import run_distillation
-from distill.settings import DistillSettings
-from distill.copy_spec import read_copy
-from distill.student import copy_student
-from distill.teacher import Teacher
-from distill.terms import LABELLED, make_terms
-from distill.trainer import Distiller, DistillSteps
+from distill.losses.loss_words import read_losses
+from distill.runs.run import run_distillation
+from distill.runs.settings import DistillSettings
+from distill.student.copy_spec import read_copy
+from distill.student.student import copy_student
+from distill.teacher.teacher import Teacher
+from distill.losses.terms import LABELLED, make_terms
+from distill.runs.trainer import Distiller, DistillSteps
 from kernels.measure import saved_bytes
-from training.batching import Steps
-from training.conditions import STEPS
-from training.data import load_task
-from training.encoding import encode
-from training.evaluation import objective_of
-from training.loop import LoopSettings
-from training.records import COLOURS
-from training.run import train_model
-from training.run_folder import RESULT, TRAINED
-from training.settings import TrainSettings
-from training.step_time import times_in_turn, trainer_of
-from training.trained import load_trained
-from training.world_tasks import WORLD_TASKS
+from training.data.batching import Steps
+from training.studies.conditions import STEPS
+from training.data.data import load_task
+from training.data.encoding import encode
+from training.evaluation.evaluation import objective_of
+from training.loop.loop import LoopSettings
+from training.reports.records import COLOURS
+from training.runs.run import train_model
+from training.runs.run_folder import RESULT, TRAINED
+from training.runs.settings import TrainSettings
+from training.runs.step_time import times_in_turn, trainer_of
+from training.models.trained import load_trained
+from training.data.world_tasks import WORLD_TASKS
 
 TRANSFER = 2000  # texts without labels that the teacher answers
 WAYS: dict[str, dict[str, Any]] = {

@@ -9,9 +9,9 @@ import transformers
 from rich.console import Console
 from rich.markdown import Markdown
 
-from loralib.checkpoint import write_atomic
+from loralib.files.checkpoint import write_atomic
 from tutorials.everything import WAYS, measure, step_times
-from training.records import save_figure
+from training.reports.records import save_figure
 from tutorials.everything_page import chart, page, table
 
 ROUNDS = 20

@@ -5,9 +5,9 @@ import statistics
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from training.paired import spread
-from training.records import COLOURS, file_size, markdown_table, use_style
-from training.step_time import ratios
+from training.reports.paired import spread
+from training.reports.records import COLOURS, file_size, markdown_table, use_style
+from training.runs.step_time import ratios
 from tutorials.everything import COLOUR, MEMBERS, TRANSFER, Measured, share
 
 HEADER = ("", "score", "share of the way", "trained numbers", "file", "kept for backward", "time of a step")

@@ -1,7 +1,7 @@
 """Which project files a lesson depends on, and their hashes: a rendered page is fresh as long as none of them changed.
 
 Imports are found with `ast`, nothing is executed. Data that lies beside a module in a folder of the same name counts too
-(`training/base_models.py` and `training/base_models/`).
+(`training/models/base_models.py` and `training/models/base_models/`).
 """
 
 import ast

@@ -63,7 +63,7 @@ def kernels_on_gpu(settings) -> int:
     """Every case of the chosen operations on this GPU."""
     from kernels.bench.gpu.measure import OPERATIONS
     from kernels.bench.gpu.session import Session
-    from loralib.dispatch import MEASURED
+    from loralib.compute.dispatch import MEASURED
 
     run = Session(setup_of(settings, "cuda"), settings.out, MEASURED if settings.remember else None)
     return measure(run, list(OPERATIONS) if settings.command == "all" else [settings.command])
@@ -81,7 +81,7 @@ def session(settings, gpu: bool) -> int:
     from kernels.bench import machine
     from kernels.bench.gpu.measure import OPERATIONS
     from kernels.bench.gpu.session import Session
-    from loralib.dispatch import MEASURED
+    from loralib.compute.dispatch import MEASURED
 
     device = "cuda" if gpu else "cpu"
     name = machine.device_name(device).lower().replace(" ", "-")
@@ -127,8 +127,8 @@ def builds(settings) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from kernels.ahead_of_time import TABLE, read_table
     from kernels.bench import builds
+    from kernels.triton_kernels.ahead_of_time import TABLE, read_table
 
     console = Console(soft_wrap=True)
     lines = [builds.line(spec) for spec in track(builds.all_specs(settings.sm), console=console, description="building")]

@@ -1,7 +1,7 @@
 """`python -m kernels.bench builds`: every kernel built for four kinds of GPU, none of which need be here.
 
 One line per build: registers, spills, shared memory against the limit, tensor-core and copy instructions, and for the NF4
-kernels the instructions of the main loop per decoded weight. `kernels/ahead_of_time.csv` is the committed table; a test builds
+kernels the instructions of the main loop per decoded weight. `ahead_of_time.csv` is the committed table; a test builds
 all again and compares, so that a change which spills or loses its tensor cores shows.
 """
 
@@ -14,8 +14,15 @@ from typing import Any
 import torch
 import triton
 
-from kernels import configs, grouped_lora_triton, lora_backward_triton, lora_matmul_triton, nf4_matmul_triton, nf4_triton
-from kernels.ahead_of_time import SHARED_LIMIT, Build, build
+from kernels.triton_kernels import (
+    configs,
+    grouped_lora_triton,
+    lora_backward_triton,
+    lora_matmul_triton,
+    nf4_matmul_triton,
+    nf4_triton,
+)
+from kernels.triton_kernels.ahead_of_time import SHARED_LIMIT, Build, build
 
 HEADER: tuple[str, ...] = ("triton", "kernel", "variant", "sm", "warps", "stages", "registers", "spilled", "shared", "limit")
 HEADER += ("wgmma", "mma", "tma", "instructions", "loop", "per_weight")

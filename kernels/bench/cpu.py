@@ -13,7 +13,7 @@ from kernels.bench import dora, grouped, lora, nf4
 from kernels.bench.lora import RANKS, Case, Result, measure
 from kernels.bench.machine import device_name, revision
 from kernels.bench.timing import ratio
-from training.records import COLOURS, markdown_table, save_figure, use_style
+from training.reports.records import COLOURS, markdown_table, save_figure, use_style
 
 HEADER = ("shape", "r", "threads", "ours ms", "peft / ours", "ceiling (peft / bare)", "GFLOP/s", "saved ours", "saved peft")
 

@@ -9,7 +9,7 @@ import loralib
 from kernels.bench.lora import Case, check_gradients, exact_gradients, factors, frozen, peft_layer, step
 from kernels.bench.machine import obstacle
 from kernels.bench.timing import Timing, interleaved, ratio
-from kernels.dora_matmul import dora_matmul_reference
+from kernels.formulas.dora_matmul import dora_matmul_reference
 
 SHAPES = ((2048, 1024, 1024), (2048, 768, 3072))
 TINY = ((16, 24, 40),)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 import loralib
 from kernels.bench.machine import obstacle
 from kernels.bench.timing import Timing, interleaved, ratio
-from kernels.grouped_lora import grouped_lora_reference
+from kernels.formulas.grouped_lora import grouped_lora_reference
 
 PLANS = ((8, 64), (64, 1), (64, 16))
 """(adapters, rows of each)"""

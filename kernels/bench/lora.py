@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import loralib
 from kernels.bench.machine import obstacle
 from kernels.bench.timing import Timing, interleaved, ratio
-from kernels.lora_matmul import lora_matmul_reference
+from kernels.formulas.lora_matmul import lora_matmul_reference
 from kernels.measure import saved_bytes
 
 SHAPES = ((2048, 768, 768), (2048, 768, 3072), (512, 2048, 2048))

@@ -4,7 +4,7 @@ import torch
 
 from kernels.bench.machine import obstacle
 from kernels.bench.timing import Timing, interleaved, ratio
-from kernels.nf4 import Quantized, dequantize, quantize
+from kernels.formulas.nf4 import Quantized, dequantize, quantize
 
 SIZE, TINY = 4096, 128
 HEADER = ("operation", "dtype", "threads", "ours ms", "ours / bitsandbytes", "ours / copy of the weight")

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertModel
 
 import adapters
 from adapters import DoubleSeqBnConfig, ParBnConfig, SeqBnConfig
-from adapters.composition import Average, Fuse, Stack
+from adapters.bottleneck.composition import Average, Fuse, Stack
 
 SIZES = {"hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 20}
 OFF = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

@@ -12,7 +12,7 @@ def rows_needed(accuracy: float, gap: float) -> int:
 def sentiment_rule(text: str) -> int:
     """★★ 1 for a good day, 0 for a bad one, from the words of a story alone, as well as any rule can.
 
-    About six lines. `GOOD` and `BAD` of training.small_world are the adjectives; ` . ` ends a sentence.
+    About six lines. `GOOD` and `BAD` of training.data.small_world are the adjectives; ` . ` ends a sentence.
     """
     raise NotImplementedError("sentiment_rule")
 
@@ -28,6 +28,6 @@ def ceiling_with_flipped_labels(posteriors: list[float], flip: float) -> float:
 def zero_shot(texts: list[str]) -> list[int]:
     """★★★ 1 for a good day, 0 for a bad one, with the committed masked-word model and no training at all.
 
-    About ten lines. Load `BertForMaskedLM` from training.base_models.SMALL["encoder"], as lesson 00 does.
+    About ten lines. Load `BertForMaskedLM` from training.models.base_models.SMALL["encoder"], as lesson 00 does.
     """
     raise NotImplementedError("zero_shot")

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from kernels.nf4 import Quantized
+from kernels.formulas.nf4 import Quantized
 
 
 def qlora_bytes(linear: int, other: int, adapter: int) -> float:
@@ -18,7 +18,7 @@ def merged_error(base: Quantized, update: Tensor) -> float:
     """★★ ‖rounded - exact‖ / ‖exact‖ when decoded base + update is quantised again as the base was (its block size, NF4,
     without double quantisation).
 
-    Three lines, with `quantize` and `dequantize` of `kernels.nf4`.
+    Three lines, with `quantize` and `dequantize` of `kernels.formulas.nf4`.
     """
     raise NotImplementedError("merged_error")
 

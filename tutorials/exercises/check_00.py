@@ -4,7 +4,7 @@ import math
 
 import transformers
 
-from training.world_tasks import build, ceiling
+from training.data.world_tasks import build, ceiling
 
 transformers.utils.logging.set_verbosity_error()  # its report about weights that a masked-word model leaves out
 transformers.utils.logging.disable_progress_bar()

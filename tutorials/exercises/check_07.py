@@ -2,7 +2,7 @@
 
 import torch
 
-from kernels import nf4
+from kernels.formulas import nf4
 
 
 def check_bits_per_number(answers) -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from kernels.nf4 import dequantize, quantize
+from kernels.formulas.nf4 import dequantize, quantize
 
 
 def check_qlora_bytes(answers) -> None:

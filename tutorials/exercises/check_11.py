@@ -6,8 +6,8 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
 
-from kernels.grouped_lora import tile_table
-from kernels.tiles_triton import padded_rank
+from kernels.formulas.grouped_lora import tile_table
+from kernels.triton_kernels.tiles_triton import padded_rank
 
 
 def check_most_tiles(answers) -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from adapters.fusion import AdapterFusion, fusion_penalty
+from adapters.fusion.fusion import AdapterFusion, fusion_penalty
 
 
 def check_fusion_numbers(answers) -> None:

@@ -4,9 +4,9 @@ import math
 
 import torch
 
-from multitask.balancing import expected_update
-from multitask.sampling import task_probabilities
-from multitask.task_heads import pool
+from multitask.balancing.balancing import expected_update
+from multitask.data.sampling import task_probabilities
+from multitask.model.task_heads import pool
 
 SIZES = {"small": 50, "middle": 100, "large": 20_000}
 

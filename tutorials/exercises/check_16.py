@@ -2,8 +2,8 @@
 
 import torch
 
-from multitask.balancing import DynamicWeightAverage
-from multitask.gradients import mgda
+from multitask.balancing.balancing import DynamicWeightAverage
+from multitask.balancing.gradients import mgda
 
 
 def check_dwa_weights(answers) -> None:

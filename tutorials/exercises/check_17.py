@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from distill.losses import soft_targets
+from distill.losses.losses import soft_targets
 
 
 def logits(seed: int, rows: int = 6, classes: int = 5) -> torch.Tensor:

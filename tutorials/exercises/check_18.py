@@ -2,8 +2,8 @@
 
 import torch
 
-from distill.features import patient
-from distill.relations import attention_transfer
+from distill.losses.features import patient
+from distill.losses.relations import attention_transfer
 
 LEFT_AND_RIGHT = torch.tensor([[1, 1, 1, 1, 1, 0], [0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from distill.losses import reverse_kl
+from distill.losses.losses import reverse_kl
 
 
 def check_reverse_by_hand(answers) -> None:

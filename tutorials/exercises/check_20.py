@@ -2,7 +2,7 @@
 
 import torch
 
-from distill.int8_product import quantize_rows
+from distill.compression.int8_product import quantize_rows
 
 
 def normal(seed: int, *shape: int) -> torch.Tensor:

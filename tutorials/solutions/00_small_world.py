@@ -5,9 +5,9 @@ import math
 import torch
 from transformers import BertForMaskedLM
 
-from training.base_models import SMALL
-from training.small_world import BAD, GOOD
-from training.tokenizers import encoder_tokenizer
+from training.models.base_models import SMALL
+from training.data.small_world import BAD, GOOD
+from training.data.tokenizers import encoder_tokenizer
 
 
 def rows_needed(accuracy: float, gap: float) -> int:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from kernels.nf4 import Quantized, dequantize, quantize
+from kernels.formulas.nf4 import Quantized, dequantize, quantize
 
 
 def qlora_bytes(linear: int, other: int, adapter: int) -> float:

@@ -10,7 +10,7 @@ from kernels.bench.gpu.contenders.lora import LORAFUSION, UNSLOTH
 from kernels.bench.gpu.contest import GpuCase, Line
 from kernels.bench.gpu.sweep import Sweep
 from kernels.bench.gpu.targets import TARGETS
-from training.records import COLOURS, markdown_table, save_figure, use_style
+from training.reports.records import COLOURS, markdown_table, save_figure, use_style
 
 HEADER = ("case", "ours µs", "20–80 %", "floor µs", "share of floor", "ours / baseline", "ours / bare", "others / ours")
 

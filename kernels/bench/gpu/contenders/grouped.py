@@ -2,10 +2,10 @@
 
 import torch
 
-from kernels import grouped_lora_triton
 from kernels.bench.gpu.contest import Contest, GpuCase, relative_error
-from kernels.grouped_lora import grouped_lora_reference, tile_table
-from kernels.tiles_triton import padded_rank
+from kernels.formulas.grouped_lora import grouped_lora_reference, tile_table
+from kernels.triton_kernels import grouped_lora_triton
+from kernels.triton_kernels.tiles_triton import padded_rank
 
 SHAPES = ((4096, 4096), (14336, 4096))
 

@@ -2,7 +2,7 @@
 
 bare       the frozen layer alone: the limit
 addmm      ours in torch, the baseline
-augmented  one wider cuBLAS matmul (kernels/lora_augmented.py)
+augmented  one wider cuBLAS matmul (kernels/formulas/lora_augmented.py)
 peft       its layer, where it is installed
 lorafusion form, unsloth form: the published algorithms, written by us (lorafusion_triton.py, unsloth.py)
 """
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kernels import lora_augmented, lora_backward_triton, lora_matmul, lora_matmul_triton
 from kernels.bench import machine
 from kernels.bench.gpu.contenders import lorafusion_triton, unsloth
 from kernels.bench.gpu.contest import Contest, GpuCase, relative_error, worst
-from kernels.philox import keep_mask
+from kernels.formulas import lora_augmented, lora_matmul
+from kernels.triton_kernels import lora_backward_triton, lora_matmul_triton
+from kernels.triton_kernels.philox import keep_mask
 
 SHAPES = ((4096, 4096), (14336, 4096), (4096, 14336))
 """(N, K) of Llama-8B: attention projections, up and gate, down"""

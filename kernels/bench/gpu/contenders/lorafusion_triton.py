@@ -7,9 +7,9 @@
     dA = dSᵀ x̂                      a plain matmul                        torch
     dx = mask(dS A) + dy W          dS A is the first MMA                 `rank_first_kernel`
 
-Ours (kernels/lora_matmul_triton.py, lora_backward_triton.py) differs in five things: dropout is made again from a seed, S comes
+Ours (lora_matmul_triton.py, lora_backward_triton.py) differs in five things: dropout is made again from a seed, S comes
 from a kernel that splits K, S Bᵀ is the last MMA, a persistent kernel copies tiles with the tensor memory accelerator on Hopper,
-and dS and dB are summed in a fixed order. The tile sizes are ours, from kernels/configs.py, because LoRAFusion's own table has no
+and dS and dB are summed in a fixed order. The tile sizes are ours, from configs.py, because LoRAFusion's own table has no
 H200: the times here say how the form does with our tiles, not what its authors would reach with tuned ones. LoRAFusion also has
 variants that use the tensor memory accelerator (for the backward pass off by default); they are not written here.
 """
@@ -19,8 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.configs import capability, gemm_tiles, rank_tiles
-from kernels.tiles_triton import load_tile, padded_rank, precision, tile_of
+from kernels.triton_kernels.configs import capability, gemm_tiles, rank_tiles
+from kernels.triton_kernels.tiles_triton import load_tile, padded_rank, precision, tile_of
 
 
 @triton.jit

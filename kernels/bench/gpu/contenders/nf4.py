@@ -3,12 +3,13 @@
 import torch
 from torch.nn import functional as F
 
-from kernels import nf4, nf4_matmul_triton, nf4_triton
 from kernels.bench import machine
 from kernels.bench.gpu.contenders.lora import SHAPES, rounding_of
 from kernels.bench.gpu.contest import Contest, GpuCase, relative_error, worst
-from loralib.dispatch import use_kernels
-from loralib.functional import lora_linear
+from kernels.formulas import nf4
+from kernels.triton_kernels import nf4_matmul_triton, nf4_triton
+from loralib.compute.dispatch import use_kernels
+from loralib.compute.functional import lora_linear
 
 TOKENS = (1, 4, 16, 64, 256, 512, 4096)
 TRAINING = (512, 4096)

@@ -2,7 +2,7 @@
 
 torch's own matmul for the base, then the LoRA path added in place with `addmm_`, the factors cast to x's dtype. What it saves for
 the backward pass is x alone: x Aᵀ is computed again there, and dy B twice, for dA and for dx. Our torch path (`lora_backward` in
-kernels/lora_matmul.py) saves S = x Aᵀ and computes dy B once. unsloth has this fast path for dropout 0 only.
+kernels/formulas/lora_matmul.py) saves S = x Aᵀ and computes dy B once. unsloth has this fast path for dropout 0 only.
 """
 
 import torch

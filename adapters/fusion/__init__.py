@@ -1,0 +1,1 @@
+"""AdapterFusion: learned attention over several adapters, and its files."""

@@ -1,0 +1,1 @@
+"""Prefix tuning and prompt tuning: the virtual tokens, the hooks that use them, and their files."""

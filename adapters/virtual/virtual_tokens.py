@@ -1,0 +1,266 @@
+"""Put prefixes and prompts into a model, choose the one that acts, train it, take it out: all that is done to the model itself.
+
+What learns is a child of the base, `virtual_tokens`; it reaches the computation through hooks on the base and, for prefixes,
+through the attention function of `attention.py`. Without an active one there are no hooks, and the model is the base bit for bit.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adapters.bottleneck.attachment import attached, model_width
+from adapters.virtual.attention import LINK, NAME, listen
+from adapters.virtual.prefix import Layout, PrefixEncoder, PrefixTuningConfig, tiled
+from adapters.virtual.prefix_hooks import position_modules, prefix_hooks, reads_both_ways
+from adapters.virtual.prompt import PromptEmbedding, PromptTuningConfig
+from adapters.virtual.prompt_hooks import prompt_hooks
+from loralib.injection.matching import heads_to_save
+from loralib.layers.heads import owners_of_heads, put_saved_module, remove_heads, saved_modules
+from loralib.layers.lora_layer import check_adapter_name
+
+CHILD = "virtual_tokens"
+VirtualConfig = PrefixTuningConfig | PromptTuningConfig
+
+
+class ThisPass:
+    """What one forward pass computed once for all attentions. A copy of a model starts without it."""
+
+    table: Tensor | None = None
+    """keys and values of a prefix"""
+    depth = 0
+    put_before = False
+    """whether this pass got a prompt in front, or a cache holds it already"""
+    reached = False
+    """whether this pass came to the module before which a prompt is put"""
+
+    def __deepcopy__(self, memo) -> "ThisPass":
+        return ThisPass()
+
+
+class VirtualTokens(nn.Module):
+    """Prefixes and prompts of a model by name; one of them acts, or none."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoders = nn.ModuleDict()
+        self.configs: dict[str, VirtualConfig] = {}
+        self.active: str | None = None
+        self.implementation: str | None = None
+        """the attention implementation to go back to"""
+        self.handles: list = []
+        self.now = ThisPass()
+
+    @property
+    def current(self) -> Any:
+        return self.encoders[self.active or ""]
+
+    @property
+    def prefix(self) -> Tensor:
+        if self.now.table is None:
+            raise RuntimeError("an attention ran outside its model's forward: call the model, or its base, as a whole")
+        return self.now.table
+
+
+@dataclass(frozen=True)
+class VirtualReport:
+    """What was put in; `str(report)` tells it."""
+
+    config: VirtualConfig
+    parameters: int
+    layout: Layout | None
+    heads: tuple[str, ...]
+
+    def __str__(self) -> str:
+        count = self.config.num_virtual_tokens
+        if isinstance(self.config, PromptTuningConfig):
+            what = f"prompt: {count} virtual tokens before the text (start {self.config.prompt_tuning_init})"
+        else:
+            assert self.layout is not None
+            where = f"{len(self.layout.paths)} attentions, {self.layout.heads} heads of {self.layout.head_size}"
+            what = f"prefix: {count} keys and values in each of {where} (start {self.config.start})"
+        heads = ", ".join(self.heads) or "nothing"
+        return f"{what}, {self.parameters:,} parameters\ntrained and saved whole: {heads}"
+
+
+def add_virtual_tokens(
+    model: nn.Module, config: VirtualConfig, name: str = "default", seed: int | None = None, tokenizer: Any = None
+) -> VirtualReport:
+    """Add a prefix or a prompt; it acts and learns with its heads, and all else is frozen.
+
+    seed: start from a generator of its own; None draws from torch's global one. tokenizer: needed where a text is the start.
+    A start of real words is what the model makes of them as it stands, other kinds of adapters included, but without the
+    prefix or prompt that acts.
+    ValueError for a model whose attention cannot take a prefix, or a text start without a tokenizer.
+    """
+    check_adapter_name(name, [*attached(model), *virtual_tokens(model), *owners_of_heads(model)])
+    heads = heads_to_save(model, config.modules_to_save)
+    if isinstance(config, PrefixTuningConfig) and config.keep_positions is None:
+        config = replace(config, keep_positions=reads_both_ways(model))
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    with without_virtual_tokens(model):
+        encoder = _encoder(model, config, generator, tokenizer)
+    holder = _holder(model)
+    near = next(p for p in model.parameters() if p.is_floating_point())
+    holder.encoders[name] = encoder.to(near.device, torch.promote_types(near.dtype, torch.float32))
+    holder.configs[name] = replace(config, modules_to_save=heads)
+    for path in heads:
+        put_saved_module(model, path, name)
+    use_virtual_tokens(model, name)
+    train_virtual_tokens(model, name)
+    layout = encoder.layout if isinstance(encoder, PrefixEncoder) else None
+    return VirtualReport(config, sum(p.numel() for p in encoder.parameters()), layout, tuple(heads))
+
+
+def use_virtual_tokens(model: Any, name: str | None) -> None:
+    """Choose the prefix or prompt that acts, with its heads; None is the base. KeyError for an unknown name."""
+    holder = _known(model, name)
+    for handle in holder.handles:
+        handle.remove()
+    for module in model.modules():
+        module.__dict__.pop(LINK, None)
+    if holder.implementation is not None:
+        model.set_attn_implementation(holder.implementation)
+    holder.handles, holder.implementation, holder.active, holder.now = [], None, name, ThisPass()
+    if name is not None:
+        if isinstance(holder.configs[name], PrefixTuningConfig):
+            holder.implementation = model.config._attn_implementation
+            model.set_attn_implementation(NAME)
+            holder.handles = prefix_hooks(model, holder)
+        else:
+            holder.handles = prompt_hooks(model, holder)
+    for head in saved_modules(model).values():
+        if name is not None and name in head.copies:
+            head.active = name
+        elif head.active in holder.configs:  # heads of other kinds of adapters stay as they are
+            head.active = None
+
+
+@contextmanager
+def without_virtual_tokens(model: nn.Module) -> Iterator[None]:
+    """The model without the prefix or prompt that acts, for a while."""
+    name = active_virtual(model)
+    if name is not None:
+        use_virtual_tokens(model, None)
+    try:
+        yield
+    finally:
+        if name is not None:
+            use_virtual_tokens(model, name)
+
+
+def train_virtual_tokens(model: nn.Module, name: str) -> None:
+    """Make one prefix or prompt trainable, with its heads, and freeze every other parameter."""
+    holder = _known(model, name)
+    model.requires_grad_(False)
+    holder.encoders[name].requires_grad_(True)
+    for head in saved_modules(model).values():
+        if name in head.copies:
+            head.copies[name].requires_grad_(True)
+
+
+def remove_virtual_tokens(model: nn.Module, name: str) -> None:
+    """Take one out with its heads; after the last one the model is what it was."""
+    holder = _known(model, name)
+    if holder.active == name:
+        use_virtual_tokens(model, None)
+    del holder.encoders[name], holder.configs[name]
+    remove_heads(model, name)
+    if not holder.configs:
+        delattr(base_of(model), CHILD)
+
+
+def eject_prefix(model: nn.Module, name: str = "default") -> None:
+    """Replace a prefix's network by the keys and values that it makes; it can be trained on without the network."""
+    holder = _known(model, name)
+    encoder, config = holder.encoders[name], holder.configs[name]
+    if not isinstance(encoder, PrefixEncoder) or not isinstance(config, PrefixTuningConfig):
+        raise ValueError(f"{name!r} is a prompt: only a prefix with a projection can be ejected")
+    encoder.eject()
+    holder.configs[name] = replace(config, prefix_projection=False, encoder_hidden_size=None, init_weights="random")
+
+
+def virtual_tokens(model: nn.Module) -> dict[str, VirtualConfig]:
+    """The prefixes and prompts of the model, by name."""
+    holder = getattr(base_of(model), CHILD, None)
+    return {} if holder is None else dict(holder.configs)
+
+
+def active_virtual(model: nn.Module) -> str | None:
+    """The name of the prefix or prompt that acts."""
+    holder = getattr(base_of(model), CHILD, None)
+    return None if holder is None else holder.active
+
+
+def positions_taken(model: nn.Module) -> int:
+    """How many positions the active virtual tokens take from the text: so many fewer are left in the model's window."""
+    holder = getattr(base_of(model), CHILD, None)
+    if holder is None or holder.active is None:
+        return 0
+    config = holder.configs[holder.active]
+    kept = config.keep_positions if isinstance(config, PrefixTuningConfig) else reads_both_ways(model)
+    return 0 if kept else config.num_virtual_tokens
+
+
+def virtual_encoder(model: nn.Module, name: str) -> Any:
+    """The module that learns: a PrefixEncoder or a PromptEmbedding."""
+    return _known(model, name).encoders[name]
+
+
+def base_of(model: Any) -> nn.Module:
+    """The model without its head, as transformers names it; itself where it has none."""
+    return getattr(model, "base_model", model)
+
+
+def _holder(model: nn.Module) -> VirtualTokens:
+    base = base_of(model)
+    if not hasattr(base, CHILD):
+        base.add_module(CHILD, VirtualTokens())
+    return getattr(base, CHILD)
+
+
+def _known(model: nn.Module, name: str | None) -> VirtualTokens:
+    holder = getattr(base_of(model), CHILD, None)
+    if holder is None or (name is not None and name not in holder.configs):
+        raise KeyError(f"no prefix or prompt {name!r}; there are {sorted(virtual_tokens(model))}")
+    return holder
+
+
+def _encoder(model: Any, config: VirtualConfig, generator: torch.Generator | None, tokenizer: Any) -> nn.Module:
+    """The module that learns, with its start."""
+    width, count = model_width(model), config.num_virtual_tokens
+    if isinstance(config, PromptTuningConfig):
+        words = model.get_input_embeddings()
+        prompt = PromptEmbedding(config, words.embedding_dim, generator)
+        if config.prompt_tuning_init != "RANDOM":
+            ids = _start_ids(config.prompt_tuning_init_text, count, words.num_embeddings, generator, tokenizer)
+            prompt.embedding.weight.data.copy_(words(torch.tensor(ids, device=words.weight.device)).detach())
+        return prompt
+    position_modules(model)  # raises where positions are made in an unknown way
+    from_text = config.start in ("sample_vocab", "text")
+    ids = [0] * min(2, count)
+    if from_text:
+        ids = _start_ids(config.init_text, count, model.get_input_embeddings().num_embeddings, generator, tokenizer)
+    heard = listen(model, ids)
+    paths = {id(module): path for path, module in model.named_modules()}
+    if len({(part.shape[1], part.shape[3]) for h in heard for part in (h.key, h.value)}) > 1:
+        raise ValueError(
+            f"{type(model).__name__}: its keys and values have different widths (latent attention, or layers of several "
+            "shapes), and a prefix has one: use LoRA or a prompt"
+        )
+    layout = Layout(tuple(paths[id(h.module)] for h in heard), heard[0].key.shape[1], heard[0].key.shape[3])
+    prefix = PrefixEncoder(layout, config, width, generator)
+    if from_text:
+        prefix.copy_keys_and_values([(h.key[0].float().cpu(), h.value[0].float().cpu()) for h in heard])
+    return prefix
+
+
+def _start_ids(text: str | None, count: int, vocabulary: int, generator, tokenizer: Any) -> list[int]:
+    if text is None:
+        return torch.randint(vocabulary, (count,), generator=generator).tolist()
+    if tokenizer is None:
+        raise ValueError(f"a start from the text {text!r} needs the model's tokenizer: pass tokenizer=")
+    return tiled(tokenizer(text)["input_ids"], count)

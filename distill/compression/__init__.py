@@ -1,0 +1,1 @@
+"""Smaller students: pruning and int8."""

@@ -1,0 +1,166 @@
+"""The trainer of students: the one loop, with a step whose loss is a sum of terms (`terms.py`), each over its own count."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from distill.compression.compress import Compressor
+from distill.losses.states import Seen, look
+from distill.teacher.teacher import Teacher
+from distill.losses.terms import Sight, Term
+from training.loop import processes
+from training.data.batching import Batch
+from training.loop.checks import assert_all_got_gradients, assert_finite
+from training.loop.loop import LoopSettings, Objective, Trainer
+
+
+class Answers(Protocol):
+    """A teacher, or a cache of its answers."""
+
+    def answers(self, batch: Batch, first: Seen | None = None) -> Tensor: ...
+
+
+class Distiller(nn.Module):
+    """A student with what only the run needs: projections to the teacher's width. The teacher's weights are no part of it.
+
+    projections: holds each projection that a term uses, or ValueError: outside, it would stay where the draw put it.
+    teacher: asked for states. answers: asked for logits; the teacher too, or a cache of its answers. `hidden`, `attention`: what
+    both passes must show.
+    """
+
+    teacher: Teacher | None
+    answers: Answers | None
+
+    def __init__(
+        self,
+        student: Any,
+        projections: nn.ModuleDict,
+        terms: Sequence[Term],
+        teacher: Teacher | None,
+        answers: Answers | None,
+        hidden: bool = False,
+        attention: bool = False,
+    ):
+        super().__init__()
+        self.student, self.projections, self.terms = student, projections, list(terms)
+        self.teacher, self.answers = teacher, answers  # neither is a Module, so nothing of them is trained or saved
+        self.asks = any(term.asks for term in self.terms)
+        self.teacher_seconds = 0.0
+        """spent on the teacher since the start; on a GPU only what it takes to ask"""
+        kept = set(projections.children())
+        lost = [key for term in self.terms for key, layer in term.learned.items() if layer not in kept]
+        if lost:
+            raise ValueError(f"projections lack {lost}, which a term uses and which would not learn: hand in what made the terms")
+        self.shows = {"hidden": hidden, "attention": attention}
+        if (hidden or attention) and teacher is None:
+            raise ValueError("losses on states need the teacher itself: its cache holds answers only")
+        if self.asks and answers is None:
+            raise ValueError("a loss on logits needs a teacher, or a cache of its answers")
+
+    def sums(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """The summed values of every term on one micro-batch."""
+        mine, its, soft = look(self.student, batch, **self.shows), None, None
+        started = time.perf_counter()
+        if any(self.shows.values()) and self.teacher is not None:
+            its = self.teacher.see(batch, **self.shows)
+        if self.answers is not None and self.asks:
+            soft = self.answers.answers(batch, its)
+        self.teacher_seconds += time.perf_counter() - started
+        sight = Sight(batch, mine, its, soft, progress)
+        return {term.name: term.total(sight) for term in self.terms}
+
+
+class DistillSteps(Trainer):
+    """The loop's trainer for a Distiller. A row also has `loss/TERM` and `weight/TERM` of every term."""
+
+    def __init__(
+        self,
+        distiller: Distiller,
+        data: Iterator[list[Batch]],
+        settings: LoopSettings,
+        compressor: Compressor | None = None,
+        **options: Any,
+    ):
+        self.distiller, self.compressor = distiller, compressor
+        super().__init__(distiller, data, Objective(_no_sum, lambda batch: len(batch["input_ids"])), settings, **options)
+
+    def parts(self) -> dict[str, Any]:
+        first = {} if self.compressor is None else {"compressor": self.compressor}  # it brings the weights to their shape
+        return first | super().parts()
+
+    def step(self, step: int, window: list[Batch]) -> dict:
+        row = super().step(step, window)
+        if self.compressor is not None:
+            self.compressor.after(step, self.optimizer.optimizer)  # pyright: ignore[reportAttributeAccessIssue]
+        return row
+
+    def backward(self, step: int, window: list[Batch]) -> dict:
+        asked = self.distiller.teacher_seconds
+        terms, progress = self.distiller.terms, (step - 1) / max(self.settings.steps - 1, 1)
+        counts = processes.total([sum(map(term.count, window)) for term in terms], self.accelerator)
+        weights = [term.weight(progress) for term in terms]
+        if not any(counts):
+            raise ValueError(f"nothing to learn from in the batch of step {step}: no term has an answer in it")
+        scales = {term.name: w / n if n else 0.0 for term, w, n in zip(terms, weights, counts, strict=True)}
+        sums = dict.fromkeys(scales, 0.0)
+        for batch in window:
+            for name, value in self._batch(batch, progress, scales, whole=step == 1).items():
+                sums[name] += value
+        totals = processes.total(sums.values(), self.accelerator)
+        losses = {term.name: s / n for term, s, n in zip(terms, totals, counts, strict=True) if n}
+        loss = sum(w * losses[term.name] for term, w in zip(terms, weights, strict=True) if term.name in losses)
+        assert_finite(float(loss), step)
+        if step == 1 and window:
+            assert_all_got_gradients(self.model, (), self.settings.needed, tqdm.write)
+        processes.sum_gradients(self.parameters, self.accelerator)
+        norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))  # pyright: ignore
+        if self.accelerator.scaler is None:
+            assert_finite(norm, step, "gradient norm")
+        [tokens] = processes.total([sum(int(b["attention_mask"].sum()) for b in window)], self.accelerator)
+        row = {"step": step, "loss": float(loss), "grad_norm": norm, "tokens": int(tokens)}
+        row["teacher_seconds"] = self.distiller.teacher_seconds - asked
+        row |= {f"loss/{name}": value for name, value in losses.items()}
+        return row | {f"weight/{term.name}": w for term, w in zip(terms, weights, strict=True)}
+
+    def _batch(self, batch: Batch, progress: float, scales: dict[str, float], whole: bool) -> dict[str, float]:
+        """Gradients of one micro-batch; the summed values of its terms.
+
+        whole: the terms without a weight take part too, with zeros. So the first step finds what none of them will ever reach,
+        and a step whose rows have nothing to give (a weight at the end of its way, labels in no row) changes nothing.
+        """
+        batch = {name: value.to(self.accelerator.device) for name, value in batch.items()}
+        with self.accelerator.autocast():
+            found = self.distiller.sums(batch, progress)
+            whole = whole or not any(scales.values())
+            parts = [scales[name] * value for name, value in found.items() if whole or scales[name]]
+        self.accelerator.backward(sum(parts[1:], parts[0]))
+        return {name: float(value.detach()) for name, value in found.items()}
+
+
+def total_loss(distiller: Distiller, batch: Batch) -> Tensor:
+    """The weighted sum of all terms on one batch, summed over its rows: what a cut must not raise."""
+    sums = distiller.sums(batch, 0.5)
+    scales = {term.name: term.weight(0.5) * len(batch["input_ids"]) / max(term.count(batch), 1) for term in distiller.terms}
+    return torch.stack([scales[name] * value for name, value in sums.items()]).sum()
+
+
+def unreached(distiller: Distiller, batch: Batch) -> list[str]:
+    """Names of the student's parameters that no term's gradient reaches: with losses on states alone, what lies above them.
+
+    The gradients, the mode and the random generator are left as they were.
+    """
+    distiller.zero_grad()
+    with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
+        values = distiller.sums(batch, 0.5)
+        sum(values.values()).backward()  # pyright: ignore[reportAttributeAccessIssue]
+    found = [name for name, p in distiller.named_parameters() if p.requires_grad and p.grad is None]
+    distiller.zero_grad()
+    return found
+
+
+def _no_sum(model: nn.Module, batch: Batch) -> Tensor:
+    raise RuntimeError("a distilling step has sums of its own")

@@ -1,0 +1,30 @@
+"""What the small world knows exactly: p*(y | x) of every test row, for tasks whose labels are drawn from it.
+
+The rows are drawn again by the world's own generator, and each text is compared with the row's, so the two cannot drift apart.
+"""
+
+import random
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from training.data import small_world as world
+
+POSTERIORS = {
+    "topic": lambda passage: passage.topic_posterior(),
+    "sentiment": lambda passage: passage.polarity_posterior(),
+}
+
+
+def posteriors(task: str, rows: Dataset, split: str = "test") -> Tensor | None:
+    """p* (N, C) of the first N rows of a split, or None for a task without one. ValueError where the rows are others."""
+    if task not in POSTERIORS:
+        return None
+    rng, found = random.Random(f"{task} {split}"), []
+    for i, text in enumerate(rows["sentence"]):
+        passage = world.sample_passage(rng)
+        if passage.text != text:
+            raise ValueError(f"row {i} of {task} {split} is not the small world's: {text[:60]!r}")
+        found.append(POSTERIORS[task](passage))
+    return torch.tensor(found, dtype=torch.float64)

@@ -1,0 +1,1 @@
+"""The forward and backward passes as autograd functions, and the choice between PyTorch and a Triton kernel."""

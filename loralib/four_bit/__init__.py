@@ -1,0 +1,1 @@
+"""Models with 4-bit weights (QLoRA): quantizing, saving, loading, merging."""

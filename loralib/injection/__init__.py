@@ -1,0 +1,1 @@
+"""Put adapters into a model: which modules match, which adapters are active, which are trained."""

@@ -1,0 +1,206 @@
+"""Put LoRA into a model: match modules, change them in place, freeze the rest, keep new heads trainable.
+
+`inject` (peft's name: `get_peft_model`) adds the first adapter and makes it active and trainable;
+`add_adapter` only adds a further one. Both answer or raise; neither can match nothing.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from loralib.base_model.forwards import stored_forwards
+from loralib.base_model.handles import bare_model
+from loralib.base_model.never_called import watch
+from loralib.base_model.stacked_weights import NO_STACKS, Stacks, find_stacks
+from loralib.config import AdapterConfig, LoraConfig
+from loralib.injection.matching import heads_to_save, match_targets
+from loralib.injection.merge_weights import merged_adapters
+from loralib.injection.slots import slots_for
+from loralib.injection.switch import set_active, set_trainable
+from loralib.layers.biases import add_biases, bias_names, delete_biases, refuse_overlap
+from loralib.layers.heads import SavedModule, put_saved_module, remove_heads
+from loralib.layers.layers import LORA_CLASSES, to_lora, to_plain
+from loralib.layers.linear4bit import Linear4bit
+from loralib.layers.lora_layer import LoraLayer, Slot, check_adapter_name, kinds_for
+from loralib.settings.peft_objects import our_config
+
+
+@dataclass(frozen=True)
+class MatchReport:
+    """What an injection did; `str(report)` is a table."""
+
+    rows: tuple[tuple[str, str, tuple[int, ...], int, int], ...]
+    """(path, kind, weight shape, rank, adapter parameters)"""
+    heads: tuple[str, ...]
+    """paths of modules trained and saved whole"""
+    stacks: Stacks = NO_STACKS
+    """what no layer of the model multiplies: the experts' stacked matrices"""
+
+    @property
+    def adapter_parameters(self) -> int:
+        return sum(row[-1] for row in self.rows)
+
+    def __str__(self) -> str:
+        width = max(len(row[0]) for row in self.rows)
+        lines = [f"{'module':<{width}}  {'kind':<9}  {'weight':<14}  rank  parameters"]
+        for path, kind, shape, r, count in self.rows:
+            lines.append(f"{path:<{width}}  {kind:<9}  {'×'.join(map(str, shape)):<14}  {r:>4}  {count:>10,}")
+        lines.append(f"{len(self.rows)} modules, {self.adapter_parameters:,} adapter parameters")
+        lines.append(f"trained and saved whole: {', '.join(self.heads) or 'nothing'}")
+        return "\n".join([*lines, *self.stacks.lines()])
+
+
+def inject(
+    model: nn.Module,
+    config: AdapterConfig,
+    adapter_name: str = "default",
+    *,
+    autocast_adapter_dtype: bool = True,
+    seed: int | None = None,
+) -> MatchReport:
+    """Add an adapter, make it the active and the only trainable one, freeze all else. Changes `model` in place.
+
+    autocast_adapter_dtype: adapters in float32 (float64 for a float64 base); False: in the base's dtype.
+    config: a LoraConfig or an IA3Config, also peft's own. seed: start of A from a generator of its own; None draws from torch's
+    global one.
+    Raises ValueError where a name matches nothing, or a matched module is of a kind that LoRA cannot adapt.
+    """
+    report = add_adapter(model, config, adapter_name, autocast_adapter_dtype=autocast_adapter_dtype, seed=seed)
+    set_active(model, adapter_name)
+    set_trainable(model, adapter_name)
+    return report
+
+
+def get_peft_model(model: nn.Module, config: AdapterConfig, adapter_name: str = "default", **options) -> nn.Module:
+    """`inject` under peft's name; returns the same model, changed in place (no wrapper around it)."""
+    inject(model, config, adapter_name, **options)
+    return model
+
+
+def add_adapter(
+    model: nn.Module,
+    config: AdapterConfig,
+    adapter_name: str,
+    *,
+    autocast_adapter_dtype: bool = True,
+    seed: int | None = None,
+) -> MatchReport:
+    """Add a further adapter: frozen and inactive until `set_trainable` and `set_active` say otherwise."""
+    model, config = bare_model(model), our_config(config)
+    configs = adapter_configs(model)
+    check_adapter_name(adapter_name, configs)
+    if merged_adapters(model):
+        raise RuntimeError(f"adapters {merged_adapters(model)} are merged: unmerge(model) before adding another")
+    heads, names = heads_to_save(model, config.modules_to_save), match_targets(model, config)
+    refuse_overlap(model, [head for head in heads if not isinstance(model.get_submodule(head), SavedModule)])
+    slots = slots_for(config, names)
+    _check_shapes(model, slots)
+    biases = bias_names(model, config, names, heads)
+    zero_start = not isinstance(config, LoraConfig) or bool(config.init_lora_weights)
+    for name in names:
+        module = model.get_submodule(name)
+        check_adapter_name(adapter_name, module.slots if isinstance(module, LoraLayer) else ())
+    rows = []
+    for index, name in enumerate(names):
+        layer = to_lora(model.get_submodule(name))
+        generator = None if seed is None else torch.Generator(layer.weight.device).manual_seed(seed * 100_003 + index)
+        layer.add_adapter(
+            adapter_name, slots[name], zero_start, None if autocast_adapter_dtype else _base_weight(layer).dtype, generator
+        )
+        trained = layer.trained(adapter_name).values()
+        for p in trained:
+            p.requires_grad_(False)
+        count = sum(p.numel() for p in trained)
+        rows.append((name, type(layer).__name__, tuple(_base_weight(layer).shape), slots[name].r, count))
+    add_biases(model, adapter_name, biases)
+    for head in heads:
+        put_saved_module(model, head, adapter_name)
+    watch(model, [*names, *heads])
+    configs[adapter_name] = config
+    injected_shapes(model)[adapter_name] = {path: shape for path, _, shape, _, _ in rows}
+    return MatchReport(tuple(rows), tuple(heads), find_stacks(model))
+
+
+def adapter_configs(model: nn.Module) -> dict[str, AdapterConfig]:
+    """The settings of each adapter in the model, by name (kept on the model under peft's name, `peft_config`)."""
+    model = bare_model(model)
+    if not isinstance(model.__dict__.get("peft_config"), dict):
+        model.__dict__["peft_config"] = {}
+    return model.__dict__["peft_config"]
+
+
+def injected_shapes(model: nn.Module) -> dict[str, dict[str, tuple[int, ...]]]:
+    """{adapter: {path: shape of the weight}} at the time when each adapter was added."""
+    return bare_model(model).__dict__.setdefault("lora_shapes", {})
+
+
+def check_still_there(model: nn.Module, adapter_name: str) -> None:
+    """ValueError where a module lost the adapter, or its weight has another shape, since the adapter was added.
+
+    `resize_token_embeddings` puts a new `lm_head` in the place of an adapted one, or gives an adapted embedding more rows.
+    """
+    for path, shape in injected_shapes(model).get(adapter_name, {}).items():
+        module = bare_model(model).get_submodule(path)
+        if not isinstance(module, LoraLayer) or adapter_name not in module.slots:
+            raise ValueError(
+                f"{path} had LoRA for {adapter_name!r} and is now a {type(module).__name__} without it: it was replaced, as "
+                "resize_token_embeddings does. Resize first, and add the adapter afterwards"
+            )
+        now = tuple(_base_weight(module).shape)
+        if now != shape:
+            raise ValueError(
+                f"{path} had a weight of {shape} when {adapter_name!r} was added, and has one of {now}: its factors do not fit. "
+                "Resize first, and add the adapter afterwards"
+            )
+
+
+def delete_adapter(model: nn.Module, adapter_name: str) -> None:
+    """Remove an adapter from every layer and head; the last one leaves plain layers behind.
+
+    RuntimeError while it is merged, KeyError when there is none of the name.
+    """
+    model = bare_model(model)
+    configs = adapter_configs(model)
+    if adapter_name not in configs:
+        raise KeyError(f"no adapter {adapter_name!r}; there are {sorted(configs)}")
+    owners = [m for m in model.modules() if isinstance(m, LoraLayer) and adapter_name in m.slots]
+    if any(adapter_name in layer.merged for layer in owners):
+        raise RuntimeError(f"adapter {adapter_name!r} is merged into the weights: unmerge(model) first, then delete it")
+    for layer in owners:
+        layer.delete_adapter(adapter_name)
+        if not layer.slots:
+            to_plain(layer)
+    delete_biases(model, adapter_name)
+    remove_heads(model, adapter_name)
+    injected_shapes(model).pop(adapter_name, None)
+    del configs[adapter_name]
+
+
+def _base_weight(layer: LoraLayer):
+    """The weight, or the 4-bit one: both say their shape and dtype."""
+    return layer.quantized if isinstance(layer, Linear4bit) else layer.weight
+
+
+def _check_shapes(model: nn.Module, slots: dict[str, Slot]) -> None:
+    """Everything that could still fail, before the first module is changed."""
+    for name, slot in slots.items():
+        module = model.get_submodule(name)
+        stored_forwards(module)  # raises where a replaced forward would keep LoRA from running
+        if isinstance(module, nn.Conv2d) and module.groups != 1:
+            raise ValueError(f"{name}: LoRA on Conv2d with groups={module.groups} has no low-rank form that merges")
+        kind = type(module) if isinstance(module, LoraLayer) else LORA_CLASSES[type(module)]
+        if slot.kind not in kind.KINDS:
+            raise ValueError(f"{name}: {slot.kind} is for {', '.join(kinds_for(slot.kind))}, not for {kind.__name__}")
+        directions = min(module.get_parameter("weight").shape)
+        if slot.kind == "pissa" and slot.r > directions:
+            raise ValueError(f"{name}: PiSSA with r={slot.r}, but the weight has only {directions} directions")
+        if slot.kind == "pissa" and slot.scaling <= 0:
+            raise ValueError(f"{name}: PiSSA needs a scale above 0, found {slot.scaling}")
+        if slot.enable_lora is None:
+            continue
+        if isinstance(module, nn.Embedding | nn.Conv2d):
+            raise ValueError(f"{name}: enable_lora is for projections, not for {type(module).__name__}")
+        d_out = module.out_features if isinstance(module, nn.Linear | Linear4bit) else module.get_parameter("weight").shape[1]
+        if d_out % len(slot.enable_lora):
+            raise ValueError(f"{name}: {len(slot.enable_lora)} parts in enable_lora, but d_out={d_out} is not a multiple of it")

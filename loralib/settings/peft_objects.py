@@ -1,0 +1,37 @@
+"""Settings that are given as an object of peft (`peft.LoraConfig(...)`), for people who bring a program that uses peft."""
+
+from dataclasses import replace
+from enum import Enum
+from typing import Any
+
+from loralib.config import AdapterConfig, LoraConfig
+from loralib.settings.peft_config import config_from_peft
+
+WITH_HEADS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
+"""task types for which peft trains the new head without being told"""
+
+
+def our_config(config: Any) -> AdapterConfig:
+    """The same settings as an object of ours, which is returned as it is.
+
+    Raises TypeError for any other object, ValueError for settings of peft that are not supported here.
+    """
+    if isinstance(config, AdapterConfig):
+        return config
+    if type(config).__module__.partition(".")[0] != "peft" or not hasattr(config, "to_dict"):
+        raise TypeError(f"expected a LoraConfig or an IA3Config, found {type(config).__module__}.{type(config).__name__}")
+    settings = {key: _plain(value) for key, value in config.to_dict().items()}
+    start = settings.pop("init_lora_weights", True)
+    if start not in (True, False, "pissa"):
+        raise ValueError(f"init_lora_weights={start!r} of peft is not supported here; expected True, False or 'pissa'")
+    found = config_from_peft(settings)
+    if settings.get("modules_to_save") is None and settings.get("task_type") in WITH_HEADS:
+        found = replace(found, modules_to_save=None)  # finds the new heads
+    return replace(found, init_lora_weights=start) if isinstance(found, LoraConfig) else found
+
+
+def _plain(value: Any) -> Any:
+    """As `adapter_config.json` holds it."""
+    if isinstance(value, Enum):
+        return value.value
+    return sorted(value) if isinstance(value, set) else value

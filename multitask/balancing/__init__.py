@@ -1,0 +1,1 @@
+"""How the losses or gradients of several tasks are combined."""

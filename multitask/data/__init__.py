@@ -1,0 +1,1 @@
+"""Batches from several tasks: sampling and mixing."""

@@ -1,0 +1,1 @@
+"""One model with a head for each task, task adapters and task embeddings."""

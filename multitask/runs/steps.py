@@ -1,0 +1,165 @@
+"""The step of multitask training on the one loop: the sum over tasks, or gradients of each task and a method that joins them."""
+
+from collections.abc import Container
+from typing import Any
+
+from torch import Tensor, distributed, nn
+from tqdm.auto import tqdm
+
+from adapters.fusion.fusion import fusion_penalty
+from multitask.balancing.balancing import Equal
+from multitask.data.mixed_batches import MixedBatch, tasks_in
+from multitask.model.multitask_model import MultitaskModel
+from multitask.balancing.task_gradients import add_gradients, gram, no_gradients, set_gradients
+from multitask.model.task_heads import Answer
+from training.evaluation import metrics
+from training.loop import processes
+from training.data.batching import Batch
+from training.loop.checks import assert_all_got_gradients, assert_finite
+from training.loop.loop import Objective, Trainer
+
+
+class Learner(nn.Module):
+    """A model and the method that weighs its tasks; what the loop trains."""
+
+    model: MultitaskModel
+    balancing: Equal
+
+    def __init__(self, model: MultitaskModel, balancing: Equal):
+        super().__init__()
+        self.model, self.balancing = model, balancing
+        self.seen: dict[int, float] = {}
+        """of the present step: the sum of what each task's batches gave, which is its mean loss once all have run"""
+        self.shares: dict[int, float] = {}
+        """of the present step: each task's share of the rows"""
+
+    def losses(self, batch: MixedBatch) -> dict[int, tuple[Tensor, float, float]]:
+        """{task number: (its mean loss over the step, this batch's part of it; the part of its answers; its share of rows)}."""
+        found = {}
+        for task, (answer, rows) in self.model.forward_mixed(batch).items():
+            k, kind = self.model.number(task), self.model.tasks[task].kind
+            count, share = max(int(batch[f"{k}.count"]), 1), float(batch[f"{k}.share"])
+            loss = self.mean_loss(k, answer, rows, batch, count)
+            self.seen[k], self.shares[k] = self.seen.get(k, 0.0) + float(loss.detach()), share
+            found[k] = loss, metrics.answer_count(kind, rows) / count, share
+        return found
+
+    def mean_loss(self, k: int, answer: Answer, rows: dict[str, Tensor], batch: MixedBatch, count: int) -> Tensor:
+        """This batch's part of the mean loss of task number `k` over the step's `count` answers.
+
+        rows: its labels, ids and mask; batch: all that was read.
+        """
+        return metrics.loss_sum(self.model.tasks[self.model.names[k]].kind, answer, rows) / count
+
+    def total(self, batch: MixedBatch) -> Tensor:
+        """Σ share · static · term over the tasks of this batch; once a step also what pulls a fusion's values to the identity."""
+        terms = [
+            share * self.balancing.static[k] * self.balancing.term(k, loss, part)
+            for k, (loss, part, share) in self.losses(batch).items()
+        ]
+        total = sum(terms[1:], terms[0])
+        pull = fusion_penalty(self.model.backbone) if batch["leads"] else 0.0
+        return total + pull if isinstance(pull, Tensor) else total
+
+    def weight(self, k: int) -> float:
+        return self.balancing.static[k] * self.balancing.weight(k)
+
+
+def _total(learner: Any, batch: MixedBatch) -> Tensor:
+    return learner.total(batch)
+
+
+OBJECTIVE = Objective(_total, lambda batch: int(batch["leads"]))
+"""The losses are means over the whole step already, so the step counts as one answer."""
+
+
+class MultitaskSteps(Trainer):
+    """The loop's trainer for a Learner. A row also has `loss/TASK` and `weight/TASK` of the tasks in the step."""
+
+    def __init__(self, learner: Learner, *args: Any, **options: Any):
+        self.learner = learner
+        super().__init__(learner, *args, **options)
+        model, self.shared = learner.model, list(learner.model.shared_parameters().values())
+        if learner.balancing.looks_at_gradients:
+            if not self.shared:
+                raise ValueError("the tasks share no parameter that trains: there are no gradients to join")
+            if self.accelerator.scaler is not None:
+                raise ValueError("methods that look at gradients cannot run in fp16, whose loss is scaled: use bf16 or no")
+        ids = {id(p) for p in self.shared}
+        self.own = [p for p in model.parameters() if p.requires_grad and id(p) not in ids]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The method's own parameters learn at their own rate, without decay."""
+        groups, rate = super().groups(), self.learner.balancing.learning_rate
+        if rate is None:
+            return groups
+        mine = list(self.learner.balancing.parameters())
+        kept = [{**g, "params": [p for p in g["params"] if all(p is not q for q in mine)]} for g in groups]
+        return [*(g for g in kept if g["params"]), {"params": mine, "lr": rate, "weight_decay": 0.0}]
+
+    def parts(self) -> dict[str, Any]:
+        return super().parts() | {"balancing": self.learner.balancing}
+
+    def resting(self, window: list[Batch]) -> Container[str]:
+        present = {self.learner.model.names[k] for batch in window for k in tasks_in(batch)}
+        return {f"model.{name}" for name in self.learner.model.resting(present)}
+
+    def backward(self, step: int, window: list[Batch]) -> dict:
+        self.learner.seen, self.learner.shares = {}, {}
+        joined = self.learner.balancing.looks_at_gradients
+        row = self._joined(step, window) if joined else super().backward(step, window)
+        losses = self._over_ranks(self.learner.seen)
+        names = self.learner.model.names
+        row |= {f"loss/{names[k]}": loss for k, loss in losses.items()}
+        if not joined:
+            row |= {f"weight/{names[k]}": self.learner.weight(k) for k in losses}
+        self.learner.balancing.after(losses)
+        return row
+
+    def _over_ranks(self, values: dict[int, float], mean: bool = False) -> dict[int, float]:
+        """The sum (or mean) over the ranks that have a value, for each task of the step."""
+        count = len(self.learner.model.names)
+        sums = processes.total([values.get(k, 0.0) for k in range(count)], self.accelerator)
+        ranks = processes.total([k in values for k in range(count)], self.accelerator)
+        return {k: sums[k] / (ranks[k] if mean else 1) for k in range(count) if ranks[k]}
+
+    def _joined(self, step: int, window: list[Batch]) -> dict:
+        """One gradient for each task, joined by the method; heads keep theirs."""
+        learner, names = self.learner, self.learner.model.names
+        J, reached = no_gradients(len(names), self.shared), set()
+        for batch in window:
+            batch = {name: value.to(self.accelerator.device) for name, value in batch.items()}
+            with self.accelerator.autocast():
+                found = learner.losses(batch)
+            terms = {k: share * learner.balancing.static[k] * loss for k, (loss, _, share) in found.items()}
+            reached |= add_gradients(J, terms, self.shared, self.own, {k: learner.balancing.weight(k) for k in terms})
+        if self.accelerator.num_processes > 1:
+            distributed.all_reduce(J)
+        losses, shares = self._over_ranks(learner.seen), self._over_ranks(learner.shares, mean=True)
+        tasks = sorted(losses)
+        for k in tasks:
+            assert_finite(losses[k], step, f"loss of {names[k]}")
+        last = J[tasks][:, self._last()]
+        weights = learner.balancing.solve(gram(J[tasks]), gram(last), tasks, losses, step)
+        set_gradients(weights.to(J) @ J[tasks], self.shared)
+        if step == 1:
+            for place in set(range(len(self.shared))) - reached:
+                self.shared[place].grad = None
+            assert_all_got_gradients(learner, self.resting(window), self.settings.needed, tqdm.write)
+        processes.sum_gradients(self.own, self.accelerator)
+        norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))  # pyright: ignore
+        assert_finite(norm, step, "gradient norm")
+        weighed = {k: float(w) * learner.balancing.static[k] for k, w in zip(tasks, weights, strict=True)}
+        [tokens] = processes.total([sum(int(batch["attention_mask"].sum()) for batch in window)], self.accelerator)
+        total = sum(weighed[k] * losses[k] * share for k, share in shares.items())
+        row = {"step": step, "loss": total, "grad_norm": norm, "tokens": int(tokens)}
+        return row | {f"weight/{names[k]}": w for k, w in weighed.items()}
+
+    def _last(self) -> slice:
+        """Where the last shared matrix lies in J."""
+        start, found = 0, slice(0, 0)
+        for p in self.shared:
+            if p.ndim > 1:
+                found = slice(start, start + p.numel())
+            start += p.numel()
+        return found

@@ -1,0 +1,1 @@
+"""Bottleneck adapters, fusion, prefixes and prompts."""

@@ -1,0 +1,1 @@
+"""The lessons, the book, README and CLAIMS."""

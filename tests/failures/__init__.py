@@ -1,0 +1,1 @@
+"""Damaged files, full disks, kills, hostile input, unknown models: nothing fails silently."""

@@ -1,0 +1,1 @@
+"""Tiny models, data and tools that the tests share."""

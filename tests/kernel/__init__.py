@@ -1,0 +1,1 @@
+"""The kernels and their benchmarks: each against the formula in float64."""

@@ -1,0 +1,1 @@
+"""Multitask training: sampling, balancing, the model, whole runs."""

@@ -1,0 +1,1 @@
+"""Every method on every family of models, and all classes of transformers: programs and their tables."""

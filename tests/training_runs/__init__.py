@@ -1,0 +1,1 @@
+"""The training loop, whole runs, their folders and their commands."""

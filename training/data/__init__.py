@@ -1,0 +1,1 @@
+"""Tasks and their data: reading, checking, encoding, batches."""

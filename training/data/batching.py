@@ -1,0 +1,119 @@
+"""From encoded rows to padded batches: in order for an evaluation, shuffled and endless for training.
+
+The stream is a function of (seed, step), so a run that goes on after a kill sees the very same rows, and several processes
+split exactly the rows that one process would take.
+"""
+
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.data.ignored import IGNORE
+
+Batch = dict[str, Tensor]
+
+
+def batches(features: list[dict], tokenizer, batch_size: int) -> Iterator[Batch]:
+    """Padded batches in the order of the rows, once."""
+    pad_id = _pad_id(tokenizer)
+    for start in range(0, len(features), batch_size):
+        rows = features[start : start + batch_size]
+        yield pad(rows, pad_id, pads_left(tokenizer, rows[0]))
+
+
+class Steps:
+    """The rows of training steps, forever: each `next` is one step's micro-batches (this rank's part of them).
+
+    One epoch is one shuffled pass. A step takes batch_size × processes × accumulation rows, and the last step of an epoch
+    takes what is left. A rank that is left without a row gets an empty list.
+    """
+
+    def __init__(
+        self,
+        features: list[dict],
+        tokenizer,
+        batch_size: int,
+        seed: int = 0,
+        accumulation: int = 1,
+        rank: int = 0,
+        processes: int = 1,
+    ):
+        if not features:
+            raise ValueError("no rows to train on")
+        self.features, self.pad_id, self.batch_size, self.seed = features, _pad_id(tokenizer), batch_size, seed
+        self.left = pads_left(tokenizer, features[0])
+        self.rank, self.processes, self.rows_per_step = rank, processes, batch_size * accumulation * processes
+        self.steps_per_epoch = -(-len(features) // self.rows_per_step)
+        self.taken = 0
+        self._order: tuple[int, np.ndarray] | None = None
+        self._sum: int | None = None
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        return self
+
+    def __next__(self) -> list[Batch]:
+        epoch, step = divmod(self.taken, self.steps_per_epoch)
+        self.taken += 1
+        rows = self._epoch(epoch)[step * self.rows_per_step : (step + 1) * self.rows_per_step]
+        mine = rows[len(rows) * self.rank // self.processes : len(rows) * (self.rank + 1) // self.processes]
+        parts = [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
+        return [pad([self.features[i] for i in part], self.pad_id, self.left) for part in parts]
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.features))
+        return self._order[1]
+
+    def state_dict(self) -> dict:
+        self._sum = checksum(self.features) if self._sum is None else self._sum
+        return {"taken": self.taken, "rows": len(self.features), "checksum": self._sum}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on where the saved stream was. ValueError when the rows are not the saved ones."""
+        now = self.state_dict()
+        if (now["rows"], now["checksum"]) != (state["rows"], state["checksum"]):
+            raise ValueError(
+                f"the training set has changed since this run was started: {state['rows']} rows with checksum "
+                f"{state['checksum']:08x} then, {now['rows']} with {now['checksum']:08x} now. Start again (--restart)"
+            )
+        self.taken = state["taken"]
+
+
+def checksum(features: list[dict]) -> int:
+    """A number that changes when any id, label or position of any row does."""
+    found = 0
+    for feature in features:
+        for name in sorted(feature):
+            found = zlib.crc32(np.asarray(feature[name], dtype=np.float64).tobytes(), zlib.crc32(name.encode(), found))
+    return found
+
+
+def pads_left(tokenizer, row: dict) -> bool:
+    """Whether rows like this one are padded on the left: where the tokenizer says so, and the answer is one for the whole row."""
+    by_row = not isinstance(row.get("labels"), list) and "start_positions" not in row
+    return by_row and getattr(tokenizer, "padding_side", "right") == "left"
+
+
+def pad(rows: list[dict], pad_id: int, left: bool = False) -> Batch:
+    """Stack rows, lists padded on the right (or left): input ids with `pad_id`, labels with -100, the rest with 0."""
+    batch = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        if isinstance(values[0], list):
+            fill = {"input_ids": pad_id, "labels": IGNORE}.get(name, 0)
+            width = max(map(len, values))
+            values = [[fill] * (width - len(v)) + v if left else v + [fill] * (width - len(v)) for v in values]
+        array = np.array(values)  # five times as fast as torch.tensor, which would give float32 where this is float64
+        batch[name] = torch.from_numpy(array) if array.dtype == np.int64 else torch.tensor(values)
+    return batch
+
+
+def _pad_id(tokenizer) -> int:
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            "the tokenizer has no pad token: set tokenizer.pad_token, as load_base does, and tell the model's config"
+        )
+    return tokenizer.pad_token_id

@@ -1,0 +1,1 @@
+"""The training loop: one step, the optimizer, the schedule, checkpoints, processes."""

@@ -1,0 +1,1 @@
+"""Base models, the methods that are applied to them, and trained models in folders."""
