@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from loralib.combining.combine import CombineReport, combine_adapters
     from loralib.compute.dispatch import use_kernels
     from loralib.compute.functional import lora_linear
-    from loralib.config import LoraConfig
     from loralib.counting import (
         ParameterCount,
         base_bytes,
@@ -29,11 +28,15 @@ if TYPE_CHECKING:
     from loralib.injection.merge_weights import merge, merge_and_unload, merged_adapters, unmerge
     from loralib.injection.mixed_batches import mixed_batch
     from loralib.injection.switch import disable_adapters, set_active, set_trainable
-    from loralib.layers.layers import Conv1D, Conv2d, Embedding, Linear, MergedLinear
+    from loralib.layers.conv2d import Conv2d
+    from loralib.layers.embedding import Embedding
+    from loralib.layers.linear import Conv1D, Linear, MergedLinear
     from loralib.layers.linear4bit import Linear4bit
     from loralib.layers.lora_layer import lora_layers
     from loralib.lora_plus import lora_plus_groups
+    from loralib.variants.config import LoraConfig
     from loralib.variants.ia3 import IA3Config
+    from loralib.variants.vera import VeraConfig
 else:
     __getattr__ = lazy_names(__name__, __file__)
 
@@ -51,6 +54,7 @@ __all__ = [
     "MatchReport",
     "MergedLinear",
     "ParameterCount",
+    "VeraConfig",
     "add_adapter",
     "base_bytes",
     "combine_adapters",

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from loralib.config import BIAS
 from loralib.layers.heads import saved_modules
 from loralib.layers.linear4bit import Linear4bit
 from loralib.layers.lora_layer import is_adapter_parameter, lora_layers
+from loralib.variants.config import BIAS
 
 
 @dataclass(frozen=True)

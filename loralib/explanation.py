@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from loralib.compute.dispatch import Choice, choose, mode_of
-from loralib.layers.layers import Projection
+from loralib.layers.linear import Projection
 from loralib.layers.linear4bit import Linear4bit
 
 
@@ -60,13 +60,13 @@ def _explain(name: str, module: Projection | Linear4bit, tokens: int) -> LayerPa
     packed = isinstance(module, Linear4bit)
     d_out, d_in = module.quantized.shape if packed else module.matrix_shape()
     dtype = module.compute_dtype if packed else module.weight.dtype
-    slot, rank, mode = None, 0, "forward"
+    variant, rank, mode = None, 0, "forward"
     if isinstance(module, Projection) and module.active and not module.merged:
-        slot = module.slots[module.active[0]]
-        rank = 0 if slot.is_ia3 else len(module.lora_A[module.active[0]])
+        variant = module.variants[module.active[0]]
+        rank = len(module.lora_A[module.active[0]]) if module.active[0] in module.lora_A else 0
         mode = mode_of(*module.trained(module.active[0]).values()) if module.training else mode
-    if not packed and (slot is None or slot.kind not in ("lora", "pissa")):
-        reason = "no adapter runs" if slot is None else f"{slot.kind} has no kernel of its own"
+    if not packed and (variant is None or not variant.has_kernel):
+        reason = "no adapter is active" if variant is None else f"{variant.title} has no kernel of its own"
         choice = Choice("torch", reason)
     else:
         operation = ("nf4_lora" if rank else "nf4") if packed else "lora"

@@ -6,7 +6,7 @@ B that is `ratio` times that of A makes both count. The paper's advice is a rati
 
 from torch import nn
 
-from loralib.layers.layers import Embedding
+from loralib.layers.embedding import Embedding
 from loralib.layers.lora_layer import lora_layers
 
 

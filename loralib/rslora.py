@@ -10,3 +10,8 @@ import math
 def lora_scaling(lora_alpha: float, r: int, rank_stabilised: bool = False) -> float:
     """α / r, or α / √r."""
     return lora_alpha / (math.sqrt(r) if rank_stabilised else r)
+
+
+def lora_alpha_for(scaling: float, r: int, rank_stabilised: bool = False) -> float:
+    """The α that gives this scale at rank r."""
+    return scaling * (math.sqrt(r) if rank_stabilised else r)

@@ -109,7 +109,7 @@ model = adapted(r=4, lora_alpha=8, use_dora=True, init_lora_weights=False)
 layer = model[0]
 A, B, m = layer.trained("default").values()
 with torch.no_grad():
-    updated = layer.weight + layer.slots["default"].scaling * B @ A
+    updated = layer.weight + layer.variants["default"].scaling * B @ A
     by_hand = x @ (m[:, None] * updated / updated.norm(dim=1, keepdim=True)).T + layer.bias
     assert torch.allclose(by_hand, model(x), atol=1e-5), "row by row: length m, direction of W + s B A"
     before = model(x) - layer.bias
@@ -131,7 +131,7 @@ print(f"DoRA trains {sum(p.numel() for p in (A, B, m))} numbers, LoRA {A.numel()
 
 # %%
 with torch.no_grad():
-    s = layer.slots["default"].scaling
+    s = layer.variants["default"].scaling
     WA, AA = layer.weight @ A.T, A @ A.T  # (d_out, r), (r, r)
     BAA = B @ AA  # (d_out, r)
     squares = layer.weight.square().sum(1) + 2 * s * (WA * B).sum(1) + s**2 * (BAA * B).sum(1)  # the first is known: W is frozen
@@ -156,7 +156,7 @@ U, S, Vh = torch.linalg.svd(layer.weight.detach())
 principal = U[:, :8] * S[:8] @ Vh[:8]
 A, B = (layer.get_parameter(f"lora_{k}.default").detach() for k in "AB")
 print(f"the 8 largest of 64 directions hold {float(principal.norm() / layer.weight.norm()):.0%} of the weight's length")
-assert torch.allclose(layer.slots["default"].scaling * B @ A, principal, atol=1e-5), "s B A is the best rank-8 part of W"
+assert torch.allclose(layer.variants["default"].scaling * B @ A, principal, atol=1e-5), "s B A is the best rank-8 part of W"
 base = nn.functional.linear(x, layer.weight, layer.bias)
 assert torch.allclose(model(x), base, atol=1e-5), "the same part is subtracted beside it, so the model starts as the base"
 

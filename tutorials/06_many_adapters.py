@@ -131,7 +131,7 @@ def mixed_by_hand(layer, x, names):
     y = x @ layer.weight.T + layer.bias  # (B, T, D), once, for all rows
     for adapter in {n for n in names if n}:  # twice: the base has no factors
         rows = [i for i, n in enumerate(names) if n == adapter]
-        A, B, slot = layer.lora_A[adapter], layer.lora_B[adapter], layer.slots[adapter]
+        A, B, slot = layer.lora_A[adapter], layer.lora_B[adapter], layer.variants[adapter]
         y[rows] += slot.scaling * (x[rows] @ A.T) @ B.T
     return y
 

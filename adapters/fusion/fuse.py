@@ -9,7 +9,7 @@ from adapters.bottleneck.site import SITE, Site, fuse_lora
 from adapters.fusion.fusion import AdapterFusion, AdapterFusionConfig
 from adapters.virtual.virtual_tokens import virtual_tokens
 from loralib.injection.injection import adapter_configs
-from loralib.layers.layers import Projection
+from loralib.layers.linear import Projection
 from loralib.layers.lora_layer import LoraLayer, lora_layers
 
 
@@ -80,8 +80,8 @@ def _bottleneck_places(model: nn.Module, fuse: Fuse) -> list[tuple[Site, nn.Para
 
 def _lora_places(model: nn.Module, fuse: Fuse) -> list[tuple[Site, nn.Parameter]]:
     """The LoRA layers that hold the members, each with a site of its own."""
-    here = {path: m for path, m in lora_layers(model).items() if any(name in m.slots for name in fuse.names)}
-    _refuse_lonely(fuse, [all(name in layer.slots for name in fuse.names) for layer in here.values()])
+    here = {path: m for path, m in lora_layers(model).items() if any(name in m.variants for name in fuse.names)}
+    _refuse_lonely(fuse, [all(name in layer.variants for name in fuse.names) for layer in here.values()])
     strange = {type(layer).__name__ for layer in here.values() if not isinstance(layer, Projection)}
     if strange:
         raise ValueError(f"{fuse}: LoRA on {', '.join(sorted(strange))} cannot be fused, only on Linear and Conv1D")

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from loralib.combining import merging
-from loralib.config import LoraConfig
 from loralib.injection.injection import adapter_configs, add_adapter, delete_adapter
 from loralib.injection.merge_weights import merged_adapters
 from loralib.layers.biases import model_biases
+from loralib.layers.conv2d import Conv2d
 from loralib.layers.heads import saved_modules
-from loralib.layers.layers import Conv2d, Projection
-from loralib.layers.lora_layer import LoraLayer, lora_layers, wide
+from loralib.layers.lora_layer import LoraLayer, lora_layers
+from loralib.variants.config import AdapterConfig, LoraConfig
+from loralib.variants.variant import in_float32
 
 PRUNING = ("ties", "dare_linear", "dare_ties", "magnitude_prune")
 Factors = tuple[Tensor, Tensor]
@@ -66,7 +67,7 @@ def combine_adapters(
     Raises ValueError for (IA)³ and DoRA, whose updates are no s · B A, and for whatever would be ignored.
     """
     configs = _checked(model, names, weights, method, density, seed, rank)
-    layers = {p: layer for p, layer in lora_layers(model).items() if any(n in layer.slots for n in names)}
+    layers = {p: layer for p, layer in lora_layers(model).items() if any(n in layer.variants for n in names)}
     found = {
         path: _combined(layer, names, weights, method, rank, density, seed, i) for i, (path, layer) in enumerate(layers.items())
     }
@@ -74,7 +75,7 @@ def combine_adapters(
     top = max(ranks.values())
     exact_names = {f"^{re.escape(path)}": r for path, r in ranks.items() if r != top}
     head_owner = _head_owner(model, names, head_from)
-    kinds = {c.bias for c in configs.values()}
+    biases = {getattr(c, "bias", "none") for c in configs.values()}
     config = LoraConfig(
         r=top,
         lora_alpha=top,
@@ -82,7 +83,7 @@ def combine_adapters(
         modules_to_save=sorted(p for p, head in saved_modules(model).items() if head_owner in head.copies),
         rank_pattern=exact_names,
         alpha_pattern={key: float(r) for key, r in exact_names.items()},
-        bias="all" if "all" in kinds else "lora_only" if "lora_only" in kinds else "none",
+        bias="all" if "all" in biases else "lora_only" if biases - {"none"} else "none",
         task_type=configs[names[0]].task_type,
         base_model_name_or_path=configs[names[0]].base_model_name_or_path,
     )
@@ -102,7 +103,7 @@ def combine_adapters(
     return CombineReport(top, (missed / total) ** 0.5 if total else 0.0)
 
 
-def _checked(model, names, weights, method, density, seed, rank) -> dict[str, LoraConfig]:
+def _checked(model, names, weights, method, density, seed, rank) -> dict[str, AdapterConfig]:
     """Everything that can be wrong, before anything changes."""
     configs = adapter_configs(model)
     if merged_adapters(model):
@@ -111,13 +112,14 @@ def _checked(model, names, weights, method, density, seed, rank) -> dict[str, Lo
         raise ValueError(f"names {names}, weights {weights}: expected a weight for each, each name once, of {sorted(configs)}")
     if not all(torch.isfinite(torch.tensor(float(w))) for w in weights):
         raise ValueError(f"weights {weights}: expected finite numbers")
-    kinds = {s.kind for layer in lora_layers(model).values() for n, s in layer.slots.items() if n in names}
-    if kinds & {"dora", "ia3_input", "ia3_output"}:
-        raise ValueError(f"{names}: a weighted sum is defined for updates s · B A; {sorted(kinds)} has others. Merge it instead")
+    variants = [v for layer in lora_layers(model).values() for n, v in layer.variants.items() if n in names]
+    others = sorted({variant.title for variant in variants if not variant.is_low_rank})
+    if others:
+        raise ValueError(f"{names}: a weighted sum is defined for updates s · B A; {others} has others. Merge it instead")
     if method not in ("cat", "svd", "linear", *PRUNING):
         raise ValueError(f"method {method!r} is unknown; there are cat, svd, linear, {', '.join(PRUNING)}")
     _check_options(model, names, method, density, seed, rank)
-    return {n: c for n, c in configs.items() if n in names and isinstance(c, LoraConfig)}
+    return {n: c for n, c in configs.items() if n in names}
 
 
 def _check_options(model, names, method, density, seed, rank) -> None:
@@ -130,7 +132,7 @@ def _check_options(model, names, method, density, seed, rank) -> None:
         raise ValueError(f"rank={rank}: {method} has the rank that follows from its adapters; take svd to choose one")
     if rank is not None and rank < 1:
         raise ValueError(f"rank={rank}: expected at least 1, or None for all of the sum")
-    own = max(len(_factors(layer, names[0])[0]) for layer in lora_layers(model).values() if names[0] in layer.slots)
+    own = max(len(_factors(layer, names[0])[0]) for layer in lora_layers(model).values() if names[0] in layer.variants)
     if len(names) == 1 and rank is not None and rank < own:
         raise ValueError(f"rank={rank} of one adapter of rank {own} would only damage it: give at least two, or rank=None")
     if len(names) == 1 and density not in (None, 1.0):
@@ -139,7 +141,7 @@ def _check_options(model, names, method, density, seed, rank) -> None:
 
 def _combined(layer: LoraLayer, names, weights, method, rank, density, seed, index) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(A, B, squared error, squared norm of the aim) of one layer; the new scale is 1."""
-    here = [(w, *_factors(layer, n)) for n, w in zip(names, weights, strict=True) if n in layer.slots]
+    here = [(w, *_factors(layer, n)) for n, w in zip(names, weights, strict=True) if n in layer.variants]
     A, B = torch.cat([a for _, a, _ in here]), torch.cat([w * b for w, _, b in here], 1)
     if method == "linear":
         # peft's form: the root of each weight on both sides, its sign on A
@@ -175,8 +177,9 @@ def _mix(method: str, density: float | None, seed: int | None) -> Callable[[list
 
 def _factors(layer: LoraLayer, name: str) -> Factors:
     """(A, s · B) as matrices, wide: a convolution's kernel counts as columns of A."""
-    A, B = layer.dense_factors(name) if isinstance(layer, Projection) else (layer.lora_A[name], layer.lora_B[name])
-    return wide(A).flatten(1), wide(B).flatten(1) * layer.slots[name].scaling
+    variant = layer.variants[name]
+    A, B = variant.factors(layer, name)
+    return in_float32(A).flatten(1), in_float32(B).flatten(1) * variant.scaling
 
 
 def _best_of_factors(A: Tensor, B: Tensor, k: int) -> Factors:
@@ -212,9 +215,9 @@ def _combine_biases(model: nn.Module, names, weights, adapter_name, method, dens
     record = model_biases(model)
     mix = _mix(method, density, seed)
     for name, new in record.copies.get(adapter_name, {}).items():
-        base = wide(record.originals[name])
+        base = in_float32(record.originals[name])
         here = [
-            (w, wide(record.copies[n][name]) - base)
+            (w, in_float32(record.copies[n][name]) - base)
             for n, w in zip(names, weights, strict=True)
             if name in record.copies.get(n, {})
         ]

@@ -24,18 +24,18 @@ Factors = dict[str, tuple[Tensor, Tensor]]
 def grouped_rows(layer, input: Tensor, rows: Rows) -> Tensor | None:
     """The output of a projection for a mixed batch, or None where the loop over adapters is to run: by choice of `dispatch.py`,
     or because an adapter is not a plain product (DoRA, (IA)³, dropout in training)."""
-    names = [name for name in dict.fromkeys(rows.names) if name is not None and name in layer.slots]
-    slots = [layer.slots[name] for name in names]
-    if not names or any(slot.kind not in ("lora", "pissa") or (slot.dropout and layer.training) for slot in slots):
+    names = [name for name in dict.fromkeys(rows.names) if name is not None and name in layer.variants]
+    variants = [layer.variants[name] for name in names]
+    if not names or any(not v.is_low_rank or (v.dropout and layer.training) for v in variants):
         return None
-    factors = {name: layer.dense_factors(name) for name in names}
+    factors = {name: variant.factors(layer, name) for name, variant in zip(names, variants, strict=True)}
     rank = max(len(A) for A, _ in factors.values())
     shape = input.shape[:-1].numel(), *layer.matrix_shape()
     mode = mode_of(input, *(A for A, _ in factors.values()))
     if choose("grouped", input.device, compute_dtype(input), shape, rank, mode).path == "torch":
         return None
     rows = rows.fitted(input, type(layer).__name__)
-    return grouped_update(layer, layer.plain(input), input, factors, [slot.scaling for slot in slots], rows)
+    return grouped_update(layer, layer.base_forward(input), input, factors, [variant.scaling for variant in variants], rows)
 
 
 def grouped_update(

@@ -10,9 +10,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from loralib.config import AdapterConfig
-from loralib.files.file_tensors import PREFIX, is_factor
+from loralib.files.file_tensors import PREFIX, is_factor, key_in_model
 from loralib.settings.peft_config import config_from_peft
+from loralib.variants.config import AdapterConfig
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PICKLE = "adapter_model.bin"
@@ -52,7 +52,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     """
     path = weights_file(folder)
     tensors = _read_pickle(path) if path.suffix == ".bin" else _read_safetensors(path)
-    strange = [key for key in tensors if not key.startswith(PREFIX)]
+    strange = [key for key in tensors if key_in_model(key) is None]
     if strange or not tensors:
         raise AdapterFileError(f"{path}: {len(tensors)} tensors, names without '{PREFIX}': {strange[:3]}")
     for key, tensor in tensors.items():
@@ -60,7 +60,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             raise AdapterFileError(f"{path}: {key} is {tensor.dtype}, expected float16, bfloat16, float32 or float64")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise AdapterFileError(f"{path}: {key} has values that are not finite")
-    return {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}
+    return {str(key_in_model(key)): tensor for key, tensor in tensors.items()}
 
 
 def weights_file(folder: Path) -> Path:

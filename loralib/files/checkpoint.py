@@ -16,19 +16,18 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from loralib.base_model.handles import bare_model
-from loralib.config import AdapterConfig
 from loralib.files.adapter_files import CONFIG, WEIGHTS, AdapterFileError, read_config, read_tensors
 from loralib.files.file_settings import check_ranks, heads_in_file, without_unused
-from loralib.files.file_tensors import PREFIX, file_tensors, is_factor, layer_tensors, saved_heads
+from loralib.files.file_tensors import PREFIX, file_tensors, is_factor, key_in_model, layer_tensors, saved_heads
 from loralib.files.word_tables import Rows, added_rows, tables_to_save, take_rows, word_tables
 from loralib.injection.injection import adapter_configs, add_adapter, check_still_there, delete_adapter
 from loralib.injection.merge_weights import merged_adapters
 from loralib.injection.switch import set_active, set_trainable
 from loralib.layers.biases import model_biases
 from loralib.layers.heads import saved_modules
-from loralib.layers.layers import Conv2d, Embedding
 from loralib.layers.lora_layer import LoraLayer, lora_layers
 from loralib.settings.peft_config import config_to_peft
+from loralib.variants.config import AdapterConfig
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def save_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "defa
     model = bare_model(model)
     configs = adapter_configs(model)
     if adapter_name not in configs:
-        part = any(adapter_name in layer.slots for layer in lora_layers(model).values())
+        part = any(adapter_name in layer.variants for layer in lora_layers(model).values())
         raise KeyError(
             f"{type(model).__name__} is a part of the model that adapter {adapter_name!r} was put into: save that model"
             if part
@@ -220,14 +219,14 @@ def check_fits(tensors: dict[str, Tensor], expected: dict[str, Tensor], path: Pa
 
 
 def _fill(model: nn.Module, adapter_name: str, tensors: dict[str, Tensor], path: Path) -> str | None:
-    expected = {k.removeprefix(PREFIX): v for k, v in file_tensors(model, adapter_name).items()}
+    expected = {str(key_in_model(k)): v for k, v in file_tensors(model, adapter_name).items()}
     check_fits(tensors, expected, path)
     kinds = {t.dtype for k, t in tensors.items() if is_factor(k)}
     if len(kinds) > 1:
         raise AdapterFileError(f"{path}: LoRA tensors of several dtypes {sorted(map(str, kinds))}; one file has one")
     for name, layer in lora_layers(model).items():
-        if adapter_name in layer.slots:
-            _fill_layer(layer, adapter_name, {key: tensors[key] for key in layer_tensors(name, layer, adapter_name)}, path)
+        if adapter_name in layer.variants:
+            _fill_layer(name, layer, adapter_name, tensors, path)
     for name, bias in model_biases(model).copies.get(adapter_name, {}).items():
         owner, _, leaf = name.rpartition(".")
         bias.data.copy_(tensors[name] if name in tensors else tensors[f"{owner}.base_layer.{leaf}"])
@@ -236,34 +235,25 @@ def _fill(model: nn.Module, adapter_name: str, tensors: dict[str, Tensor], path:
             state = {k.removeprefix(name + "."): v for k, v in tensors.items() if k.startswith(name + ".")}
             head.copies[adapter_name].load_state_dict(state, strict=True)
     mine = next(
-        p for layer in lora_layers(model).values() if adapter_name in layer.slots for p in layer.trained(adapter_name).values()
+        p for layer in lora_layers(model).values() if adapter_name in layer.variants for p in layer.trained(adapter_name).values()
     )
     theirs, ours = kinds.pop(), mine.dtype
     return None if theirs == ours else f"cast from {theirs} to {ours}"
 
 
 @torch.no_grad()
-def _fill_layer(layer: LoraLayer, name: str, found: dict[str, Tensor], path: Path) -> None:
-    """`found`: the layer's tensors in the order of `layer_tensors`."""
-    slot, (A, *rest) = layer.slots[name], found.values()
-    if slot.is_ia3:
-        layer.ia3_l[name].copy_(A.flatten())
-        return
-    B = rest[0]
-    if slot.kind == "dora":
-        layer.lora_magnitude_vector[name].copy_(rest[1])
-    layer.lora_A[name].copy_(A)
-    if slot.enable_lora is None or isinstance(layer, Embedding | Conv2d):
-        layer.lora_B[name].copy_(B)
-        return
-    blocks = [B[a:b, i * slot.r : (i + 1) * slot.r] for i, (a, b) in enumerate(slot.ranges(B.shape[0]))]
-    layer.lora_B[name].copy_(torch.cat(blocks))
-    if sum(int(block.count_nonzero()) for block in blocks) != int(B.count_nonzero()):
-        raise AdapterFileError(f"{path}: an adapter on parts {slot.enable_lora} has values outside its parts")
+def _fill_layer(path: str, layer: LoraLayer, name: str, tensors: dict[str, Tensor], file: Path) -> None:
+    variant = layer.variants[name]
+    try:
+        variant.load(layer, name, {key.removeprefix(f"{path}."): tensors[key] for key in layer_tensors(path, layer, name)})
+    except ValueError as error:
+        raise AdapterFileError(f"{file}: {error}") from error
+    for key, shared in variant.shared_tensors(layer, name).items():
+        shared.copy_(tensors[key])
 
 
 def _refuse_unsaved(model: nn.Module, configs: dict) -> None:
-    saved = {id(p) for layer in lora_layers(model).values() for name in layer.slots for p in layer.trained(name).values()}
+    saved = {id(p) for layer in lora_layers(model).values() for name in layer.variants for p in layer.trained(name).values()}
     saved |= {id(p) for copies in model_biases(model).copies.values() for p in copies.values()}
     saved |= {id(p) for head in saved_modules(model).values() for p in head.copies.parameters()}
     lost = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in saved]

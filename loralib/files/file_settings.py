@@ -11,10 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from loralib.config import AdapterConfig
-from loralib.files.file_tensors import is_factor
-from loralib.injection.matching import match_targets, model_paths, name_ends_with, pattern_fits
-from loralib.injection.slots import slots_for
+from loralib.injection.matching import match_targets, model_paths
+from loralib.variants.config import AdapterConfig
+from loralib.variants.names import name_ends_with, pattern_fits
 
 
 def without_unused(model: nn.Module, config: AdapterConfig) -> AdapterConfig:
@@ -56,10 +55,13 @@ def _matching_names(given: list[str] | str | None, paths: list[str]) -> Any:
 
 def check_ranks(model: nn.Module, config: AdapterConfig, tensors: dict[str, Tensor]) -> None:
     """ValueError for a rank above that of every factor in the file, before memory for it is asked for."""
-    largest = max((min(t.shape) for key, t in tensors.items() if is_factor(key) and t.ndim > 1), default=1)
-    for path, slot in slots_for(config, match_targets(model, config)).items():
-        if slot.r > max(largest, 1):
-            raise ValueError(f"{path}: the settings give rank {slot.r}, and the factors in the file have ranks up to {largest}")
+    modules = {path: model.get_submodule(path) for path in match_targets(model, config)}
+    for path, variant in config.variants(modules).items():
+        largest = variant.largest_rank(tensors)
+        if largest is not None and variant.r > max(largest, 1):
+            raise ValueError(
+                f"{path}: the settings give rank {variant.r}, and the factors in the file have ranks up to {largest}"
+            )
 
 
 def heads_in_file(model: nn.Module, names: list[str], keys: Iterable[str]) -> tuple[list[str], list[str]]:

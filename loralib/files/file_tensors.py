@@ -3,6 +3,7 @@
     base_model.model.<path>.lora_A.weight, .lora_B.weight        factors; of embeddings .lora_embedding_A, .lora_embedding_B
     base_model.model.<path>.lora_magnitude_vector                DoRA
     base_model.model.<path>.ia3_l                                (IA)³
+    base_model.model.<path>.vera_lambda_b, .vera_lambda_d        VeRA; base_model.vera_A, base_model.vera_B for all layers
     base_model.model.<name of a bias>                            trained biases (of adapted modules <path>.base_layer.bias)
     base_model.model.<path of a module>.<its own names>          modules saved whole
 
@@ -14,17 +15,21 @@ from torch import Tensor, nn
 
 from loralib.layers.biases import model_biases
 from loralib.layers.heads import saved_modules
-from loralib.layers.layers import Embedding, Projection
 from loralib.layers.lora_layer import LoraLayer, lora_layers
+from loralib.variants.registry import containers, trainable_containers
 
 PREFIX = "base_model.model."
+SHARED_PREFIX = "base_model."
+"""of tensors that all layers of an adapter share"""
 
 
 def file_tensors(model: nn.Module, adapter_name: str) -> dict[str, Tensor]:
     """{key in the file: tensor} of one adapter: factors, biases, heads."""
     tensors = {}
     for path, layer in lora_layers(model).items():
-        if adapter_name in layer.slots:
+        if adapter_name in layer.variants:
+            shared = layer.variants[adapter_name].shared_tensors(layer, adapter_name)
+            tensors |= {SHARED_PREFIX + key: value for key, value in shared.items()}
             tensors |= {PREFIX + key: value for key, value in layer_tensors(path, layer, adapter_name).items()}
     for path, head in saved_modules(model).items():
         if adapter_name in head.copies:
@@ -42,36 +47,23 @@ def saved_heads(model: nn.Module, adapter_name: str) -> list[str]:
 
 
 def _is_adapted(layers: dict[str, LoraLayer], path: str, adapter_name: str) -> bool:
-    return path in layers and adapter_name in layers[path].slots
+    return path in layers and adapter_name in layers[path].variants
 
 
 def layer_tensors(path: str, layer: LoraLayer, adapter_name: str) -> dict[str, Tensor]:
     """{key: tensor} of one layer, in the shapes of peft's files."""
-    slot = layer.slots[adapter_name]
-    if slot.is_ia3:
-        scale = layer.ia3_l[adapter_name]
-        return {f"{path}.ia3_l": scale[None] if slot.kind == "ia3_input" else scale[:, None]}
-    key_A, key_B = layer_keys(path, layer)
-    A, B = _dense(layer, adapter_name)
-    found = {key_A: A, key_B: B}
-    if slot.kind == "dora":
-        found[f"{path}.lora_magnitude_vector"] = layer.lora_magnitude_vector[adapter_name]
-    return found
+    tensors = layer.variants[adapter_name].file_tensors(layer, adapter_name)
+    return {f"{path}.{end}": tensor for end, tensor in tensors.items()}
 
 
-def layer_keys(path: str, layer: LoraLayer) -> tuple[str, str]:
-    """Keys of A and B."""
-    if isinstance(layer, Embedding):
-        return f"{path}.lora_embedding_A", f"{path}.lora_embedding_B"
-    return f"{path}.lora_A.weight", f"{path}.lora_B.weight"
-
-
-def _dense(layer: LoraLayer, adapter_name: str) -> tuple[Tensor, Tensor]:
-    if isinstance(layer, Projection):
-        return layer.dense_factors(adapter_name)
-    return layer.lora_A[adapter_name], layer.lora_B[adapter_name]
+def key_in_model(key: str) -> str | None:
+    """The key in a file without peft's prefix: a path in the model, or the name of a shared tensor. None for other keys."""
+    if key.startswith(PREFIX):
+        return key.removeprefix(PREFIX)
+    name = key.removeprefix(SHARED_PREFIX)
+    return name if name in containers() else None
 
 
 def is_factor(key: str) -> bool:
-    """Whether a key holds a factor (not a bias, not a head)."""
-    return ".lora_" in key or key.endswith(".ia3_l")
+    """Whether a key holds a parameter of an adapter's layer (not a bias, not a head)."""
+    return ".lora_" in key or key.rpartition(".")[2] in trainable_containers()

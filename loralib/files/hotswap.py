@@ -1,27 +1,27 @@
 """Exchange an adapter under `torch.compile` without compiling again.
 
-A compiled model is made for shapes and for numbers it has seen. So an adapter that shall be exchanged is padded with zeros
-to the largest rank that will come, and its scale lies in a 0-dim tensor. `hotswap_adapter` then copies a file's numbers into
-the same tensors: nothing that the compiler looked at has changed.
+An adapter that shall be exchanged is padded with zeros to the largest rank that will come, and its scale becomes a tensor
+(`variants/swappable.py`). `hotswap_adapter` then copies a file's numbers into the same tensors: nothing that the compiler looked
+at has changed.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from loralib.base_model.never_called import unwatch
 from loralib.base_model.no_gradient import forget_gradients
-from loralib.config import LoraConfig
 from loralib.files.adapter_files import read_config, read_tensors
 from loralib.files.checkpoint import LoadReport, check_fits
-from loralib.files.file_tensors import layer_keys
 from loralib.injection.injection import adapter_configs
 from loralib.injection.matching import match_targets
 from loralib.injection.merge_weights import merged_adapters
-from loralib.injection.slots import slots_for
-from loralib.layers.layers import Projection
-from loralib.layers.lora_layer import Slot, lora_layers
+from loralib.layers.linear import Projection
+from loralib.layers.lora_layer import lora_layers
+from loralib.variants.lora import Lora
+from loralib.variants.swappable import Scale, Swappable
 
 
 @torch.no_grad()
@@ -31,7 +31,7 @@ def prepare_hotswap(model: nn.Module, rank: int, adapter_name: str = "default") 
     Adapters that come later may have any rank up to `rank`, in the same modules. Raises ValueError for a larger adapter, for
     variants (DoRA, PiSSA, (IA)³, parts), for layers other than Linear and Conv1D, and for an adapter with a head.
     """
-    layers = {path: layer for path, layer in lora_layers(model).items() if adapter_name in layer.slots}
+    layers = {path: layer for path, layer in lora_layers(model).items() if adapter_name in layer.variants}
     if not layers:
         raise KeyError(f"no adapter {adapter_name!r}; there are {sorted(adapter_configs(model))}")
     if merged_adapters(model):
@@ -40,9 +40,9 @@ def prepare_hotswap(model: nn.Module, rank: int, adapter_name: str = "default") 
     if getattr(config, "bias", "none") != "none" or config.modules_to_save:
         raise ValueError(f"adapter {adapter_name!r} brings a head or biases: only factors can be exchanged")
     for path, layer in layers.items():
-        slot = layer.slots[adapter_name]
-        if not isinstance(layer, Projection) or slot.kind != "lora" or slot.enable_lora is not None:
-            raise ValueError(f"{path}: only plain LoRA on Linear and Conv1D can be exchanged, not {slot.kind} here")
+        variant = layer.variants[adapter_name]
+        if not isinstance(layer, Projection) or type(variant) not in (Lora, Swappable) or getattr(variant, "parts", None):
+            raise ValueError(f"{path}: only plain LoRA on Linear and Conv1D can be exchanged, not {variant.title} here")
         if len(layer.lora_A[adapter_name]) > rank:
             raise ValueError(f"{path}: the adapter has room for rank {len(layer.lora_A[adapter_name])}, more than rank={rank}")
     unwatch(model)
@@ -53,9 +53,8 @@ def prepare_hotswap(model: nn.Module, rank: int, adapter_name: str = "default") 
         more = rank - A.shape[0]
         A.data = torch.cat([A.data, A.new_zeros(more, A.shape[1])])
         B.data = torch.cat([B.data, B.new_zeros(B.shape[0], more)], 1)
-        scaling = torch.tensor(layer.slots[adapter_name].scaling, dtype=A.dtype, device=A.device)
-        layer.register_buffer("hot_scaling", scaling, persistent=False)
-        layer.hot = adapter_name
+        layer.hot_scale = Scale(layer.variants[adapter_name].scaling, A.dtype, A.device)
+        layer.variants[adapter_name] = _swappable(layer.variants[adapter_name])
 
 
 @torch.no_grad()
@@ -63,7 +62,7 @@ def hotswap_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "d
     """Put the adapter in `folder` in the place of a prepared one. Strict as `load_adapter`; a refused file changes nothing."""
     folder = Path(folder)
     layers = {path: layer for path, layer in lora_layers(model).items() if isinstance(layer, Projection)}
-    layers = {path: layer for path, layer in layers.items() if layer.hot == adapter_name}
+    layers = {path: layer for path, layer in layers.items() if isinstance(layer.variants.get(adapter_name), Swappable)}
     if not layers:
         raise RuntimeError(f"adapter {adapter_name!r} is not prepared: call prepare_hotswap(model, rank=...) before compiling")
     if merged_adapters(model):
@@ -74,42 +73,41 @@ def hotswap_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "d
             "exchange is for serving; set_trainable(model, []) first"
         )
     config, tensors = read_config(folder), read_tensors(folder)
-    new = _slots_of(model, config, layers, folder)
+    new = _new_variants(model, config, layers, adapter_name, folder)
     expected = {}
     for path, layer in layers.items():
         (d_out, d_in), r = layer.matrix_shape(), new[path].r
-        key_A, key_B = layer_keys(path, layer)
+        key_A, key_B = (f"{path}.{end}" for end in layer.FILE_KEYS)
         expected |= {key_A: torch.empty(r, d_in, device="meta"), key_B: torch.empty(d_out, r, device="meta")}
     check_fits(tensors, expected, folder)
     for path, layer in layers.items():
-        key_A, key_B = layer_keys(path, layer)
+        key_A, key_B = (f"{path}.{end}" for end in layer.FILE_KEYS)
         A, B, r = layer.lora_A[adapter_name], layer.lora_B[adapter_name], new[path].r
         A.zero_()[:r].copy_(tensors[key_A])
         B.zero_()[:, :r].copy_(tensors[key_B])
-        layer.hot_scaling.fill_(new[path].scaling)
-        layer.slots[adapter_name] = new[path]
+        layer.get_submodule("hot_scale").set(new[path].scaling)  # pyright: ignore
+        layer.variants[adapter_name] = _swappable(new[path])
     adapter_configs(model)[adapter_name] = config
     return LoadReport(len(tensors), len(expected), None)
 
 
-def _slots_of(model: nn.Module, config, layers: dict[str, Projection], folder: Path) -> dict[str, Slot]:
+def _swappable(variant: Any) -> Swappable:
+    return Swappable(variant.r, variant.dropout, variant.alpha, None, variant.rslora)
+
+
+def _new_variants(model: nn.Module, config, layers: dict[str, Projection], adapter_name: str, folder: Path) -> dict[str, Lora]:
     """The file's rank and scale for each prepared layer. ValueError where the file wants something else than these layers."""
-    if (
-        not isinstance(config, LoraConfig)
-        or config.use_dora
-        or config.bias != "none"
-        or config.modules_to_save
-        or config.enable_lora
-    ):
+    more = config.modules_to_save or getattr(config, "bias", "none") != "none" or getattr(config, "enable_lora", None)
+    variants = config.variants({path: model.get_submodule(path) for path in match_targets(model, config)})
+    if more or any(type(variant) is not Lora for variant in variants.values()):
         raise ValueError(f"{folder}: only the factors of plain LoRA can be exchanged, and this adapter brings more")
-    slots = slots_for(config, match_targets(model, config))
-    if set(slots) != set(layers):
-        other = sorted(set(slots) ^ set(layers))
-        raise ValueError(f"{folder} adapts {len(slots)} modules, the prepared adapter {len(layers)}; different: {other[:3]}")
-    for path, slot in slots.items():
-        room = layers[path].lora_A[layers[path].hot or ""].shape[0]
-        if slot.r > room:
-            raise ValueError(f"{folder}: {path} has rank {slot.r}, and the prepared adapter has room for {room}")
-        if slot.dropout != layers[path].slots[layers[path].hot or ""].dropout and model.training:
-            raise ValueError(f"{folder}: another dropout ({slot.dropout}) would compile again in training; call model.eval()")
-    return slots
+    if set(variants) != set(layers):
+        other = sorted(set(variants) ^ set(layers))
+        raise ValueError(f"{folder} adapts {len(variants)} modules, the prepared adapter {len(layers)}; different: {other[:3]}")
+    for path, variant in variants.items():
+        room, prepared = len(layers[path].lora_A[adapter_name]), layers[path].variants[adapter_name]
+        if variant.r > room:
+            raise ValueError(f"{folder}: {path} has rank {variant.r}, and the prepared adapter has room for {room}")
+        if variant.dropout != prepared.dropout and model.training:
+            raise ValueError(f"{folder}: another dropout ({variant.dropout}) would compile again in training; call model.eval()")
+    return variants

@@ -31,7 +31,7 @@ def load_microsoft(
     state = {rename(key): value for key, value in _read(path).items()}
     wanted = {}
     for name, layer in lora_layers(model).items():
-        if adapter_name in layer.slots:
+        if adapter_name in layer.variants:
             wanted |= {f"{name}.lora_A": layer.lora_A[adapter_name], f"{name}.lora_B": layer.lora_B[adapter_name]}
     places = {k: p for k, p in bare_model(model).named_parameters() if k in state} | wanted
     for owner, head in saved_modules(model).items():  # a head lies in the adapter's own copy of it

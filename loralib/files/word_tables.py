@@ -46,7 +46,7 @@ def tables_to_save(model: nn.Module, adapter_name: str) -> dict[str, Tensor]:
         if weight is None or weight.shape[0] == words or id(weight) in seen:
             continue
         seen.add(id(weight))
-        adapted = isinstance(module, LoraLayer) and adapter_name in module.slots
+        adapted = isinstance(module, LoraLayer) and adapter_name in module.variants
         tensors[f"{path}.base_layer.weight" if adapted else f"{path}.weight"] = weight
     return tensors
 

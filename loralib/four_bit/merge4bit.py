@@ -20,8 +20,8 @@ from loralib.four_bit.qlora import (
 )
 from loralib.injection.merge_weights import merge_and_unload
 from loralib.layers.heads import replace_module
-from loralib.layers.layers import Conv1D as LoraConv1D
-from loralib.layers.layers import Linear
+from loralib.layers.linear import Conv1D as LoraConv1D
+from loralib.layers.linear import Linear
 from loralib.layers.linear4bit import TENSORS, Linear4bit
 from loralib.layers.lora_layer import LoraLayer, is_adapter_parameter
 
@@ -96,7 +96,7 @@ def _merge_in_float32(model: nn.Module, names, dtype: torch.dtype | None = None)
 def _refuse_overflow(path: str, layer: nn.Module, names: list[str] | None, dtype: torch.dtype) -> None:
     assert isinstance(layer, Linear4bit) and isinstance(layer, LoraLayer)
     total = dequantize(layer.quantized, torch.float32)
-    for name in layer.active if names is None else [n for n in names if n in layer.slots]:
+    for name in layer.active if names is None else [n for n in names if n in layer.variants]:
         total += layer.delta_weight(name)
     if not total.to(dtype).isfinite().all():
         raise ValueError(f"{path}: the merged weight would not be finite in {dtype}: nothing was merged")

@@ -18,12 +18,12 @@ from kernels.formulas.nf4 import CHUNK, Quantized, dequantize, quantize, scales
 from loralib.base_model.class_source import source_of
 from loralib.base_model.foreign_layers import refuse_bitsandbytes
 from loralib.base_model.stacked_weights import NO_STACKS, Stacks, find_stacks
-from loralib.config import ALL_LINEAR, LoraConfig
 from loralib.injection.matching import match_targets
 from loralib.injection.merge_weights import shared_pointers
 from loralib.layers.heads import replace_module
 from loralib.layers.linear4bit import Linear4bit
 from loralib.layers.lora_layer import LoraLayer
+from loralib.variants.config import ALL_LINEAR, LoraConfig
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,17 @@ from loralib.base_model.forwards import stored_forwards
 from loralib.base_model.handles import bare_model
 from loralib.base_model.never_called import watch
 from loralib.base_model.stacked_weights import NO_STACKS, Stacks, find_stacks
-from loralib.config import AdapterConfig, LoraConfig
 from loralib.injection.matching import heads_to_save, match_targets
 from loralib.injection.merge_weights import merged_adapters
-from loralib.injection.slots import slots_for
 from loralib.injection.switch import set_active, set_trainable
 from loralib.layers.biases import add_biases, bias_names, delete_biases, refuse_overlap
+from loralib.layers.conversion import to_lora, to_plain
 from loralib.layers.heads import SavedModule, put_saved_module, remove_heads
-from loralib.layers.layers import LORA_CLASSES, to_lora, to_plain
 from loralib.layers.linear4bit import Linear4bit
-from loralib.layers.lora_layer import LoraLayer, Slot, check_adapter_name, kinds_for
+from loralib.layers.lora_layer import LoraLayer, check_adapter_name
 from loralib.settings.peft_objects import our_config
+from loralib.variants.config import AdapterConfig, LoraConfig
+from loralib.variants.variant import Start, Variant
 
 
 @dataclass(frozen=True)
@@ -94,25 +94,25 @@ def add_adapter(
         raise RuntimeError(f"adapters {merged_adapters(model)} are merged: unmerge(model) before adding another")
     heads, names = heads_to_save(model, config.modules_to_save), match_targets(model, config)
     refuse_overlap(model, [head for head in heads if not isinstance(model.get_submodule(head), SavedModule)])
-    slots = slots_for(config, names)
-    _check_shapes(model, slots)
+    variants = config.variants({name: model.get_submodule(name) for name in names})
+    _check_shapes(model, variants)
     biases = bias_names(model, config, names, heads)
     zero_start = not isinstance(config, LoraConfig) or bool(config.init_lora_weights)
     for name in names:
         module = model.get_submodule(name)
-        check_adapter_name(adapter_name, module.slots if isinstance(module, LoraLayer) else ())
-    rows = []
+        check_adapter_name(adapter_name, module.variants if isinstance(module, LoraLayer) else ())
+    rows, shared = [], {}
     for index, name in enumerate(names):
         layer = to_lora(model.get_submodule(name))
         generator = None if seed is None else torch.Generator(layer.weight.device).manual_seed(seed * 100_003 + index)
-        layer.add_adapter(
-            adapter_name, slots[name], zero_start, None if autocast_adapter_dtype else _base_weight(layer).dtype, generator
-        )
+        dtype = _base_weight(layer).dtype
+        dtype = torch.promote_types(dtype, torch.float32) if autocast_adapter_dtype else dtype
+        layer.add_adapter(adapter_name, variants[name], Start(dtype, zero_start, generator, shared))
         trained = layer.trained(adapter_name).values()
         for p in trained:
             p.requires_grad_(False)
         count = sum(p.numel() for p in trained)
-        rows.append((name, type(layer).__name__, tuple(_base_weight(layer).shape), slots[name].r, count))
+        rows.append((name, type(layer).__name__, tuple(_base_weight(layer).shape), variants[name].r, count))
     add_biases(model, adapter_name, biases)
     for head in heads:
         put_saved_module(model, head, adapter_name)
@@ -142,7 +142,7 @@ def check_still_there(model: nn.Module, adapter_name: str) -> None:
     """
     for path, shape in injected_shapes(model).get(adapter_name, {}).items():
         module = bare_model(model).get_submodule(path)
-        if not isinstance(module, LoraLayer) or adapter_name not in module.slots:
+        if not isinstance(module, LoraLayer) or adapter_name not in module.variants:
             raise ValueError(
                 f"{path} had LoRA for {adapter_name!r} and is now a {type(module).__name__} without it: it was replaced, as "
                 "resize_token_embeddings does. Resize first, and add the adapter afterwards"
@@ -164,12 +164,12 @@ def delete_adapter(model: nn.Module, adapter_name: str) -> None:
     configs = adapter_configs(model)
     if adapter_name not in configs:
         raise KeyError(f"no adapter {adapter_name!r}; there are {sorted(configs)}")
-    owners = [m for m in model.modules() if isinstance(m, LoraLayer) and adapter_name in m.slots]
+    owners = [m for m in model.modules() if isinstance(m, LoraLayer) and adapter_name in m.variants]
     if any(adapter_name in layer.merged for layer in owners):
         raise RuntimeError(f"adapter {adapter_name!r} is merged into the weights: unmerge(model) first, then delete it")
     for layer in owners:
         layer.delete_adapter(adapter_name)
-        if not layer.slots:
+        if not layer.variants:
             to_plain(layer)
     delete_biases(model, adapter_name)
     remove_heads(model, adapter_name)
@@ -182,25 +182,14 @@ def _base_weight(layer: LoraLayer):
     return layer.quantized if isinstance(layer, Linear4bit) else layer.weight
 
 
-def _check_shapes(model: nn.Module, slots: dict[str, Slot]) -> None:
+def _check_shapes(model: nn.Module, variants: dict[str, Variant]) -> None:
     """Everything that could still fail, before the first module is changed."""
-    for name, slot in slots.items():
+    for name, variant in variants.items():
         module = model.get_submodule(name)
         stored_forwards(module)  # raises where a replaced forward would keep LoRA from running
         if isinstance(module, nn.Conv2d) and module.groups != 1:
             raise ValueError(f"{name}: LoRA on Conv2d with groups={module.groups} has no low-rank form that merges")
-        kind = type(module) if isinstance(module, LoraLayer) else LORA_CLASSES[type(module)]
-        if slot.kind not in kind.KINDS:
-            raise ValueError(f"{name}: {slot.kind} is for {', '.join(kinds_for(slot.kind))}, not for {kind.__name__}")
-        directions = min(module.get_parameter("weight").shape)
-        if slot.kind == "pissa" and slot.r > directions:
-            raise ValueError(f"{name}: PiSSA with r={slot.r}, but the weight has only {directions} directions")
-        if slot.kind == "pissa" and slot.scaling <= 0:
-            raise ValueError(f"{name}: PiSSA needs a scale above 0, found {slot.scaling}")
-        if slot.enable_lora is None:
-            continue
-        if isinstance(module, nn.Embedding | nn.Conv2d):
-            raise ValueError(f"{name}: enable_lora is for projections, not for {type(module).__name__}")
-        d_out = module.out_features if isinstance(module, nn.Linear | Linear4bit) else module.get_parameter("weight").shape[1]
-        if d_out % len(slot.enable_lora):
-            raise ValueError(f"{name}: {len(slot.enable_lora)} parts in enable_lora, but d_out={d_out} is not a multiple of it")
+        plain = module.PLAIN if isinstance(module, LoraLayer) else type(module).__name__
+        if plain not in variant.layers:
+            raise ValueError(f"{name}: {variant.title} is for {', '.join(variant.layers)}, not for {plain}")
+        variant.check(name, module)

@@ -10,11 +10,13 @@ from transformers.pytorch_utils import Conv1D
 
 from loralib.base_model.class_source import reads_weight_of_child
 from loralib.base_model.foreign_layers import refuse_bitsandbytes
-from loralib.config import ALL_LINEAR, AdapterConfig
+from loralib.layers.conversion import LORA_CLASSES
 from loralib.layers.heads import SavedModule
-from loralib.layers.layers import LORA_CLASSES
 from loralib.layers.linear4bit import Linear4bit
-from loralib.layers.lora_layer import FIXED, TRAINED, LoraLayer
+from loralib.layers.lora_layer import LoraLayer
+from loralib.variants.config import ALL_LINEAR, AdapterConfig
+from loralib.variants.names import name_ends_with
+from loralib.variants.registry import containers
 
 SUPPORTED = (*LORA_CLASSES, LoraLayer)
 BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
@@ -109,17 +111,6 @@ def output_head(model: nn.Module) -> str | None:
     return next((n for n, m in model.named_modules() if m is head), None) if head is not None else None
 
 
-def name_ends_with(path: str, name: str) -> bool:
-    """peft's suffix rule: the whole path, or its end after a dot."""
-    return path == name or path.endswith("." + name)
-
-
-def pattern_fits(key: str, path: str) -> bool:
-    """peft's rule for patterns: the regular expression matches the whole path, or its end after a dot; `^` binds it to the
-    whole."""
-    return re.match(rf"(.*\.)?({key})$", path) is not None
-
-
 def _matching(paths: list[str], wanted: list[str] | str, setting: str, model: nn.Module) -> list[str]:
     if isinstance(wanted, str):
         found = [p for p in paths if re.fullmatch(wanted, p)]
@@ -208,10 +199,10 @@ def _check_head(model: nn.Module, path: str) -> None:
 def model_paths(model: nn.Module) -> list[str]:
     """Paths of the model's own modules: without the insides of saved heads and LoRA's containers."""
     hidden = [n for n, m in model.named_modules() if isinstance(m, SavedModule)]
-    paths = []
+    paths, hidden_names = [], set(containers())
     for path, _ in model.named_modules():
         owner = model.get_submodule(path.rpartition(".")[0])
-        container = isinstance(owner, LoraLayer) and path.rpartition(".")[2] in (*TRAINED, *FIXED)
+        container = isinstance(owner, LoraLayer) and path.rpartition(".")[2] in hidden_names
         if path and not container and not any(path.startswith(h + ".") for h in hidden):
             paths.append(path)
     return paths

@@ -9,8 +9,8 @@ from torch import nn
 
 from loralib.base_model.handles import bare_model
 from loralib.layers.biases import forget_biases, model_biases, the_one_with_biases, use_biases
+from loralib.layers.conversion import to_plain
 from loralib.layers.heads import SavedModule, replace_module, saved_modules
-from loralib.layers.layers import to_plain
 from loralib.layers.linear4bit import Linear4bit
 from loralib.layers.lora_layer import LoraLayer, lora_layers
 
@@ -27,10 +27,12 @@ def merge(model: nn.Module, names: str | list[str] | None = None) -> list[str]:
     if any(layer.rows is not None for layer in layers.values()):
         raise RuntimeError("inside mixed_batch rows have adapters of their own, and a merge would add to all of them")
     wanted = [names] if isinstance(names, str) else names
-    known = sorted({n for layer in layers.values() for n in layer.slots})
+    known = sorted({n for layer in layers.values() for n in layer.variants})
     if wanted is not None and (len(set(wanted)) < len(wanted) or not set(wanted) <= set(known)):
         raise ValueError(f"cannot merge {wanted}: each name once, of {known}")
-    plan = {path: [n for n in (layer.active if wanted is None else wanted) if n in layer.slots] for path, layer in layers.items()}
+    plan = {
+        path: [n for n in (layer.active if wanted is None else wanted) if n in layer.variants] for path, layer in layers.items()
+    }
     chosen = list(dict.fromkeys(n for ns in plan.values() for n in ns))
     if not chosen:
         raise ValueError(f"no adapter is active, so there is nothing to merge; there are {known}")
@@ -72,7 +74,7 @@ def unmerge(model: nn.Module) -> None:
             if kept is not None:
                 p = layer.get_parameter(name)
                 p.data = kept.to(p.device, p.dtype)  # the model may have moved since
-        layer._before_merge, layer.merged, layer.active = (None, None, ()), (), tuple(n for n in active if n in layer.slots)
+        layer._before_merge, layer.merged, layer.active = (None, None, ()), (), tuple(n for n in active if n in layer.variants)
     use_biases(model, model_biases(model).before_merge)
     for head in saved_modules(model).values():
         head.active = head.active_before_merge if head.active_before_merge in (None, *head.copies) else None

@@ -29,7 +29,7 @@ def mixed_batch(model: nn.Module, names: Sequence[str | None], repeats: int = 1)
     own (a bias is added to all rows alike), and at the first forward when the batch has another number of rows.
     """
     layers, heads = lora_layers(model), saved_modules(model)
-    known = {name for layer in layers.values() for name in layer.slots}
+    known = {name for layer in layers.values() for name in layer.variants}
     unknown = sorted({n for n in names if n is not None} - known)
     if unknown or not names:
         raise KeyError(f"no adapter {unknown} for a row; there are {sorted(known)}, and None for the base")

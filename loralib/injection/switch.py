@@ -26,7 +26,7 @@ def set_active(model: nn.Module, names: str | list[str]) -> None:
     owners = {path: the_one_owner(path, head, names) for path, head in heads.items()}
     use_biases(model, the_one_with_biases(model, names))
     for layer in layers.values():
-        layer.active = tuple(n for n in names if n in layer.slots)
+        layer.active = tuple(n for n in names if n in layer.variants)
     for path, head in heads.items():
         head.active = owners[path]
 
@@ -45,11 +45,11 @@ def set_trainable(model: nn.Module, names: str | list[str]) -> None:
         p.requires_grad_(False)
     watched, others = {}, []
     for path, layer in layers.items():
-        for name in (n for n in names if n in layer.slots):
+        for name in (n for n in names if n in layer.variants):
             trained = layer.trained(name)
             for p in trained.values():
                 p.requires_grad_(True)
-            watched[path] = trained["lora_B"] if "lora_B" in trained else next(iter(trained.values()))
+            watched[path] = trained[layer.variants[name].first_trained or next(iter(trained))]
     for head in saved_modules(model).values():
         for name in (n for n in names if n in head.copies):
             head.copies[name].requires_grad_(True)
@@ -88,17 +88,17 @@ def disable_adapters(model: nn.Module) -> Iterator[None]:
             user.rows = rows
         layers = {path: layer for path, layer in layers.items() if isinstance(layer, LoraLayer)}
         for path, layer in layers.items():
-            layer.active = tuple(n for n in layers_before[path] if n in layer.slots)
+            layer.active = tuple(n for n in layers_before[path] if n in layer.variants)
         for path, head in heads.items():
             head.active = next((n for n in head.copies if n == heads_before[path]), None)
         use_biases(model, biases_before)
-        left = [n for n in merged if any(n in layer.slots for layer in layers.values())]
+        left = [n for n in merged if any(n in layer.variants for layer in layers.values())]
         if left:
             merge(model, left)
 
 
 def _check_known(model: nn.Module, names: list[str]) -> None:
-    known = {n for layer in lora_layers(model).values() for n in layer.slots}
+    known = {n for layer in lora_layers(model).values() for n in layer.variants}
     if len(set(names)) < len(names):
         raise ValueError(f"{names}: an adapter is named twice, so its update would count twice")
     unknown = sorted(set(names) - known)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from torch import nn
 from torch.nn import Parameter
 
-from loralib.config import AdapterConfig, LoraConfig
 from loralib.layers.heads import saved_modules
 from loralib.layers.lora_layer import is_adapter_parameter
+from loralib.variants.config import AdapterConfig
 
 RECORD = "lora_biases"
 
@@ -45,17 +45,17 @@ def forget_biases(model: nn.Module) -> None:
 
 def bias_names(model: nn.Module, config: AdapterConfig, targets: Iterable[str], heads: Iterable[str]) -> list[str]:
     """Full names of the biases that this adapter trains. ValueError where it asks for biases and there are none."""
-    kind = config.bias if isinstance(config, LoraConfig) else "none"
-    if kind == "none":
+    bias = getattr(config, "bias", "none")
+    if bias == "none":
         return []
     owners = set(targets)
     names = [name for name, _ in model.named_parameters() if "bias" in name.rpartition(".")[2]]
     apart = tuple(f"{path}." for path in (*heads, *saved_modules(model)))  # heads have biases in copies of their own
     names = [n for n in names if not n.startswith(apart) and not is_adapter_parameter(n)]
-    if kind == "lora_only":
+    if bias.endswith("_only"):
         names = [n for n in names if n.rpartition(".")[0] in owners]
     if not names:
-        raise ValueError(f"bias={kind!r}: none of the {'adapted modules' if kind == 'lora_only' else 'modules'} has a bias")
+        raise ValueError(f"bias={bias!r}: none of the {'adapted modules' if bias.endswith('_only') else 'modules'} has a bias")
     return names
 
 

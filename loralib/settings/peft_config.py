@@ -1,42 +1,19 @@
-"""LoraConfig and IA3Config to and from peft's `adapter_config.json`.
+"""The settings of adapters to and from peft's `adapter_config.json`. Each method writes and reads its own (`variants/config.py`).
 
-Unknown settings are refused when they are switched on: an adapter trained with them computes something else than plain LoRA
-on the same tensors.
+Unknown settings are refused when they are switched on: an adapter trained with them computes something else than ours on the same
+tensors.
 """
 
-import math
-import re
 from typing import Any
 
-from loralib.config import AdapterConfig, LoraConfig
 from loralib.layers.lora_layer import LoraLayer
 from loralib.settings.setting_types import check_types
-from loralib.variants.ia3 import IA3Config
+from loralib.variants.config import AdapterConfig
+from loralib.variants.registry import CONFIGS
 
-OURS, OURS_PATTERNS = "enable_lora", "enable_lora_patterns"
-READ = {
-    "r",
-    "lora_alpha",
-    "lora_dropout",
-    "target_modules",
-    "exclude_modules",
-    "layers_to_transform",
-    "layers_pattern",
-    "modules_to_save",
-    "task_type",
-    "base_model_name_or_path",
-    "init_lora_weights",
-    "peft_type",
-    "rank_pattern",
-    "alpha_pattern",
-    "bias",
-    "use_rslora",
-    "use_dora",
-    "feedforward_modules",
-    "init_ia3_weights",
-    OURS,
-    OURS_PATTERNS,
-}
+SHARED = ("exclude_modules", "layers_to_transform", "layers_pattern", "task_type", "base_model_name_or_path")
+READ = {*SHARED, "target_modules", "modules_to_save", "peft_type", "enable_lora_patterns", "init_ia3_weights"}
+"""what every method reads, and two names of single methods that are no fields of theirs"""
 NO_EFFECT = {  # switched on by default, or only a note, in peft's files
     "auto_mapping",
     "inference_mode",
@@ -49,58 +26,22 @@ NO_EFFECT = {  # switched on by default, or only a note, in peft's files
 }
 STARTS = ("gaussian", "eva", "orthogonal")
 """other starts of the factors, which leave the base as it is: the file holds where they ended"""
-REQUIRED = {"LORA": ("r", "lora_alpha", "target_modules"), "IA3": ("target_modules", "feedforward_modules")}
-SHARED = ("exclude_modules", "layers_to_transform", "layers_pattern", "task_type", "base_model_name_or_path")
 
 
 def config_to_peft(config: AdapterConfig, layers: dict[str, LoraLayer], heads: list[str], adapter_name: str) -> dict:
     """The settings as peft reads them. `target_modules` are the full paths that were matched, so nothing is matched anew."""
-    mine = {path: layer for path, layer in layers.items() if adapter_name in layer.slots}
-    settings = {
+    adapted = {path: layer for path, layer in layers.items() if adapter_name in layer.variants}
+    return {
         "task_type": config.task_type,
         "base_model_name_or_path": config.base_model_name_or_path,
-        "target_modules": sorted(mine),
+        "target_modules": sorted(adapted),
         "exclude_modules": None,
         "modules_to_save": heads or None,
-        "fan_in_fan_out": any(type(layer).__name__ == "Conv1D" for layer in mine.values()),
+        "fan_in_fan_out": any(layer.PLAIN == "Conv1D" for layer in adapted.values()),
         "inference_mode": True,
+        "peft_type": config.peft_type,
+        **config.file_settings({path: layer.variants[adapter_name] for path, layer in adapted.items()}),
     }
-    if isinstance(config, IA3Config):
-        inputs = sorted(path for path, layer in mine.items() if layer.slots[adapter_name].kind == "ia3_input")
-        return settings | {"peft_type": "IA3", "feedforward_modules": inputs, "init_ia3_weights": True}
-    assert isinstance(config, LoraConfig)
-    ranks, alphas = _patterns(config, mine, adapter_name)
-    own = {OURS: config.enable_lora, OURS_PATTERNS: [config.rank_pattern, config.alpha_pattern]} if config.enable_lora else {}
-    return settings | {
-        "peft_type": "LORA",
-        "r": config.r,
-        "lora_alpha": config.lora_alpha,
-        "lora_dropout": config.lora_dropout,
-        "layers_to_transform": None,
-        "layers_pattern": None,
-        "rank_pattern": ranks,
-        "alpha_pattern": alphas,
-        "bias": config.bias,
-        "init_lora_weights": True,
-        "use_rslora": config.use_rslora,
-        "use_dora": config.use_dora,
-        **own,
-    }
-
-
-def _patterns(config: LoraConfig, layers: dict[str, LoraLayer], adapter_name: str) -> tuple[dict, dict]:
-    """Rank and alpha of every layer whose plain form in the file differs from the config's: patterns, parts, PiSSA."""
-    ranks, alphas = {}, {}
-    for path, layer in layers.items():
-        slot = layer.slots[adapter_name]
-        r = slot.r * (2 if slot.kind == "pissa" else sum(slot.enable_lora) if slot.enable_lora else 1)
-        alpha = slot.alpha if r == slot.r else slot.scaling * (math.sqrt(r) if slot.rslora else r)
-        key = f"^{re.escape(path)}"
-        if r != config.r:
-            ranks[key] = r
-        if alpha != config.lora_alpha:
-            alphas[key] = alpha
-    return ranks, alphas
 
 
 def config_from_peft(settings: dict) -> AdapterConfig:
@@ -109,9 +50,10 @@ def config_from_peft(settings: dict) -> AdapterConfig:
         raise ValueError(f"expected an object of settings, found {type(settings).__name__}")
     check_types(settings)
     kind = settings.get("peft_type") or "LORA"
-    if kind not in REQUIRED:
-        raise ValueError(f"peft_type={kind!r}: this is not a LoRA adapter, and no (IA)³")
-    absent = [key for key in REQUIRED[kind] if settings.get(key) is None]
+    if kind not in CONFIGS:
+        raise ValueError(f"peft_type={kind!r}: this is not a LoRA adapter, and no (IA)³; there are {', '.join(CONFIGS)}")
+    method = CONFIGS[kind]
+    absent = [key for key in method.required if settings.get(key) is None]
     if absent:
         raise ValueError(f"settings {absent} are missing; there are {sorted(settings)[:8]}")
     _refuse_unsupported(settings)
@@ -119,29 +61,12 @@ def config_from_peft(settings: dict) -> AdapterConfig:
     shared["layers_to_transform"] = settings.get("layers_to_transform")
     shared["target_modules"] = settings["target_modules"]
     shared["modules_to_save"] = settings.get("modules_to_save") or []
-    if kind == "IA3":
-        return IA3Config(**shared, feedforward_modules=settings["feedforward_modules"])
-    own = settings.get(OURS_PATTERNS) or [settings.get("rank_pattern") or {}, settings.get("alpha_pattern") or {}]
-    return LoraConfig(
-        **shared,
-        r=settings["r"],
-        lora_alpha=settings["lora_alpha"],
-        lora_dropout=settings.get("lora_dropout") or 0.0,
-        rank_pattern=own[0],
-        alpha_pattern=own[1],
-        bias=settings.get("bias") or "none",
-        use_rslora=bool(settings.get("use_rslora")),
-        use_dora=bool(settings.get("use_dora")),
-        enable_lora=settings.get(OURS) or {},
-    )
+    return method.from_file(settings, shared)
 
 
 def _refuse_unsupported(settings: dict) -> None:
-    on = {
-        k: v
-        for k, v in settings.items()
-        if k not in READ | NO_EFFECT and v not in (None, False, "none", "", 0) and v != {} and v != []
-    }
+    known = READ | NO_EFFECT | {name for config in CONFIGS.values() for name in config.own_fields()}
+    on = {k: v for k, v in settings.items() if k not in known and v not in (None, False, "none", "", 0) and v != {} and v != []}
     on.pop("runtime_config", None)
     if settings.get("init_lora_weights") == "eva":
         on.pop("eva_config", None)  # how the factors started

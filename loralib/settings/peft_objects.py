@@ -4,8 +4,8 @@ from dataclasses import replace
 from enum import Enum
 from typing import Any
 
-from loralib.config import AdapterConfig, LoraConfig
 from loralib.settings.peft_config import config_from_peft
+from loralib.variants.config import AdapterConfig, LoraConfig
 
 WITH_HEADS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 """task types for which peft trains the new head without being told"""

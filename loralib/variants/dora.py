@@ -7,16 +7,81 @@ the norm comes in closed form, without a matrix of the weight's size; and dropou
 the paper's code, also drops the input of W where dropout is on).
 """
 
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels.formulas.dora_matmul import dora_backward, dora_forward, row_norms
+from kernels.formulas.dora_matmul import dora_backward, dora_forward, row_norms, squared_rows
 from kernels.formulas.lora_matmul import drop
 from loralib.compute.casting import cast, compute_dtype, without_autocast
 from loralib.compute.functional import dropout_mask
 from loralib.compute.plain_autograd import derived, plain_dora, second_derivative_asked, transformed
+from loralib.variants.lora import Lora
+from loralib.variants.variant import Start, in_float32
+
+
+@dataclass(frozen=True)
+class Dora(Lora):
+    """DoRA on Linear and Conv1D. It needs the weight itself, so 4-bit layers are refused; its update is no s · B A."""
+
+    title: ClassVar[str] = "dora"
+    layers: ClassVar[tuple[str, ...]] = ("Conv1D", "Linear")
+    parameters: ClassVar[tuple[str, ...]] = (*Lora.parameters, "lora_magnitude_vector")
+    is_low_rank: ClassVar[bool] = False
+    has_kernel: ClassVar[bool] = False
+
+    @torch.no_grad()
+    def start(self, layer: Any, name: str, start: Start) -> None:
+        super().start(layer, name, start)
+        layer.add_parameter("lora_magnitude_vector", name, updated_norms(layer, name).to(start.dtype))
+
+    def forward(self, layer: Any, name: str, x: Tensor) -> Tensor:
+        A, B, magnitude = (getattr(layer, container)[name] for container in self.parameters)
+        dropout = self.dropout if layer.training else 0.0
+        return dora_linear(x, layer.matrix(), layer.bias, A, B, magnitude, squared_row_norms(layer), self.scaling, dropout)
+
+    def update(self, layer: Any, name: str, x: Tensor) -> Tensor:
+        return self.forward(layer, name, x) - layer.base_forward(x)
+
+    def delta_weight(self, layer: Any, name: str) -> Tensor:
+        W, delta = in_float32(layer.matrix()), super().delta_weight(layer, name)
+        gain = in_float32(layer.lora_magnitude_vector[name]) / updated_norms(layer, name)
+        return gain[:, None] * (W + delta) - W
+
+    def file_tensors(self, layer: Any, name: str) -> dict[str, Tensor]:
+        return super().file_tensors(layer, name) | {"lora_magnitude_vector": layer.lora_magnitude_vector[name]}
+
+    def load(self, layer: Any, name: str, tensors: dict[str, Tensor]) -> None:
+        super().load(layer, name, tensors)
+        layer.lora_magnitude_vector[name].copy_(tensors["lora_magnitude_vector"])
+
+
+def updated_norms(layer: Any, name: str) -> Tensor:
+    """‖W + s B A‖ by row, (d_out,)."""
+    factors = layer.lora_A[name].detach(), layer.lora_B[name].detach()
+    return row_norms(layer.matrix().detach(), squared_row_norms(layer), *factors, layer.variants[name].scaling)
+
+
+def squared_row_norms(layer: Any) -> Tensor:
+    """‖W‖² by row, in float32 or wider; computed again when the weight is another one than last time.
+
+    A change past autograd (`weight.data.mul_(2)`) is not noticed, because torch counts none: change the weight under
+    `torch.no_grad()` instead (`weight.mul_(2)`), which is noticed.
+    """
+    matrix = layer.matrix()
+    if transformed():
+        return squared_rows(matrix)
+    cached = layer.cache.get("squared_row_norms")
+    version = 0 if matrix.is_inference() else matrix._version
+    now = matrix.data_ptr(), version, matrix.device
+    if cached is None or now != (cached[0].data_ptr(), cached[1], cached[0].device):
+        # the detached weight is kept so that its address cannot be given to another one
+        layer.cache["squared_row_norms"] = cached = (matrix.detach(), version, squared_rows(matrix))
+    return cached[2]
 
 
 def dora_linear(

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from adapters.bottleneck.bottleneck import BottleneckConfig
-from loralib.config import LoraConfig
+from loralib.variants.config import LoraConfig
 from multitask.model.files import CARD, save_multitask
 from multitask.model.fused_members import fuse_trained
 from multitask.model.multitask_model import MultitaskModel

@@ -214,7 +214,7 @@ def test_a_fusion_of_lora_adapters_is_attention_over_their_updates():
     add_fusion(model, fuse, seed=0)
     layer = model.bert.encoder.layer[0].attention.self.query
     x = torch.randn(2, 5, 24)
-    y = layer.plain(x)
+    y = layer.base_forward(x)
     updates = torch.stack([layer.update(name, x) for name in fuse.names], -2)
     fusion = layer.adapter_site.fusions[fuse.key]
     torch.testing.assert_close(layer(x), y + fusion(y, updates))

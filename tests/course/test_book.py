@@ -202,7 +202,7 @@ def test_pages_in_a_browser(width, built, window):
         "tutorials/GLOSSARY",
         "library",
         "loralib/index",
-        "loralib/layers/layers.py",
+        "loralib/layers/linear.py",
         "README",
         "CLAIMS",
     ]
@@ -233,7 +233,7 @@ def test_a_root_is_drawn(built, window):
 
 def test_the_search_finds_names_and_vietnamese_words_from_a_file(built, window):
     for words, wanted in (
-        ("LoraConfig", "loralib.config.LoraConfig"),
+        ("LoraConfig", "loralib.variants.config.LoraConfig"),
         ("chưng cất tri thức", "GLOSSARY.html"),
         ("DoRA", "05_lora"),
     ):

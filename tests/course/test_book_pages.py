@@ -58,11 +58,11 @@ def test_a_docstring_survives_markdown():
 
 
 def test_links_are_turned_to_pages_and_code_is_left_alone():
-    text = "[a](../loralib/layers/layers.py) `[b](../c.py)` [d](README.md#x) [e](https://a.b/c)\n```\n[f](g)\n```\n![h](rendered/07_nf4_1.png)"
+    text = "[a](../loralib/layers/linear.py) `[b](../c.py)` [d](README.md#x) [e](https://a.b/c)\n```\n[f](g)\n```\n![h](rendered/07_nf4_1.png)"
     turned, linked = stage.follow("tutorials/x.md", text, known={"tutorials/README.md"})
-    assert turned == text.replace("layers.py", "layers.py.md")
+    assert turned == text.replace("linear.py", "linear.py.md")
     assert linked == {
-        "loralib/layers/layers.py.md": ROOT / "loralib/layers/layers.py",
+        "loralib/layers/linear.py.md": ROOT / "loralib/layers/linear.py",
         "tutorials/rendered/07_nf4_1.png": ROOT / "tutorials/rendered/07_nf4_1.png",
     }
     with pytest.raises(ValueError, match=r"links to ../nowhere.md"):

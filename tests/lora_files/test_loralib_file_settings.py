@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import loralib as lora
 from loralib.files.adapter_files import CONFIG, PICKLE, WEIGHTS, AdapterFileError
+from loralib.injection.injection import adapter_configs
 
 peft = pytest.importorskip("peft")
 HEADS = {"distilbert": "SEQ_CLS", "roberta": "SEQ_CLS", "gpt2": "CAUSAL_LM", "t5": "SEQ_2_SEQ_LM"}
@@ -65,7 +66,7 @@ def test_342_settings_load_or_end_in_our_error(family, tmp_path):
                 refused += 1
                 assert str(tmp_path) in str(error)
                 left = [name for name, _ in model.named_parameters() if "lora_" in name]
-                assert not left and not lora.injection.adapter_configs(model), (setting, value)
+                assert not left and not adapter_configs(model), (setting, value)
     assert 250 < refused < len(SETTINGS) * len(VALUES) == 342
 
 

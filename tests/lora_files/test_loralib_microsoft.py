@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 import loralib as lora
+from loralib.layers.heads import saved_modules
 
 
 def microsoft_state(r=2):
@@ -91,7 +92,7 @@ def test_factors_and_head_of_one_pickle_find_their_places(family, tmp_path):
     }
     state |= {
         f"{path}.{key}": value
-        for path, head in lora.heads.saved_modules(source).items()
+        for path, head in saved_modules(source).items()
         for key, value in head.copies["default"].state_dict().items()
     }
     torch.save(state, tmp_path / "lora.bin")

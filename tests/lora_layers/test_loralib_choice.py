@@ -96,7 +96,7 @@ def test_explain_says_every_layer():
     layer = nn.Sequential(lora.Linear4bit(nf4.quantize(torch.randn(8, 64))))
     assert lora.explain(layer).layers[0].shape == (8, 64)
     lora.set_active(model, [])
-    assert "no adapter runs" in str(lora.explain(model))
+    assert "no adapter is active" in str(lora.explain(model))
 
 
 COMPILE = """

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import loralib as lora
 from kernels.formulas.dora_matmul import dora_matmul_reference, row_norms
 from lora_layers.test_loralib_variants import peft
-from loralib.variants.dora import dora_linear
+from loralib.variants.dora import dora_linear, updated_norms
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -48,8 +48,8 @@ def test_dora_drops_the_lora_branch_alone():
     torch.manual_seed(1)
     dropped = x * torch.empty(x.shape, dtype=torch.bool).bernoulli_(0.5) / 0.5
     A, B = layer.lora_A["default"], layer.lora_B["default"]
-    gain = layer.lora_magnitude_vector["default"] / layer.row_norms("default")
-    wanted = gain * (x @ layer.weight.T + layer.slots["default"].scaling * dropped @ A.T @ B.T) + layer.bias
+    gain = layer.lora_magnitude_vector["default"] / updated_norms(layer, "default")
+    wanted = gain * (x @ layer.weight.T + layer.variants["default"].scaling * dropped @ A.T @ B.T) + layer.bias
     torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-6)
 
 

@@ -160,7 +160,7 @@ def test_a_seed_fixes_the_start_and_leaves_the_global_generator_alone():
 
 def test_pt4_scaling():
     assert lora.LoraConfig(r=8, lora_alpha=16).scaling == 2.0
-    assert lora.Linear(4, 4, r=8).slots["default"].scaling == 1 / 8  # Microsoft's default alpha is 1, not r
+    assert lora.Linear(4, 4, r=8).variants["default"].scaling == 1 / 8  # Microsoft's default alpha is 1, not r
 
 
 @pytest.mark.parametrize("r", [0, -1, True, 2.0])

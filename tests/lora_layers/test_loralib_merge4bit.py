@@ -10,7 +10,7 @@ from kernels.formulas.nf4 import dequantize, levels, quantize
 from lora_layers.test_loralib_qlora import qlora_model, trained_a_little
 from lora_layers.test_loralib_quantize_model import tiny_with_lora
 from loralib.four_bit.merge4bit import merge_dequant, merge_requant
-from loralib.layers.layers import QuantizedLinear
+from loralib.layers.linear import QuantizedLinear
 from loralib.layers.linear4bit import Linear4bit
 
 

@@ -13,7 +13,7 @@ from kernels.formulas.nf4 import dequantize, quantize
 from kernels.measure import saved_bytes
 from loralib.four_bit.merge4bit import merge_dequant, merge_requant
 from loralib.four_bit.qlora import prepare_model_for_kbit_training, quantize_model, relative_error
-from loralib.layers.layers import QuantizedLinear
+from loralib.layers.linear import QuantizedLinear
 from loralib.layers.linear4bit import Linear4bit
 
 ALL_SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -96,7 +96,7 @@ def test_parts_and_dropout_work_as_on_a_float_layer(parts):
 
 @pytest.mark.parametrize("variant", [{"use_dora": True}, {"init_lora_weights": "pissa"}])
 def test_variants_that_need_the_weight_itself_are_refused(variant):
-    with pytest.raises(ValueError, match="not for QuantizedLinear"):
+    with pytest.raises(ValueError, match="not for Linear4bit"):
         lora.inject(nn.Sequential(layer4()[0]), lora.LoraConfig(target_modules=["0"], **variant))
 
 

@@ -8,6 +8,8 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
+from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 import loralib as lora
 from loralib.files.adapter_files import CONFIG, WEIGHTS
@@ -53,9 +55,9 @@ def test_pt4_patterns_are_pefts():
     lora.inject(ours, lora.LoraConfig(**config))
     for path, layer in lora.lora_layers(ours).items():
         other = theirs.base_model.model.get_submodule(path)
-        slot = layer.slots["default"]
+        slot = layer.variants["default"]
         assert (slot.r, slot.scaling) == (other.r["default"], other.scaling["default"]), path
-    ranks = {path: layer.slots["default"].r for path, layer in lora.lora_layers(ours).items()}
+    ranks = {path: layer.variants["default"].r for path, layer in lora.lora_layers(ours).items()}
     assert ranks["model.layers.0.self_attn.q_proj"] == 2 and ranks["model.layers.2.self_attn.q_proj"] == 5
     assert ranks["model.layers.1.mlp.up_proj"] == 9 and ranks["model.layers.0.mlp.up_proj"] == 4
 
@@ -225,3 +227,57 @@ def test_two_adapters_add_their_updates(variant):
     lora.unmerge(model)
     with pytest.raises(ValueError, match="named twice"):
         lora.set_active(model, ["b", "b"])
+
+
+# ---------------------------------------------------------------- the definition and the fast form
+
+CONFIGS = {
+    "lora": lora.LoraConfig(r=3, lora_alpha=5, target_modules=["0"], init_lora_weights=False),
+    "parts": lora.LoraConfig(r=2, target_modules=["0"], init_lora_weights=False, enable_lora={"0": [True, False, True]}),
+    "dora": lora.LoraConfig(r=3, target_modules=["0"], init_lora_weights=False, use_dora=True),
+    "pissa": lora.LoraConfig(r=3, target_modules=["0"], init_lora_weights="pissa"),
+    "ia3": lora.IA3Config(target_modules=["0"]),
+    "ia3 of the input": lora.IA3Config(target_modules=["0"], feedforward_modules=["0"]),
+    "vera": lora.VeraConfig(r=3, target_modules=["0"], init_weights=False),
+}
+
+
+@pytest.mark.parametrize("variant", CONFIGS)
+@pytest.mark.parametrize("layer", ["linear", "conv1d", "embedding", "conv2d", "4 bit"])
+def test_forward_is_the_definition(layer, variant):
+    """Values and gradients of `forward`, which is fast, and of `plain_forward`, which is the formula. In float64."""
+    torch.manual_seed(0)
+    make, x = {
+        "linear": (lambda: nn.Linear(8, 6), torch.randn(2, 5, 8)),
+        "conv1d": (lambda: Conv1D(6, 8), torch.randn(2, 5, 8)),
+        "embedding": (lambda: nn.Embedding(9, 6), torch.randint(9, (2, 5))),
+        "conv2d": (lambda: nn.Conv2d(3, 6, 2), torch.randn(2, 3, 7, 7)),
+        "4 bit": (lambda: nn.Linear(8, 6), torch.randn(2, 5, 8)),
+    }[layer]
+    model = nn.Sequential(make())
+    if layer == "4 bit":
+        lora.quantize_model(model)
+    model = model.double() if layer != "4 bit" else model
+    try:
+        lora.inject(model, CONFIGS[variant])
+    except ValueError as error:
+        assert f"not for {type(make()).__name__}" in str(error) or "is for" in str(error)
+        return
+    x = x.to(model[0].weight.dtype) if x.is_floating_point() and layer != "4 bit" else x
+    randomise(model)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    results = []
+    for forward in (model[0].forward, model[0].plain_forward):
+        y = forward(x)
+        results.append((y, *torch.autograd.grad(y.square().sum(), trained)))
+    tolerance = 1e-4 if layer == "4 bit" else 1e-10
+    for fast, plain in zip(*results, strict=True):
+        torch.testing.assert_close(fast, plain, atol=tolerance, rtol=tolerance)
+
+
+def test_the_definition_is_the_papers_formula():
+    torch.manual_seed(0)
+    layer = lora.Linear(7, 5, r=3, lora_alpha=6).double()
+    randomise(layer)
+    x, A, B = torch.randn(4, 7).double(), layer.lora_A["default"], layer.lora_B["default"]
+    torch.testing.assert_close(layer.plain_forward(x), x @ layer.weight.T + layer.bias + 2.0 * (x @ A.T) @ B.T)

@@ -32,7 +32,7 @@ def model_with(configs, make=tiny.llama):
 
 def delta(model, name):
     """{path: update} in float64."""
-    return {path: layer.delta_weight(name).double() for path, layer in lora_layers(model).items() if name in layer.slots}
+    return {path: layer.delta_weight(name).double() for path, layer in lora_layers(model).items() if name in layer.variants}
 
 
 MIXED = [{"r": 4, "lora_alpha": 6}, {"r": 4, "lora_alpha": 3, "use_rslora": True}, {"r": 7, "rank_pattern": {"up_proj": 2}}]
@@ -48,7 +48,7 @@ def test_pt14_pt15_cat_and_full_svd_are_the_weighted_sum(method, tolerance, weig
         wanted = sum(w * part[path] for w, part in zip(weights, parts, strict=True))
         assert (found - wanted).abs().max() <= tolerance * max(1.0, float(wanted.abs().max())), path
     assert report.error < 1e-5 and report.rank == 15
-    assert all(layer.slots["new"].scaling == 1 for layer in lora_layers(model).values())
+    assert all(layer.variants["new"].scaling == 1 for layer in lora_layers(model).values())
 
 
 @pytest.mark.parametrize("k", [1, 3, 6])

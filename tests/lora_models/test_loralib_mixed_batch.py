@@ -165,7 +165,7 @@ def test_a_prepared_scale_is_exact_in_float64():
     model = nn.Sequential(nn.Linear(4, 4))
     lora.inject(model, lora.LoraConfig(r=3, lora_alpha=1, target_modules=["0"]))
     lora.prepare_hotswap(model, rank=4)
-    assert float(model.double()[0].hot_scaling) == 1 / 3
+    assert float(model.double()[0].hot_scale.value) == 1 / 3
 
 
 @pytest.mark.long

@@ -193,7 +193,7 @@ def test_a_copy_of_a_dora_layer_holds_its_weight_once_and_still_answers(tmp_path
     lora.inject(model, lora.LoraConfig(r=4, target_modules=["0"], use_dora=True))
     y = model(torch.ones(1, 64))
     twin = copy.deepcopy(model)
-    assert "_squares" in model[0].__dict__ and "_squares" not in twin[0].__dict__
+    assert "squared_row_norms" in model[0].cache and "squared_row_norms" not in twin[0].cache
     assert torch.equal(twin(torch.ones(1, 64)), y)
     torch.save(model, tmp_path / "model.pt")
     assert torch.equal(torch.load(tmp_path / "model.pt", weights_only=False)(torch.ones(1, 64)), y)
@@ -203,9 +203,9 @@ def test_the_scale_of_an_exchangeable_adapter_is_not_rounded_with_the_weights():
     model = nn.Sequential(nn.Linear(64, 64))
     lora.inject(model, lora.LoraConfig(r=3, lora_alpha=1, target_modules=["0"]))
     lora.prepare_hotswap(model, rank=4)
-    assert float(model.bfloat16()[0].hot_scaling) == torch.tensor(1 / 3).item()
+    assert float(model.bfloat16()[0].hot_scale.value) == torch.tensor(1 / 3).item()
     assert model(torch.ones(1, 64, dtype=torch.bfloat16)).dtype == torch.bfloat16
-    assert model.double()[0].hot_scaling.dtype == torch.float64
+    assert model.double()[0].hot_scale.value.dtype == torch.float64
 
 
 def test_a_model_on_the_meta_device_can_be_counted():

@@ -2,7 +2,7 @@
 
     python tests/mutation/mutate.py                              100 mutants, about 25 minutes
     python tests/mutation/mutate.py --files multitask/ --seed 3  of some files
-    python tests/mutation/mutate.py --only loralib/config.py:40  every mutant of one line (or line:column)
+    python tests/mutation/mutate.py --only loralib/variants/config.py:40  every mutant of one line (or line:column)
 
 The seed and the tree decide which mutants there are: the places of all core files (`mutation_table.py`) in the order of a hash
 of the seed and their line, and one of the mutations of each place (`mutations.py`). The mutants in `equivalent_mutants.json` are

@@ -1,6 +1,9 @@
 """Run by test_loralib_mixed_batch.py: exchange adapters in a compiled model; any recompilation is an error."""
 
 import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "helpers"))
 
 import tiny
 import torch

@@ -114,7 +114,7 @@ def wait_for(path: Path, process: subprocess.Popen, since: float = 0.0) -> float
 
 def trainers():
     """Short runs of the others: 90 steps, so that a kill has something to meet."""
-    sys.path.insert(0, str(Path(__file__).parent))
+    sys.path.insert(0, str(ROOT / "tests" / "helpers"))
     import trainers
 
     return trainers

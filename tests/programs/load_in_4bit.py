@@ -3,6 +3,9 @@
 import json
 import sys
 import tempfile
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "helpers"))
 
 import tiny
 import torch

@@ -17,7 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-sys.path[:0] = [str(Path(__file__).parents[2])]  # as a program; pytest knows the folder
+sys.path[:0] = [
+    str(Path(__file__).parents[2]),
+    str(Path(__file__).parents[1] / "helpers"),
+]
 
 # ruff: noqa: E402
 import torch

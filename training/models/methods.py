@@ -14,8 +14,8 @@ from adapters.bottleneck.bottleneck import BottleneckConfig
 from adapters.virtual.prefix import PrefixTuningConfig
 from adapters.virtual.prompt import PromptTuningConfig
 from adapters.virtual.virtual_tokens import add_virtual_tokens
-from loralib.config import AdapterConfig
 from loralib.injection.matching import new_heads, output_head
+from loralib.variants.config import AdapterConfig
 from training.data.tasks import TaskSpec
 from training.models.base_models import PEFT_TASK_TYPE, Base
 from training.models.fusing import FusionMembers, fuse_members

@@ -4,7 +4,7 @@ from adapters.bottleneck.bottleneck import BottleneckConfig
 from adapters.fusion.fusion import AdapterFusionConfig
 from adapters.virtual.prefix import PrefixTuningConfig
 from adapters.virtual.prompt import PromptTuningConfig
-from loralib.config import ALL_LINEAR, AdapterConfig, LoraConfig
+from loralib.variants.config import ALL_LINEAR, AdapterConfig, LoraConfig
 from loralib.variants.ia3 import IA3Config
 from training.models.fusing import FusionMembers
 from training.runs.settings import TrainSettings

@@ -23,7 +23,7 @@ FENCE = "~" * 8
 
 
 def pages() -> dict[str, str]:
-    """{path: Markdown}: `library.md`, a page for each room, and one for each of its files (`loralib/layers/layers.py.md`)."""
+    """{path: Markdown}: `library.md`, a page for each room, and one for each of its files (`loralib/layers/linear.py.md`)."""
     rooms = "\n".join(f"{room} <{room}/index>" for room in ROOMS)
     listed = "\n\n".join(f"[{room}]({room}/index.md): {_first(ROOT / room / '__init__.py')}" for room in ROOMS)
     contents = f":::{{toctree}}\n:hidden:\n\n{rooms}\n:::"

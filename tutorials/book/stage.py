@@ -1,7 +1,7 @@
 """Write the book's pages into a folder that mirrors the repository, so that links in them mean the same as on the web.
 
 It starts from the pages that everybody reads and follows their links: a report or a picture comes along as it is, any other
-file as a page that shows its text (`loralib/layers/layers.py` as `loralib/layers/layers.py.md`). A link to nothing is an error.
+file as a page that shows its text (`loralib/layers/linear.py` as `loralib/layers/linear.py.md`). A link to nothing is an error.
 """
 
 import re
