@@ -1,32 +1,35 @@
-"""BLOCKS: bottleneck adapters, prefix and prompt tuning, AdapterFusion, and their folders."""
+"""ADAPTERS: one set of functions for LoRA, bottleneck adapters, prefix and prompt tuning, and AdapterFusion."""
 
 from typing import TYPE_CHECKING
 
 from loralib.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from adapters.bottleneck.attachment import AttachReport, activate, attach, attached, detach, train_only
     from adapters.bottleneck.bottleneck import Bottleneck, BottleneckConfig
-    from adapters.bottleneck.checkpoint import load_bottleneck, save_bottleneck
     from adapters.bottleneck.composition import Average, BatchSplit, Fuse, Parallel, Stack, repeated
-    from adapters.fusion.fuse import add_fusion, delete_fusion
     from adapters.fusion.fusion import AdapterFusion, AdapterFusionConfig, fusion_penalty, no_decay
-    from adapters.fusion.fusion_files import load_fusion, save_fusion
+    from adapters.verbs import (
+        activate,
+        adapters_off,
+        attach,
+        attached,
+        detach,
+        get_peft_model,
+        load,
+        save,
+        train_only,
+    )
     from adapters.virtual.prefix import PrefixEncoder, PrefixTuningConfig
     from adapters.virtual.prompt import PromptEmbedding, PromptTuningConfig
-    from adapters.virtual.virtual_files import load_virtual_tokens, save_virtual_tokens
-    from adapters.virtual.virtual_tokens import (
-        VirtualReport,
-        add_virtual_tokens,
-        eject_prefix,
-        remove_virtual_tokens,
-        train_virtual_tokens,
-        use_virtual_tokens,
-    )
+    from adapters.virtual.virtual_tokens import eject_prefix
+    from loralib.files.adapter_files import AdapterFileError
+    from loralib.files.checkpoint import LoadReport
+    from loralib.report import AttachReport
 else:
     __getattr__ = lazy_names(__name__, __file__)
 
 __all__ = [
+    "AdapterFileError",
     "AdapterFusion",
     "AdapterFusionConfig",
     "AttachReport",
@@ -35,32 +38,24 @@ __all__ = [
     "Bottleneck",
     "BottleneckConfig",
     "Fuse",
+    "LoadReport",
     "Parallel",
     "PrefixEncoder",
     "PrefixTuningConfig",
     "PromptEmbedding",
     "PromptTuningConfig",
     "Stack",
-    "VirtualReport",
     "activate",
-    "add_fusion",
-    "add_virtual_tokens",
+    "adapters_off",
     "attach",
     "attached",
-    "delete_fusion",
     "detach",
     "eject_prefix",
     "fusion_penalty",
-    "load_bottleneck",
-    "load_fusion",
-    "load_virtual_tokens",
+    "get_peft_model",
+    "load",
     "no_decay",
-    "remove_virtual_tokens",
     "repeated",
-    "save_bottleneck",
-    "save_fusion",
-    "save_virtual_tokens",
+    "save",
     "train_only",
-    "train_virtual_tokens",
-    "use_virtual_tokens",
 ]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from loralib.four_bit.load4bit import load_4bit
     from loralib.four_bit.merge4bit import merge_dequant, merge_requant
     from loralib.four_bit.qlora import prepare_model_for_kbit_training, quantize_model
-    from loralib.injection.injection import MatchReport, add_adapter, delete_adapter, get_peft_model, inject
+    from loralib.injection.injection import add_adapter, delete_adapter, get_peft_model, inject
     from loralib.injection.merge_weights import merge, merge_and_unload, merged_adapters, unmerge
     from loralib.injection.mixed_batches import mixed_batch
     from loralib.injection.switch import disable_adapters, set_active, set_trainable
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from loralib.layers.linear4bit import Linear4bit
     from loralib.layers.lora_layer import lora_layers
     from loralib.lora_plus import lora_plus_groups
+    from loralib.report import AttachReport
     from loralib.variants.config import LoraConfig
     from loralib.variants.ia3 import IA3Config
     from loralib.variants.vera import VeraConfig
@@ -42,6 +43,7 @@ else:
 
 __all__ = [
     "AdapterFileError",
+    "AttachReport",
     "CombineReport",
     "Conv1D",
     "Conv2d",
@@ -51,7 +53,6 @@ __all__ = [
     "Linear4bit",
     "LoadReport",
     "LoraConfig",
-    "MatchReport",
     "MergedLinear",
     "ParameterCount",
     "VeraConfig",

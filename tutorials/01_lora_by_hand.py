@@ -259,8 +259,8 @@ with torch.device("meta"):
     gpt2 = GPT2LMHeadModel(GPT2Config())
 report = loralib.inject(gpt2, loralib.LoraConfig(r=8, target_modules=["c_attn"]))
 counted = loralib.count_parameters(gpt2)
-print(f"by hand {by_hand:,}, library {report.adapter_parameters:,}, of {counted.base:,} ({counted.share:.2%} trains)")
-assert by_hand == report.adapter_parameters == 294_912, "12 layers, r = 8, d_in 768, d_out 2304: which one differs?"
+print(f"by hand {by_hand:,}, library {report.parameters:,}, of {counted.base:,} ({counted.share:.2%} trains)")
+assert by_hand == report.parameters == 294_912, "12 layers, r = 8, d_in 768, d_out 2304: which one differs?"
 
 # %% [markdown]
 # Some pages on the web print 1,060,480 trainable parameters for LoRA on this model. Can it be right?
@@ -380,7 +380,7 @@ print(report)
 counted = loralib.print_trainable_parameters(small.model)
 with torch.no_grad():
     assert torch.equal(small.model(**probe).start_logits, before), "injection must not change any output: is every B zero?"
-by_hand = sum(8 * sum(shape) for _, _, shape, _, _ in report.rows)
+by_hand = sum(8 * sum(row.shape) for row in report.rows)
 assert by_hand == counted.adapter, "r (d_in + d_out) over all rows must be the library's count"
 
 # %% [markdown]

@@ -83,7 +83,7 @@ assert sum(p.numel() for p in adapter.parameters()) == 2 * 64 * 4 + 4 + 64, "2dm
 # Now the real size, without its memory: on the device `meta` tensors have shapes and no content.
 
 # %%
-from adapters.bottleneck.attachment import attach
+from adapters import attach
 
 PLACEMENTS = ("pfeiffer", "houlsby", "parallel")
 
@@ -382,7 +382,8 @@ for leave_out in ((), (0,)):
     report = attach(model, BottleneckConfig(reduction_factor=4, leave_out=leave_out), seed=0)
     kept[leave_out] = report.parameters, saved_bytes(lambda m=model: m(**inputs).start_logits.sum(), model.parameters())
     print(
-        f"adapters in layers {[row[0] for row in report.rows]}: {kept[leave_out][0]:,} numbers, {kept[leave_out][1]:,} bytes kept"
+        f"adapters in layers {[row.layer for row in report.rows]}: "
+        f"{kept[leave_out][0]:,} numbers, {kept[leave_out][1]:,} bytes kept"
     )
 five = attach(roberta_base(), BottleneckConfig(leave_out=(0, 1, 2, 3, 4))).parameters
 print(f"RoBERTa-base without its lowest 5 layers: {five:,} of {counts['pfeiffer']:,}")
@@ -404,7 +405,7 @@ assert kept[0,][1] < 0.5 * kept[()][1], "nothing below the first adapter is kept
 # **Predict:** two equal adapters are averaged. At which strength do they act: in our library, and in AdapterHub's?
 
 # %%
-from adapters.bottleneck.attachment import activate, train_only
+from adapters import activate, train_only
 from adapters.bottleneck.composition import Average, BatchSplit, Stack
 
 model = load_base(spec, seed=0).model
@@ -449,19 +450,17 @@ assert learning == {"a"}, "activate does not choose who learns: here a training 
 # **Predict:** are the loaded model's logits equal to six digits, or bit for bit? And what does a model of width 32 say?
 
 # %%
-from adapters.bottleneck.checkpoint import load_bottleneck, save_bottleneck
+from adapters import load, save
 from loralib import AdapterFileError
 
-saved = save_bottleneck(runs["parallel"].model, folder / "saved")
+saved = save(runs["parallel"].model, folder / "saved")
 fresh = load_base(spec, seed=5).model  # the same base; another seed, so another random head
-print(
-    load_bottleneck(fresh, saved, trainable=False), [f"{file.name} {file.stat().st_size:,}" for file in sorted(saved.iterdir())]
-)
+print(load(fresh, saved), [f"{file.name} {file.stat().st_size:,}" for file in sorted(saved.iterdir())])
 assert torch.equal(answers(fresh), answers(runs["parallel"].model)), "adapter and head came back to the bit"
 sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 145}
 other = transformers.BertForQuestionAnswering(transformers.BertConfig(**sizes))
 try:
-    load_bottleneck(other, saved, trainable=False)
+    load(other, saved)
     refused = ""
 except AdapterFileError as error:
     refused = str(error)

@@ -41,7 +41,8 @@ from torch.nn import functional as F
 import loralib
 from adapters.virtual.prefix import PrefixTuningConfig
 from adapters.virtual.prompt import PromptTuningConfig
-from adapters.virtual.virtual_tokens import add_virtual_tokens, eject_prefix, use_virtual_tokens, virtual_encoder
+from adapters import activate, attach, eject_prefix
+from adapters.virtual.virtual_tokens import virtual_encoder
 from training.models.base_models import load_base, window
 from training.data.batching import Steps, pad
 from training.data.data import load_task
@@ -94,7 +95,7 @@ with torch.no_grad():
     embeds = torch.cat([prompt.expand(len(words), -1, -1), words], 1)  # (B, P + T, d)
     mask, labels = F.pad(batch["attention_mask"], (P, 0), value=1), F.pad(batch["labels"], (P, 0), value=-100)
     by_hand = model(inputs_embeds=embeds, attention_mask=mask, labels=labels)
-    report = add_virtual_tokens(model, PromptTuningConfig(num_virtual_tokens=P, prompt_tuning_init="RANDOM"))
+    report = attach(model, PromptTuningConfig(num_virtual_tokens=P, prompt_tuning_init="RANDOM"))
     virtual_encoder(model, "default").embedding.weight.copy_(prompt)
     library = model(**batch)
 print(f"{report}\nT = {words.shape[1]}, logits {tuple(library.logits.shape)}")
@@ -143,7 +144,7 @@ def first_layer(model, ids, start: int):
 from adapters.virtual.attention import prefix_attention
 
 model, ids = decoder(), batch["input_ids"][:1]
-report = add_virtual_tokens(model, PrefixTuningConfig(num_virtual_tokens=P), seed=0)
+report = attach(model, PrefixTuningConfig(num_virtual_tokens=P), seed=0)
 table = virtual_encoder(model, "default").keys_and_values()  # (2n, H_kv, P, d_head)
 with torch.no_grad():
     logits = model(ids).logits
@@ -174,7 +175,7 @@ with torch.no_grad():
     errors = {}
     for kept in (False, True):
         model = decoder()
-        add_virtual_tokens(model, PrefixTuningConfig(**start, keep_positions=kept), tokenizer=tokenizer)
+        attach(model, PrefixTuningConfig(**start, keep_positions=kept), tokenizer=tokenizer)
         errors[kept] = far(model(ids).logits, whole)
 print(f"{before.shape[1]} words as a prefix: text at position P {errors[False]:.0e} off, at position 0 {errors[True]:.0%} off")
 assert errors[False] < 1e-5, "a prefix made of a text is that text: did the number of words equal P?"
@@ -203,7 +204,7 @@ with torch.no_grad():
     share = 20 / (20 + scores.exp().sum(-1, keepdim=True))  # (B, H, T, 1)
     base_out = attention_with_prefix(q, k, v, zeros[:, :0], zeros[:, :0])
     zero_out = attention_with_prefix(q, k, v, zeros, zeros)
-    add_virtual_tokens(model, PrefixTuningConfig(num_virtual_tokens=20, init_weights="zero", keep_positions=True))
+    attach(model, PrefixTuningConfig(num_virtual_tokens=20, init_weights="zero", keep_positions=True))
     change = far(model(ids).logits, base_logits)
 mean = share.mean((0, 1))[:, 0]
 print(f"share of the zeros: first token {mean[0]:.0%}, last token {mean[-1]:.0%}; logits change by {change:.0%}")
@@ -264,7 +265,7 @@ for name, (method, more) in kinds.items():
         curves[name].append(scores["eval_loss"])
         if name == "prompt, SAMPLE_VOCAB":
             other = decoder()
-            add_virtual_tokens(other, config_of(method, 512), seed=0)
+            attach(other, config_of(method, 512), seed=0)
             moved.append(far(*(virtual_encoder(m, "default").embedding.weight for m in (model, other))))
 
 # %%
@@ -416,7 +417,7 @@ large = {"num_virtual_tokens": 30, "init_weights": "random", "modules_to_save": 
 short = PromptTuningConfig(num_virtual_tokens=10, modules_to_save=[], prompt_tuning_init="RANDOM")
 network = PrefixTuningConfig(**large, prefix_projection=True, encoder_hidden_size=512)
 configs = {"network": network, "prefix": PrefixTuningConfig(**large), "prompt": short}
-counts = [add_virtual_tokens(roberta, config, name).parameters for name, config in configs.items()]
+counts = [attach(roberta, config, name).parameters for name, config in configs.items()]
 print("RoBERTa-base: prefix of 30 with network {:,}, without {:,}; prompt of 10 {:,}".format(*counts))
 assert counts == [9_872_384, 552_960, 7_680], "2 n P H d_head = 2 · 12 · 30 · 768, and P d = 10 · 768"
 
@@ -437,7 +438,7 @@ work = {}
 for name in ("base", "prompt", "prefix"):
     model = decoder()
     if name != "base":
-        add_virtual_tokens(model, config_of(name, 16 * {"prompt": 64, "prefix": 256}[name]), seed=0)
+        attach(model, config_of(name, 16 * {"prompt": 64, "prefix": 256}[name]), seed=0)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(torch.ones(1, 32, dtype=torch.long))
     work[name] = counter.get_total_flops()
@@ -452,7 +453,7 @@ size = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "nu
 shared = {}
 for heads in (4, 2, 1):
     llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(**size, num_key_value_heads=heads))
-    shared[heads] = add_virtual_tokens(llama, PrefixTuningConfig(num_virtual_tokens=16), seed=0).parameters
+    shared[heads] = attach(llama, PrefixTuningConfig(num_virtual_tokens=16), seed=0).parameters
 print("prefix of 16 by key heads:", {heads: f"{numbers:,}" for heads, numbers in shared.items()})
 assert shared[1] * 4 == shared[2] * 2 == shared[4], "the prefix has the heads of the keys, not those of the queries"
 
@@ -465,7 +466,7 @@ assert shared[1] * 4 == shared[2] * 2 == shared[4], "the prefix has the heads of
 # **Predict:** are the logits after save and load equal to six digits, or bit for bit?
 
 # %%
-from adapters.virtual.virtual_files import load_virtual_tokens, save_virtual_tokens
+from adapters import load, save
 from training.evaluation.generation import generate_texts
 
 for method in ("prompt", "prefix"):
@@ -474,10 +475,10 @@ for method in ("prompt", "prefix"):
     together, alone = (generate_texts(model, tokenizer, prompts, max_new_tokens=20, batch_size=b) for b in (16, 1))
     assert together == alone, f"{method}: padding on the left must change nothing; are positions counted from the mask?"
     again = decoder()
-    report = load_virtual_tokens(again, save_virtual_tokens(model, folder / method), trainable=False)
+    report = load(again, save(model, folder / method))
     with torch.no_grad():
         assert torch.equal(again(**batch).logits, model(**batch).logits), "the same table, to the bit"
-        use_virtual_tokens(again, None)
+        activate(again, None)
         assert torch.equal(again(**batch).logits, decoder()(**batch).logits), "and without it the base, to the bit"
     print(f"{method}: {report}, {(folder / method / 'adapter_model.safetensors').stat().st_size:,} bytes\n   {together[0]}")
 print("wanted:", test_rows[0]["human_reference"])

@@ -96,10 +96,10 @@ assert torch.allclose(equal, changes.mean(1), atol=1e-4), "equal scores and V = 
 # and how many times one adapter with a bottleneck of 48?
 
 # %%
-from adapters.bottleneck.attachment import activate, attach, sites, train_only
+from adapters import activate, attach, train_only
+from adapters.bottleneck.attachment import sites
 from adapters.bottleneck.bottleneck import BottleneckConfig
 from adapters.bottleneck.composition import Average, Fuse
-from adapters.fusion.fuse import add_fusion
 
 with torch.device("meta"):  # shapes without memory
     roberta = transformers.RobertaModel(
@@ -108,7 +108,7 @@ with torch.device("meta"):  # shapes without memory
 trained_in = lambda model: {n: p for n, p in model.named_parameters() if p.requires_grad}  # noqa: E731
 one_adapter = attach(roberta, BottleneckConfig(placement="pfeiffer"), "a").parameters
 attach(roberta, BottleneckConfig(placement="pfeiffer"), "b")
-add_fusion(roberta, Fuse("a", "b"))
+attach(roberta, AdapterFusionConfig(), Fuse("a", "b"))
 of_fusion = sum(p.numel() for p in trained_in(roberta).values())
 print(f"one adapter {one_adapter:,}, the fusion of two {of_fusion:,}: {of_fusion / one_adapter:.1f} times as many")
 assert of_fusion == 12 * (3 * 768**2 + 2 * 768) == 21_252_096, "3 D² + 2 D at each place: three matrices, two biases"
@@ -116,7 +116,7 @@ assert 23 < of_fusion / one_adapter < 25, "2 D m + m + D with m = 48 is 24 times
 
 # %% [markdown]
 # The number of members does not matter: $Q$, $K$ and $V$ are shared by all of them. What **acts** is chosen by `activate`, what
-# **learns** by `train_only` (lesson 12); `add_fusion` has called both for us. The cell checks it. (In the names of its
+# **learns** by `train_only` (lesson 12); `attach` has called both for us. The cell checks it. (In the names of its
 # parameters, `bottlenecks.a` is adapter a, and `copies.a` the head that came with it.)
 #
 # **Predict:** after one backward through the fusion: which of its five tensors gets a gradient of zero, at every place and in
@@ -131,7 +131,7 @@ small = load_base(spec, seed=0)
 for i, name in enumerate(("a", "b")):
     attach(small.model, BottleneckConfig(placement="parallel", reduction_factor=4, init="bert"), name, seed=i)
 fuse = Fuse("a", "b")
-add_fusion(small.model, fuse, seed=0)
+attach(small.model, AdapterFusionConfig(), fuse, seed=0)
 learns = set(trained_in(small.model))
 inputs = small.tokenizer(["the happy cook made a good soup ."], return_tensors="pt")
 small.model(**inputs, labels=torch.tensor([1])).loss.backward()
@@ -221,7 +221,7 @@ runs |= {("48 labels", seed): compared("48 labels", seed, list(others["48 labels
 # The average needs no training. We load the members into a fresh base, with the head of the own one.
 
 # %%
-from adapters.bottleneck.checkpoint import load_bottleneck
+from adapters import load
 from training.data.encoding import encode
 from training.evaluation.evaluation import HeldOut, evaluate
 from training.loop.processes import make_accelerator
@@ -239,7 +239,7 @@ def averaged(case: str, seed: int, *names: str) -> float:
     task = find_task(CASES[case][0])
     base = load_base(task, seed=seed)
     for name, run in {"own": runs[case, seed]["own"], **others[case]}.items():
-        load_bottleneck(base.model, run.folder / "adapter", name, trainable=False, with_heads=name == "own")
+        load(base.model, run.folder / "adapter", name, with_heads=name == "own")
     activate(base.model, Average(*names), "own")
     return evaluate(base.model, held_out(case, base.tokenizer), base.tokenizer, make_accelerator())[task.metric]
 
@@ -472,13 +472,12 @@ assert (static[0].weights == static[0].weights[0]).all(), "seven tokens, one opi
 # %%
 import loralib
 from adapters.virtual.prefix import PrefixTuningConfig
-from adapters.virtual.virtual_tokens import add_virtual_tokens
 
 model = load_base(spec, seed=0).model
 config = loralib.LoraConfig(r=2, target_modules=["query", "value"], modules_to_save=[], init_lora_weights=False)
 for i, name in enumerate(fuse.names):
     loralib.add_adapter(model, config, name, seed=i)
-add_fusion(model, fuse, seed=0)
+attach(model, AdapterFusionConfig(), fuse, seed=0)
 layer = model.bert.encoder.layer[0].attention.self.query
 x = torch.randn(T, D, generator=g)
 f, scale = layer.adapter_site.fusions[fuse.key], config.lora_alpha / config.r
@@ -491,9 +490,9 @@ print(f"{placed} places, each {larger:.0f} times one LoRA pair")
 assert placed == 4 and 48 < larger < 49, "3 D² + 2 D against 2 r D"
 
 # %%
-add_virtual_tokens(model, PrefixTuningConfig(num_virtual_tokens=2, modules_to_save=[]), "prefix")
+attach(model, PrefixTuningConfig(num_virtual_tokens=2, modules_to_save=[]), "prefix")
 try:
-    add_fusion(model, Fuse("prefix", "a"))
+    attach(model, AdapterFusionConfig(), Fuse("prefix", "a"))
     message = ""
 except ValueError as error:
     message = str(error)
@@ -510,13 +509,12 @@ assert "nothing at a place" in message, "a prefix has no change of its own that 
 # the folder `sentiment`, the task whose name we borrowed.)
 
 # %%
-from adapters.fusion.fusion_files import load_fusion
 
 run = runs["48 labels", 0]["fusion"]
 for path in sorted((run.folder / "adapter").rglob("*.safetensors")):
     print(f"{file_size(path.stat().st_size):>8}  {path.relative_to(run.folder / 'adapter')}")
 fresh = load_base(spec, seed=7)  # another seed: another random head, which must not survive
-print(load_fusion(fresh.model, run.folder / "adapter", trainable=False))
+print(load(fresh.model, run.folder / "adapter"))
 inputs = fresh.tokenizer([text], return_tensors="pt")
 with torch.no_grad():
     assert torch.equal(fresh.model.eval()(**inputs).logits, run.model.eval()(**inputs).logits), "not one bit may differ"
@@ -533,7 +531,7 @@ assert (run.folder / "adapter" / "fusion.safetensors").stat().st_size > in_membe
 # | one member gets everything | the others have nothing to say here | section 4; then no fusion is needed |
 # | scores sink with weight decay | $V$ decays | section 5: mean of $V$'s diagonal, `no_decay` |
 # | nothing trains, or the adapters do | active is not trainable | section 2: list what requires a gradient |
-# | another score after loading | members in another order, or another head | section 8: `save_fusion`, `torch.equal` |
+# | another score after loading | members in another order, or another head | section 8: `save`, `torch.equal` |
 #
 # ## Exercises
 #

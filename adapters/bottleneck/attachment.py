@@ -4,7 +4,6 @@
 and how (`composition.py`); `train_only` says which learn, and freezes all else. `detach` takes an adapter out again.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,29 +19,9 @@ from loralib.injection.matching import heads_to_save
 from loralib.injection.switch import set_active
 from loralib.layers.heads import owners_of_heads, put_saved_module, remove_heads, saved_modules
 from loralib.layers.lora_layer import check_adapter_name
+from loralib.report import AttachedRow, AttachReport
 
 HANDLES = "_adapter_hooks"
-
-
-@dataclass(frozen=True)
-class AttachReport:
-    """Where an adapter went; `str(report)` is a table."""
-
-    rows: tuple[tuple[int, str, str, int, int], ...]
-    """(layer, path, way, width, parameters)"""
-    heads: tuple[str, ...]
-
-    @property
-    def parameters(self) -> int:
-        return sum(row[-1] for row in self.rows)
-
-    def __str__(self) -> str:
-        width = max(len(row[1]) for row in self.rows)
-        lines = [f"layer  {'place':<{width}}  way       width  parameters"]
-        lines += [f"{layer:>5}  {path:<{width}}  {way:<8}  {d:>5}  {count:>10,}" for layer, path, way, d, count in self.rows]
-        lines.append(f"{len(self.rows)} places, {self.parameters:,} adapter parameters")
-        lines.append(f"trained and saved whole: {', '.join(self.heads) or 'nothing'}")
-        return "\n".join(lines)
 
 
 def attach(model: nn.Module, config: BottleneckConfig, name: str = "default", seed: int | None = None) -> AttachReport:
@@ -61,7 +40,10 @@ def attach(model: nn.Module, config: BottleneckConfig, name: str = "default", se
         site = site_at(model, place, width)
         adapter = Bottleneck(width, config, generator).to(near.device, torch.promote_types(near.dtype, torch.float32))
         site.bottlenecks[name] = adapter
-        rows.append((place.layer, place.path, place.way, width, sum(p.numel() for p in adapter.parameters())))
+        count = sum(p.numel() for p in adapter.parameters())
+        rows.append(
+            AttachedRow(place.path, place.way, (width, adapter.down.out_features), adapter.down.out_features, count, place.layer)
+        )
     for path in heads:
         put_saved_module(model, path, name)
     _configs(model)[name] = config
@@ -149,6 +131,11 @@ def sites(model: nn.Module) -> dict[str, Site]:
 def attached(model: nn.Module) -> list[str]:
     """Names of the adapters in the model."""
     return list(_configs(model))
+
+
+def bottleneck_configs(model: nn.Module) -> dict[str, BottleneckConfig]:
+    """The settings of each bottleneck adapter in the model, by name."""
+    return dict(_configs(model))
 
 
 def bottleneck_config(model: nn.Module, name: str) -> BottleneckConfig:

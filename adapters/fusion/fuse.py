@@ -11,6 +11,7 @@ from adapters.virtual.virtual_tokens import virtual_tokens
 from loralib.injection.injection import adapter_configs
 from loralib.layers.linear import Projection
 from loralib.layers.lora_layer import LoraLayer, lora_layers
+from loralib.report import AttachedRow, AttachReport
 
 
 def add_fusion(
@@ -18,7 +19,7 @@ def add_fusion(
     fuse: Fuse,
     config: AdapterFusionConfig = AdapterFusionConfig(),  # noqa: B008 (frozen)
     seed: int | None = None,
-) -> None:
+) -> AttachReport:
     """Add a learned attention over these adapters at every place where all of them live; it acts, and only it learns.
 
     KeyError for an unknown member; ValueError for members of different kinds or places, and for prefixes and prompts.
@@ -30,6 +31,10 @@ def add_fusion(
         site.fusions[fuse.key] = fusion.to(near.device, torch.promote_types(near.dtype, torch.float32))
     activate(model, fuse)
     train_only(model, fuse)
+    here = {path: site for path, site in sites(model).items() if fuse.key in site.fusions}
+    counts = {path: sum(p.numel() for p in site.fusions[fuse.key].parameters()) for path, site in here.items()}
+    rows = (AttachedRow(path, "fusion", (s.width, s.width), len(fuse.names), counts[path]) for path, s in here.items())
+    return AttachReport(tuple(rows), ())
 
 
 def delete_fusion(model: nn.Module, fuse: Fuse) -> None:
@@ -44,6 +49,12 @@ def delete_fusion(model: nn.Module, fuse: Fuse) -> None:
             layer = model.get_submodule(path)
             layer.__dict__.pop(HANDLES)[0].remove()
             delattr(layer, SITE)
+
+
+def fusion_configs(model: nn.Module) -> dict[Fuse, AdapterFusionConfig]:
+    """The settings of each fusion in the model, by its members."""
+    found = {key: fusion for site in sites(model).values() for key, fusion in site.fusions.items()}
+    return {Fuse(*key.split("__")): AdapterFusionConfig(dynamic=one.dynamic, pull=one.pull) for key, one in found.items()}  # pyright: ignore
 
 
 def active_fusion(model: nn.Module) -> Fuse:

@@ -55,8 +55,12 @@ def save_virtual_tokens(model: nn.Module, folder: str | Path, name: str = "defau
     return folder
 
 
-def load_virtual_tokens(model: nn.Module, folder: str | Path, name: str = "default", *, trainable: bool) -> LoadReport:
-    """Add the prefix or prompt in `folder`; it acts, and `trainable` says whether it learns on.
+def load_virtual_tokens(
+    model: nn.Module, folder: str | Path, name: str = "default", *, trainable: bool, with_heads: bool = True
+) -> LoadReport:
+    """Add the prefix or prompt in `folder`; it is active, and `trainable` says whether it trains further.
+
+    with_heads=False leaves its heads in the file: for a model with the head of another task.
 
     A folder that does not fit raises AdapterFileError, and the model is left as it was.
     """
@@ -67,6 +71,8 @@ def load_virtual_tokens(model: nn.Module, folder: str | Path, name: str = "defau
         tensors = load((folder / WEIGHTS).read_bytes())
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise AdapterFileError(f"{folder / WEIGHTS}: not a readable safetensors file ({error})") from error
+    if not with_heads:
+        wanted, tensors = [], {key: tensor for key, tensor in tensors.items() if not key.startswith(HEADS)}
     heads = [path for path in dict.fromkeys(wanted) if any(key.startswith(f"{HEADS}{path}.") for key in tensors)]
     before, acted = what_acts(model), active_virtual(model)
     try:

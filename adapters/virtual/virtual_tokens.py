@@ -6,7 +6,7 @@ through the attention function of `attention.py`. Without an active one there ar
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from adapters.virtual.prompt_hooks import prompt_hooks
 from loralib.injection.matching import heads_to_save
 from loralib.layers.heads import owners_of_heads, put_saved_module, remove_heads, saved_modules
 from loralib.layers.lora_layer import check_adapter_name
+from loralib.report import AttachedRow, AttachReport
 
 CHILD = "virtual_tokens"
 VirtualConfig = PrefixTuningConfig | PromptTuningConfig
@@ -65,30 +66,9 @@ class VirtualTokens(nn.Module):
         return self.now.table
 
 
-@dataclass(frozen=True)
-class VirtualReport:
-    """What was put in; `str(report)` tells it."""
-
-    config: VirtualConfig
-    parameters: int
-    layout: Layout | None
-    heads: tuple[str, ...]
-
-    def __str__(self) -> str:
-        count = self.config.num_virtual_tokens
-        if isinstance(self.config, PromptTuningConfig):
-            what = f"prompt: {count} virtual tokens before the text (start {self.config.prompt_tuning_init})"
-        else:
-            assert self.layout is not None
-            where = f"{len(self.layout.paths)} attentions, {self.layout.heads} heads of {self.layout.head_size}"
-            what = f"prefix: {count} keys and values in each of {where} (start {self.config.start})"
-        heads = ", ".join(self.heads) or "nothing"
-        return f"{what}, {self.parameters:,} parameters\ntrained and saved whole: {heads}"
-
-
 def add_virtual_tokens(
     model: nn.Module, config: VirtualConfig, name: str = "default", seed: int | None = None, tokenizer: Any = None
-) -> VirtualReport:
+) -> AttachReport:
     """Add a prefix or a prompt; it acts and learns with its heads, and all else is frozen.
 
     seed: start from a generator of its own; None draws from torch's global one. tokenizer: needed where a text is the start.
@@ -111,8 +91,25 @@ def add_virtual_tokens(
         put_saved_module(model, path, name)
     use_virtual_tokens(model, name)
     train_virtual_tokens(model, name)
-    layout = encoder.layout if isinstance(encoder, PrefixEncoder) else None
-    return VirtualReport(config, sum(p.numel() for p in encoder.parameters()), layout, tuple(heads))
+    return AttachReport((_row(encoder, config),), tuple(heads), (_description(encoder, config),))
+
+
+def _row(encoder: nn.Module, config: VirtualConfig) -> AttachedRow:
+    count = sum(p.numel() for p in encoder.parameters())
+    if isinstance(encoder, PrefixEncoder):
+        where, kind, width = f"{len(encoder.layout.paths)} attentions", "prefix", encoder.layout.width
+    else:
+        where, kind, width = "input embeddings", "prompt", encoder.get_parameter("embedding.weight").shape[1]
+    return AttachedRow(where, kind, (config.num_virtual_tokens, width), config.num_virtual_tokens, count)
+
+
+def _description(encoder: nn.Module, config: VirtualConfig) -> str:
+    count = config.num_virtual_tokens
+    if isinstance(config, PromptTuningConfig):
+        return f"prompt: {count} virtual tokens before the text (start {config.prompt_tuning_init})"
+    assert isinstance(encoder, PrefixEncoder)
+    where = f"{len(encoder.layout.paths)} attentions, {encoder.layout.heads} heads of {encoder.layout.head_size}"
+    return f"prefix: {count} keys and values in each of {where} (start {config.start})"
 
 
 def use_virtual_tokens(model: Any, name: str | None) -> None:

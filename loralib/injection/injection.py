@@ -4,15 +4,13 @@
 `add_adapter` only adds a further one. Both answer or raise; neither can match nothing.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 
 from loralib.base_model.forwards import stored_forwards
 from loralib.base_model.handles import bare_model
 from loralib.base_model.never_called import watch
-from loralib.base_model.stacked_weights import NO_STACKS, Stacks, find_stacks
+from loralib.base_model.stacked_weights import find_stacks
 from loralib.injection.matching import heads_to_save, match_targets
 from loralib.injection.merge_weights import merged_adapters
 from loralib.injection.switch import set_active, set_trainable
@@ -21,34 +19,10 @@ from loralib.layers.conversion import to_lora, to_plain
 from loralib.layers.heads import SavedModule, put_saved_module, remove_heads
 from loralib.layers.linear4bit import Linear4bit
 from loralib.layers.lora_layer import LoraLayer, check_adapter_name
+from loralib.report import AttachedRow, AttachReport
 from loralib.settings.peft_objects import our_config
 from loralib.variants.config import AdapterConfig, LoraConfig
 from loralib.variants.variant import Start, Variant
-
-
-@dataclass(frozen=True)
-class MatchReport:
-    """What an injection did; `str(report)` is a table."""
-
-    rows: tuple[tuple[str, str, tuple[int, ...], int, int], ...]
-    """(path, kind, weight shape, rank, adapter parameters)"""
-    heads: tuple[str, ...]
-    """paths of modules trained and saved whole"""
-    stacks: Stacks = NO_STACKS
-    """what no layer of the model multiplies: the experts' stacked matrices"""
-
-    @property
-    def adapter_parameters(self) -> int:
-        return sum(row[-1] for row in self.rows)
-
-    def __str__(self) -> str:
-        width = max(len(row[0]) for row in self.rows)
-        lines = [f"{'module':<{width}}  {'kind':<9}  {'weight':<14}  rank  parameters"]
-        for path, kind, shape, r, count in self.rows:
-            lines.append(f"{path:<{width}}  {kind:<9}  {'×'.join(map(str, shape)):<14}  {r:>4}  {count:>10,}")
-        lines.append(f"{len(self.rows)} modules, {self.adapter_parameters:,} adapter parameters")
-        lines.append(f"trained and saved whole: {', '.join(self.heads) or 'nothing'}")
-        return "\n".join([*lines, *self.stacks.lines()])
 
 
 def inject(
@@ -58,7 +32,7 @@ def inject(
     *,
     autocast_adapter_dtype: bool = True,
     seed: int | None = None,
-) -> MatchReport:
+) -> AttachReport:
     """Add an adapter, make it the active and the only trainable one, freeze all else. Changes `model` in place.
 
     autocast_adapter_dtype: adapters in float32 (float64 for a float64 base); False: in the base's dtype.
@@ -85,7 +59,7 @@ def add_adapter(
     *,
     autocast_adapter_dtype: bool = True,
     seed: int | None = None,
-) -> MatchReport:
+) -> AttachReport:
     """Add a further adapter: frozen and inactive until `set_trainable` and `set_active` say otherwise."""
     model, config = bare_model(model), our_config(config)
     configs = adapter_configs(model)
@@ -112,14 +86,15 @@ def add_adapter(
         for p in trained:
             p.requires_grad_(False)
         count = sum(p.numel() for p in trained)
-        rows.append((name, type(layer).__name__, tuple(_base_weight(layer).shape), variants[name].r, count))
+        shape = tuple(_base_weight(layer).shape)
+        rows.append(AttachedRow(name, type(layer).__name__, shape, variants[name].r, count))
     add_biases(model, adapter_name, biases)
     for head in heads:
         put_saved_module(model, head, adapter_name)
     watch(model, [*names, *heads])
     configs[adapter_name] = config
-    injected_shapes(model)[adapter_name] = {path: shape for path, _, shape, _, _ in rows}
-    return MatchReport(tuple(rows), tuple(heads), find_stacks(model))
+    injected_shapes(model)[adapter_name] = {row.path: row.shape for row in rows}
+    return AttachReport(tuple(rows), tuple(heads), tuple(find_stacks(model).lines()))
 
 
 def adapter_configs(model: nn.Module) -> dict[str, AdapterConfig]:

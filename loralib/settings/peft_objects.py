@@ -11,6 +11,15 @@ WITH_HEADS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 """task types for which peft trains the new head without being told"""
 
 
+def is_lora_config(config: Any) -> bool:
+    """Whether an object is a config of a LoRA variant, ours or peft's."""
+    return isinstance(config, AdapterConfig) or _is_pefts(config)
+
+
+def _is_pefts(config: Any) -> bool:
+    return type(config).__module__.partition(".")[0] == "peft" and hasattr(config, "to_dict")
+
+
 def our_config(config: Any) -> AdapterConfig:
     """The same settings as an object of ours, which is returned as it is.
 
@@ -18,7 +27,7 @@ def our_config(config: Any) -> AdapterConfig:
     """
     if isinstance(config, AdapterConfig):
         return config
-    if type(config).__module__.partition(".")[0] != "peft" or not hasattr(config, "to_dict"):
+    if not _is_pefts(config):
         raise TypeError(f"expected a LoraConfig or an IA3Config, found {type(config).__module__}.{type(config).__name__}")
     settings = {key: _plain(value) for key, value in config.to_dict().items()}
     start = settings.pop("init_lora_weights", True)

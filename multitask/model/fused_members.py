@@ -12,11 +12,11 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from adapters.bottleneck.checkpoint import HEAD, load_bottleneck, save_bottleneck
+from adapters.bottleneck.checkpoint import HEAD
 from adapters.bottleneck.composition import Fuse
-from adapters.fusion.fuse import active_fusion, add_fusion, members_kind
+from adapters.fusion.fuse import active_fusion, members_kind
 from adapters.fusion.fusion import AdapterFusionConfig
-from loralib.files.checkpoint import load_adapter, save_adapter
+from adapters.verbs import attach, load, save
 from loralib.files.file_tensors import PREFIX
 from training.models.fusing import read_card
 
@@ -50,7 +50,7 @@ def save_members(backbone: Any, folder: Path) -> dict | None:
     backbone.requires_grad_(False)  # a member's file is complete without the fusion that trains beside it
     try:
         for name in fuse.names:
-            (save_adapter if kind == "lora" else save_bottleneck)(backbone, folder / MEMBERS / name, name)
+            save(backbone, folder / MEMBERS / name, name)
     finally:
         for p in trains:
             p.requires_grad_(True)
@@ -63,18 +63,17 @@ def load_members(backbone: Any, folder: Path, card: dict) -> Fuse:
 
 
 def _fuse(backbone: Any, folders: dict[str, Path], kind: str, seed: int) -> Fuse:
-    load = load_adapter if kind == "lora" else load_bottleneck
     for name, folder in folders.items():
         with TemporaryDirectory() as short:
             _shorten(folder, Path(short), kind, f"{backbone.base_model_prefix}.")
             try:
-                load(backbone, short, name, trainable=False, with_heads=False)
+                load(backbone, short, name, with_heads=False)
             except ValueError as error:  # it names the copy, which is gone by then
                 raise ValueError(
                     f"member {folder} does not fit this backbone: {str(error).replace(short, str(folder))}"
                 ) from error
     fuse = Fuse(*folders)
-    add_fusion(backbone, fuse, AdapterFusionConfig(), seed)
+    attach(backbone, AdapterFusionConfig(), fuse, seed=seed)
     return fuse
 
 

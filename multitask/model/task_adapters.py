@@ -10,10 +10,11 @@ from dataclasses import replace
 
 from torch import nn
 
-from adapters.bottleneck.attachment import activate, attach, sites
+from adapters.bottleneck.attachment import sites
 from adapters.bottleneck.bottleneck import BottleneckConfig
 from adapters.bottleneck.composition import BatchSplit
-from loralib import LoraConfig, add_adapter, lora_layers, mixed_batch, set_trainable
+from adapters.verbs import activate, attach, train_only
+from loralib import LoraConfig, lora_layers, mixed_batch
 
 TaskAdapterConfig = LoraConfig | BottleneckConfig
 
@@ -25,16 +26,8 @@ class TaskAdapters:
         self.names = [f"task{i}-{re.sub(r'[^A-Za-z0-9_-]', '_', task)}" for i, task in enumerate(tasks)]
         self.backbone, self.config = backbone, replace(config, modules_to_save=[])
         for i, name in enumerate(self.names):
-            if isinstance(self.config, LoraConfig):
-                add_adapter(backbone, self.config, name, seed=seed + i)
-            else:
-                attach(backbone, self.config, name, seed=seed + i)
-        if isinstance(config, LoraConfig):
-            set_trainable(backbone, self.names)
-        else:
-            backbone.requires_grad_(False)
-            for site in sites(backbone).values():
-                site.bottlenecks.requires_grad_(True)
+            attach(backbone, self.config, name, seed=seed + i)
+        train_only(backbone, self.names)
 
     @contextmanager
     def acting(self, task_ids: list[int]) -> Iterator[None]:

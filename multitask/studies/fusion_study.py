@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from adapters.bottleneck.attachment import activate, attached, sites
-from adapters.bottleneck.checkpoint import load_bottleneck
-from adapters.bottleneck.composition import Average
+from adapters.bottleneck.attachment import sites
+from adapters.bottleneck.composition import Average, Fuse
 from adapters.bottleneck.site import Site
-from adapters.fusion.fuse import active_fusion
+from adapters.fusion.fuse import active_fusion, members_kind
+from adapters.verbs import activate, load
 from loralib.files.checkpoint import write_atomic
 from multitask.runs.run import run_multitask
 from multitask.runs.settings import MultitaskSettings
@@ -146,10 +146,10 @@ def _probes(folder: Path, settings: TrainSettings, seed: int, own: str, members:
     held_out = held_out_rows(settings, seed, trained.base)
     names = list(active_fusion(trained.base.model).names)
     found: dict = {"weights": attention(trained.base, held_out), "names": names, "average": None, "others": {}}
-    if attached(trained.base.model):
+    if members_kind(trained.base.model, Fuse(*names)) == "bottleneck":
         base = load_base(TASKS[settings.task], trained.base.source)
         for name, member in zip(names, members, strict=True):
-            load_bottleneck(base.model, member, name, trainable=False, with_heads=name == own)
+            load(base.model, member, name, with_heads=name == own)
         activate(base.model, Average(*names), own)
         found["average"] = _score(base, held_out)
         for name in names:

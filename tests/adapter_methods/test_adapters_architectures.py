@@ -101,7 +101,7 @@ def test_pt23_the_other_starts():
 def test_adapter_drop_and_layers():
     model = golden_model()
     report = attach(model, BottleneckConfig(leave_out=(0,), reduction_factor=4), "a")
-    assert [row[0] for row in report.rows] == [1] and "layer.1.output.LayerNorm" in str(report)
+    assert [row.layer for row in report.rows] == [1] and "layer.1.output.LayerNorm" in str(report)
     with pytest.raises(ValueError, match="there are layers 0 to 1"):
         attach(model, BottleneckConfig(leave_out=(7,)), "b")
     with pytest.raises(ValueError, match="leaves no layer"):
@@ -114,7 +114,7 @@ def test_the_report_is_a_table():
     """Paths of different lengths; every line ends with the number of parameters, below the end of the title."""
     report = attach(tiny.bert(), BottleneckConfig(placement="houlsby"), "a")
     lines = str(report).splitlines()[: 1 + len(report.rows)]
-    assert len({len(row[1]) for row in report.rows}) > 1
+    assert len({len(row.path) for row in report.rows}) > 1
     assert {len(line) for line in lines} == {len(lines[0])} and lines[0].endswith("parameters")
 
 

@@ -50,7 +50,7 @@ def registered():
 def toy_model(name: str = "default"):
     model = tiny.llama()
     report = lora.inject(model, ToyConfig(target_modules=["q_proj", "down_proj"], t_initial=0.25), name)
-    assert report.adapter_parameters == sum(p.numel() for p in model.parameters() if p.requires_grad) > 0
+    assert report.parameters == sum(p.numel() for p in model.parameters() if p.requires_grad) > 0
     return model
 
 

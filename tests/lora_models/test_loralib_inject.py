@@ -199,5 +199,5 @@ def test_heads_belong_to_adapters():
 def test_the_report_is_a_table_that_adds_up():
     model = tiny.gpt2()
     report = lora.inject(model, lora.LoraConfig(r=4, target_modules=["c_attn"]))
-    assert report.adapter_parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert "transformer.h.1.attn.c_attn" in str(report) and f"{report.adapter_parameters:,}" in str(report)
+    assert report.parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert "transformer.h.1.attn.c_attn" in str(report) and f"{report.parameters:,}" in str(report)

@@ -105,6 +105,8 @@ TESTS = {
         "bottleneck": "adapters_bottleneck adapters_architectures adapters_checkpoint",
         "checkpoint": "adapters_checkpoint",
         "composition": "adapters_bottleneck adapters_architectures",
+        "implementations": "adapters_verbs",
+        "verbs": "adapters_verbs",
         "fuse": "adapters_bottleneck adapters_architectures adapters_checkpoint",
         "fusion": "adapters_bottleneck adapters_checkpoint",
         "fusion_files": "adapters_checkpoint",

@@ -5,14 +5,11 @@ from pathlib import Path
 
 from torch import nn
 
-from adapters.bottleneck.attachment import activate, train_only
-from adapters.bottleneck.checkpoint import load_bottleneck
 from adapters.bottleneck.composition import Fuse
 from adapters.bottleneck.site import Site
-from adapters.fusion.fuse import active_fusion, add_fusion
+from adapters.fusion.fuse import active_fusion
 from adapters.fusion.fusion import AdapterFusionConfig
-from adapters.fusion.fusion_files import save_fusion
-from loralib.files.checkpoint import load_adapter
+from adapters.verbs import activate, attach, load, save, train_only
 from loralib.injection.matching import heads_to_save
 from loralib.layers.heads import put_saved_module, saved_modules
 from training.data.tasks import TaskSpec
@@ -20,7 +17,7 @@ from training.models.base_models import Base
 from training.models.sealed import read_sealed
 
 CARD = "training.json"
-FUSIBLE = {"bottleneck": load_bottleneck, "lora": load_adapter}
+FUSIBLE = ("bottleneck", "lora")
 
 
 @dataclass(frozen=True)
@@ -40,15 +37,15 @@ def fuse_members(base: Base, spec: TaskSpec, members: FusionMembers, seed: int) 
     kinds = {card["method"] for card in cards}
     if len(kinds) > 1:
         raise ValueError(f"members of {sorted(kinds)}: bottleneck and LoRA adapters cannot be fused together")
-    load, names = FUSIBLE[kinds.pop()], _names([card["task"] for card in cards])
+    names = _names([card["task"] for card in cards])
     own = next((name for name, card in zip(names, cards, strict=True) if card["task"] == spec.name), None)
     for folder, name in zip(members.folders, names, strict=True):
-        load(base.model, folder, name, trainable=False, with_heads=name == own)
+        load(base.model, folder, name, with_heads=name == own)
     if own is None:
         for path in heads_to_save(base.model, list(base.new_modules) or None):
             put_saved_module(base.model, path, names[-1])
     fuse = Fuse(*names)
-    add_fusion(base.model, fuse, members.fusion, seed)
+    attach(base.model, members.fusion, fuse, seed=seed)
     activate(base.model, fuse, own or names[-1])
     train_only(base.model, fuse)
     return _report(base.model, fuse, own)
@@ -57,7 +54,7 @@ def fuse_members(base: Base, spec: TaskSpec, members: FusionMembers, seed: int) 
 def save_trained_fusion(model: nn.Module, folder: Path) -> None:
     """The fusion that acts, its members, and whose head it uses."""
     heads = {head.active for head in saved_modules(model).values()} - {None}
-    save_fusion(model, folder, active_fusion(model), next(iter(heads), None))
+    save(model, folder, active_fusion(model), head=next(iter(heads), None))
 
 
 def read_card(folder: Path) -> dict:

@@ -9,11 +9,10 @@ from typing import Any
 from torch import nn
 
 import loralib
-from adapters.bottleneck.attachment import attach
 from adapters.bottleneck.bottleneck import BottleneckConfig
+from adapters.verbs import attach
 from adapters.virtual.prefix import PrefixTuningConfig
 from adapters.virtual.prompt import PromptTuningConfig
-from adapters.virtual.virtual_tokens import add_virtual_tokens
 from loralib.injection.matching import new_heads, output_head
 from loralib.variants.config import AdapterConfig
 from training.data.tasks import TaskSpec
@@ -99,14 +98,12 @@ def _adapt(name: str, base: Base, spec: TaskSpec, config: Any, seed: int) -> str
     """Put the adapter in, with the heads that the task needs; its report."""
     if config.modules_to_save is None:
         config = replace(config, modules_to_save=list(base.new_modules) or ([] if spec.is_language_modelling else None))
-    if isinstance(config, BottleneckConfig):
-        return str(attach(base.model, config, seed=seed))
-    config = replace(config, task_type=PEFT_TASK_TYPE[spec.kind], base_model_name_or_path=base.model.config.name_or_path)
-    if isinstance(config, PrefixTuningConfig | PromptTuningConfig):
-        return str(add_virtual_tokens(base.model, config, seed=seed, tokenizer=base.tokenizer))
+    if not isinstance(config, BottleneckConfig):  # it has no place for the two: its file is not peft's
+        config = replace(config, task_type=PEFT_TASK_TYPE[spec.kind], base_model_name_or_path=base.model.config.name_or_path)
     if name == "qlora" and base.quantised is None:
         raise ValueError("method qlora needs a base in 4 bits: load_base(..., four_bit=True)")
-    return f"{base.quantised}\n" * (name == "qlora") + str(loralib.inject(base.model, config, seed=seed))
+    report = attach(base.model, config, seed=seed, tokenizer=base.tokenizer)
+    return f"{base.quantised}\n" * (name == "qlora") + str(report)
 
 
 def train_head(base: Base, spec: TaskSpec) -> list[str]:

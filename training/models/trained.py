@@ -13,10 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from transformers import AutoConfig
 
-import loralib
-from adapters.bottleneck.checkpoint import load_bottleneck, save_bottleneck
-from adapters.fusion.fusion_files import load_fusion
-from adapters.virtual.virtual_files import load_virtual_tokens, save_virtual_tokens
+from adapters import verbs
 from loralib.files.adapter_files import read_config as read_adapter_config
 from loralib.files.checkpoint import write_atomic
 from loralib.layers.heads import saved_modules
@@ -28,8 +25,6 @@ from training.models.methods import ADAPTERS, train_head
 from training.models.sealed import read_sealed, whole_folder, write_sealed
 
 HEAD = "head.safetensors"
-SAVE = {"bottleneck": save_bottleneck, "prefix": save_virtual_tokens, "prompt": save_virtual_tokens}
-LOAD = {"bottleneck": load_bottleneck, "prefix": load_virtual_tokens, "prompt": load_virtual_tokens}
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,7 @@ def _write(folder: Path, name: str, base: Base) -> None:
         base.model.save_pretrained(folder)
         return
     if name in ADAPTERS:
-        SAVE.get(name, loralib.save_adapter)(base.model, folder)
+        verbs.save(base.model, folder)
     elif name == "fusion":
         save_trained_fusion(base.model, folder)
     elif name != "untouched":
@@ -99,9 +94,9 @@ def _load(folder: Path, card: dict, task: str | None, model: str | None) -> Trai
         return Trained(base, spec, "untouched", "nothing was trained", limit)
     if card.get("method") == "head":
         return Trained(base, spec, "head", _load_head(base, spec, folder), limit)
+    report = verbs.load(base.model, folder)
     if card.get("method") == "fusion":
-        return Trained(base, spec, "fusion", f"fusion of {load_fusion(base.model, folder, trainable=False).names}", limit)
-    report = LOAD.get(card.get("method", "lora"), loralib.load_adapter)(base.model, folder, trainable=False)
+        return Trained(base, spec, "fusion", str(report), limit)
     random = sorted(set(base.new_modules) - set(saved_modules(base.model)))
     if random:
         raise ValueError(
