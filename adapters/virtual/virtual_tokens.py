@@ -104,12 +104,12 @@ def _row(encoder: nn.Module, config: VirtualConfig) -> AttachedRow:
 
 
 def _description(encoder: nn.Module, config: VirtualConfig) -> str:
-    count = config.num_virtual_tokens
+    count, parameters = config.num_virtual_tokens, sum(p.numel() for p in encoder.parameters())
     if isinstance(config, PromptTuningConfig):
-        return f"prompt: {count} virtual tokens before the text (start {config.prompt_tuning_init})"
+        return f"prompt: {count} virtual tokens before the text (start {config.prompt_tuning_init}), {parameters:,} parameters"
     assert isinstance(encoder, PrefixEncoder)
     where = f"{len(encoder.layout.paths)} attentions, {encoder.layout.heads} heads of {encoder.layout.head_size}"
-    return f"prefix: {count} keys and values in each of {where} (start {config.start})"
+    return f"prefix: {count} keys and values in each of {where} (start {config.start}), {parameters:,} parameters"
 
 
 def use_virtual_tokens(model: Any, name: str | None) -> None:

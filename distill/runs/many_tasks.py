@@ -65,9 +65,9 @@ class DistilledSteps(MultitaskSteps):
 
     learner: DistilledLearner
 
-    def backward(self, step: int, window: list[Batch]) -> dict:
+    def losses(self, batch: Batch, counts: list[float], step: int) -> tuple[Any, dict[str, Any]]:
         self.learner.progress = (step - 1) / max(self.settings.steps - 1, 1)
-        return super().backward(step, window)
+        return super().losses(batch, counts, step)
 
 
 class DistilledTrainer(MultitaskTrainer):

@@ -6,16 +6,13 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from distill.compression.compress import Compressor
 from distill.losses.states import Seen, look
 from distill.teacher.teacher import Teacher
 from distill.losses.terms import Sight, Term
-from training.loop import processes
 from training.data.batching import Batch
-from training.loop.checks import assert_all_got_gradients, assert_finite
-from training.loop.loop import LoopSettings, Objective, Trainer
+from training.loop.trainer import LoopSettings, Objective, Trainer
 
 
 class Answers(Protocol):
@@ -75,7 +72,12 @@ class Distiller(nn.Module):
 
 
 class DistillSteps(Trainer):
-    """The loop's trainer for a Distiller. A row also has `loss/TERM` and `weight/TERM` of every term."""
+    """The loop's trainer for a Distiller. A row also has `loss/TERM` and `weight/TERM` of every term.
+
+    compressor: what makes the student smaller between the steps.
+    """
+
+    nothing_to_learn = "nothing to learn from in the batch of step {step}: no term has an answer in it"
 
     def __init__(
         self,
@@ -86,59 +88,50 @@ class DistillSteps(Trainer):
         **options: Any,
     ):
         self.distiller, self.compressor = distiller, compressor
-        super().__init__(distiller, data, Objective(_no_sum, lambda batch: len(batch["input_ids"])), settings, **options)
+        if compressor is not None:
+            options["after_step"] = compressor.after
+        objective = Objective(_no_sum, lambda batch: len(batch["input_ids"]))
+        super().__init__(distiller, data, objective, settings, **options)
 
     def parts(self) -> dict[str, Any]:
         first = {} if self.compressor is None else {"compressor": self.compressor}  # it brings the weights to their shape
         return first | super().parts()
 
-    def step(self, step: int, window: list[Batch]) -> dict:
-        row = super().step(step, window)
-        if self.compressor is not None:
-            self.compressor.after(step, self.optimizer.optimizer)  # pyright: ignore[reportAttributeAccessIssue]
-        return row
+    def counts(self, batches: list[Batch]) -> list[float]:
+        self.asked = self.distiller.teacher_seconds
+        return [sum(map(term.count, batches)) for term in self.distiller.terms]
 
-    def backward(self, step: int, window: list[Batch]) -> dict:
-        asked = self.distiller.teacher_seconds
-        terms, progress = self.distiller.terms, (step - 1) / max(self.settings.steps - 1, 1)
-        counts = processes.total([sum(map(term.count, window)) for term in terms], self.accelerator)
-        weights = [term.weight(progress) for term in terms]
-        if not any(counts):
-            raise ValueError(f"nothing to learn from in the batch of step {step}: no term has an answer in it")
-        scales = {term.name: w / n if n else 0.0 for term, w, n in zip(terms, weights, counts, strict=True)}
-        sums = dict.fromkeys(scales, 0.0)
-        for batch in window:
-            for name, value in self._batch(batch, progress, scales, whole=step == 1).items():
-                sums[name] += value
-        totals = processes.total(sums.values(), self.accelerator)
-        losses = {term.name: s / n for term, s, n in zip(terms, totals, counts, strict=True) if n}
-        loss = sum(w * losses[term.name] for term, w in zip(terms, weights, strict=True) if term.name in losses)
-        assert_finite(float(loss), step)
-        if step == 1 and window:
-            assert_all_got_gradients(self.model, (), self.settings.needed, tqdm.write)
-        processes.sum_gradients(self.parameters, self.accelerator)
-        norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))  # pyright: ignore
-        if self.accelerator.scaler is None:
-            assert_finite(norm, step, "gradient norm")
-        [tokens] = processes.total([sum(int(b["attention_mask"].sum()) for b in window)], self.accelerator)
-        row = {"step": step, "loss": float(loss), "grad_norm": norm, "tokens": int(tokens)}
-        row["teacher_seconds"] = self.distiller.teacher_seconds - asked
-        row |= {f"loss/{name}": value for name, value in losses.items()}
-        return row | {f"weight/{term.name}": w for term, w in zip(terms, weights, strict=True)}
+    def loss_names(self) -> list[str]:
+        return [term.name for term in self.distiller.terms]
 
-    def _batch(self, batch: Batch, progress: float, scales: dict[str, float], whole: bool) -> dict[str, float]:
-        """Gradients of one micro-batch; the summed values of its terms.
+    def term_weights(self, step: int) -> list[float]:
+        """The weight of each term at this step."""
+        return [term.weight(self.progress_at(step)) for term in self.distiller.terms]
 
-        whole: the terms without a weight take part too, with zeros. So the first step finds what none of them will ever reach,
-        and a step whose rows have nothing to give (a weight at the end of its way, labels in no row) changes nothing.
+    def progress_at(self, step: int) -> float:
+        """0 at the first step, 1 at the last."""
+        return (step - 1) / max(self.settings.steps - 1, 1)
+
+    def losses(self, batch: Batch, counts: list[float], step: int) -> tuple[Tensor, dict[str, float]]:
+        """The weighted sum of the terms, each divided by its own count.
+
+        In the first step the terms without a weight take part too, with zeros. So it finds what none of them will ever reach, and a
+        step whose rows have nothing to give (a weight at the end of its way, labels in no row) changes nothing.
         """
-        batch = {name: value.to(self.accelerator.device) for name, value in batch.items()}
-        with self.accelerator.autocast():
-            found = self.distiller.sums(batch, progress)
-            whole = whole or not any(scales.values())
-            parts = [scales[name] * value for name, value in found.items() if whole or scales[name]]
-        self.accelerator.backward(sum(parts[1:], parts[0]))
-        return {name: float(value.detach()) for name, value in found.items()}
+        weighted = zip(self.distiller.terms, self.term_weights(step), counts, strict=True)
+        scales = {term.name: weight / count if count else 0.0 for term, weight, count in weighted}
+        found = self.distiller.sums(batch, self.progress_at(step))
+        whole = step == 1 or not any(scales.values())
+        parts = [scales[name] * value for name, value in found.items() if whole or scales[name]]
+        return sum(parts[1:], parts[0]), {name: float(value.detach()) for name, value in found.items()}
+
+    def loss_row(self, totals: dict[str, float], counts: list[float], step: int) -> dict[str, Any]:
+        weights = dict(zip(self.loss_names(), self.term_weights(step), strict=True))
+        losses = {name: totals[name] / n for name, n in zip(self.loss_names(), counts, strict=True) if n}
+        row = {"loss": float(sum(weights[name] * loss for name, loss in losses.items()))}
+        row["teacher_seconds"] = self.distiller.teacher_seconds - self.asked
+        row |= {f"loss/{name}": value for name, value in losses.items()}
+        return row | {f"weight/{name}": weight for name, weight in weights.items()}
 
 
 def total_loss(distiller: Distiller, batch: Batch) -> Tensor:

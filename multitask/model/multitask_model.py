@@ -121,7 +121,7 @@ class MultitaskModel(nn.Module):
         own = {id(p) for p in self._own()}
         return {n: p for n, p in self.named_parameters() if p.requires_grad and id(p) not in own}
 
-    def resting(self, present: set[str]) -> set[str]:
+    def without_gradient(self, present: set[str]) -> set[str]:
         """Names of the parameters that get no gradient from a step with these tasks alone."""
         owners = {self.heads.owner[task] for task in present}
         heads = [self.heads[task] for task in self.names if self.heads.owner[task] not in owners]

@@ -4,7 +4,6 @@ from collections.abc import Container
 from typing import Any
 
 from torch import Tensor, distributed, nn
-from tqdm.auto import tqdm
 
 from adapters.fusion.fusion import fusion_penalty
 from multitask.balancing.balancing import Equal
@@ -15,8 +14,8 @@ from multitask.model.task_heads import Answer
 from training.evaluation import metrics
 from training.loop import processes
 from training.data.batching import Batch
-from training.loop.checks import assert_all_got_gradients, assert_finite
-from training.loop.loop import Objective, Trainer
+from training.loop.checks import assert_finite
+from training.loop.trainer import Objective, Trainer
 
 
 class Learner(nn.Module):
@@ -80,7 +79,8 @@ class MultitaskSteps(Trainer):
         self.learner = learner
         super().__init__(learner, *args, **options)
         model, self.shared = learner.model, list(learner.model.shared_parameters().values())
-        if learner.balancing.looks_at_gradients:
+        self.joins_gradients = learner.balancing.looks_at_gradients
+        if self.joins_gradients:
             if not self.shared:
                 raise ValueError("the tasks share no parameter that trains: there are no gradients to join")
             if self.accelerator.scaler is not None:
@@ -100,21 +100,45 @@ class MultitaskSteps(Trainer):
     def parts(self) -> dict[str, Any]:
         return super().parts() | {"balancing": self.learner.balancing}
 
-    def resting(self, window: list[Batch]) -> Container[str]:
-        present = {self.learner.model.names[k] for batch in window for k in tasks_in(batch)}
-        return {f"model.{name}" for name in self.learner.model.resting(present)}
+    def without_gradient(self, batches: list[Batch]) -> Container[str]:
+        present = {self.learner.model.names[k] for batch in batches for k in tasks_in(batch)}
+        return {f"model.{name}" for name in self.learner.model.without_gradient(present)}
 
-    def backward(self, step: int, window: list[Batch]) -> dict:
+    def counts(self, batches: list[Batch]) -> list[float]:
         self.learner.seen, self.learner.shares = {}, {}
-        joined = self.learner.balancing.looks_at_gradients
-        row = self._joined(step, window) if joined else super().backward(step, window)
-        losses = self._over_ranks(self.learner.seen)
-        names = self.learner.model.names
-        row |= {f"loss/{names[k]}": loss for k, loss in losses.items()}
-        if not joined:
-            row |= {f"weight/{names[k]}": self.learner.weight(k) for k in losses}
+        if self.joins_gradients:
+            self.J, self.reached = no_gradients(len(self.learner.model.names), self.shared), set()
+            return [1.0]
+        return super().counts(batches)
+
+    def losses(self, batch: Batch, counts: list[float], step: int) -> tuple[Any, dict[str, Any]]:
+        if not self.joins_gradients:
+            return super().losses(batch, counts, step)
+        static, found = self.learner.balancing.static, self.learner.losses(batch)
+        return {k: share * static[k] * loss for k, (loss, _, share) in found.items()}, {"loss": 0.0}
+
+    def backward(self, loss: Any) -> None:
+        """Gradient methods: one gradient for each task in J, and the heads' own gradients."""
+        if not self.joins_gradients:
+            super().backward(loss)
+            return
+        weights = {k: self.learner.balancing.weight(k) for k in loss}
+        self.reached |= add_gradients(self.J, loss, self.shared, self.own, weights)
+
+    def loss_row(self, totals: dict[str, float], counts: list[float], step: int) -> dict[str, Any]:
+        names, losses = self.learner.model.names, self._over_ranks(self.learner.seen)
+        if self.joins_gradients:
+            totals, weights = self._join_gradients(losses, step)
+        else:
+            weights = {k: self.learner.weight(k) for k in losses}
+        row = totals | {f"loss/{names[k]}": loss for k, loss in losses.items()}
+        row |= {f"weight/{names[k]}": weight for k, weight in weights.items()}
         self.learner.balancing.after(losses)
         return row
+
+    def sum_gradients(self) -> None:
+        """The joined gradient is the same in all processes already."""
+        processes.sum_gradients(self.own if self.joins_gradients else self.parameters, self.accelerator)
 
     def _over_ranks(self, values: dict[int, float], mean: bool = False) -> dict[int, float]:
         """The sum (or mean) over the ranks that have a value, for each task of the step."""
@@ -123,37 +147,22 @@ class MultitaskSteps(Trainer):
         ranks = processes.total([k in values for k in range(count)], self.accelerator)
         return {k: sums[k] / (ranks[k] if mean else 1) for k in range(count) if ranks[k]}
 
-    def _joined(self, step: int, window: list[Batch]) -> dict:
-        """One gradient for each task, joined by the method; heads keep theirs."""
-        learner, names = self.learner, self.learner.model.names
-        J, reached = no_gradients(len(names), self.shared), set()
-        for batch in window:
-            batch = {name: value.to(self.accelerator.device) for name, value in batch.items()}
-            with self.accelerator.autocast():
-                found = learner.losses(batch)
-            terms = {k: share * learner.balancing.static[k] * loss for k, (loss, _, share) in found.items()}
-            reached |= add_gradients(J, terms, self.shared, self.own, {k: learner.balancing.weight(k) for k in terms})
+    def _join_gradients(self, losses: dict[int, float], step: int) -> tuple[dict[str, float], dict[int, float]]:
+        """Put the joined gradient of all tasks into the shared parameters; ({loss}, the weight of each task)."""
+        learner, names, J = self.learner, self.learner.model.names, self.J
         if self.accelerator.num_processes > 1:
             distributed.all_reduce(J)
-        losses, shares = self._over_ranks(learner.seen), self._over_ranks(learner.shares, mean=True)
-        tasks = sorted(losses)
+        shares, tasks = self._over_ranks(learner.shares, mean=True), sorted(losses)
         for k in tasks:
             assert_finite(losses[k], step, f"loss of {names[k]}")
         last = J[tasks][:, self._last()]
-        weights = learner.balancing.solve(gram(J[tasks]), gram(last), tasks, losses, step)
-        set_gradients(weights.to(J) @ J[tasks], self.shared)
+        solved = learner.balancing.solve(gram(J[tasks]), gram(last), tasks, losses, step)
+        set_gradients(solved.to(J) @ J[tasks], self.shared)
         if step == 1:
-            for place in set(range(len(self.shared))) - reached:
+            for place in set(range(len(self.shared))) - self.reached:
                 self.shared[place].grad = None
-            assert_all_got_gradients(learner, self.resting(window), self.settings.needed, tqdm.write)
-        processes.sum_gradients(self.own, self.accelerator)
-        norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))  # pyright: ignore
-        assert_finite(norm, step, "gradient norm")
-        weighed = {k: float(w) * learner.balancing.static[k] for k, w in zip(tasks, weights, strict=True)}
-        [tokens] = processes.total([sum(int(batch["attention_mask"].sum()) for batch in window)], self.accelerator)
-        total = sum(weighed[k] * losses[k] * share for k, share in shares.items())
-        row = {"step": step, "loss": total, "grad_norm": norm, "tokens": int(tokens)}
-        return row | {f"weight/{names[k]}": w for k, w in weighed.items()}
+        weights = {k: float(w) * learner.balancing.static[k] for k, w in zip(tasks, solved, strict=True)}
+        return {"loss": sum(weights[k] * losses[k] * share for k, share in shares.items())}, weights
 
     def _last(self) -> slice:
         """Where the last shared matrix lies in J."""

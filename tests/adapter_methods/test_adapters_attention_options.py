@@ -46,7 +46,7 @@ def test_a_prefix_of_a_text_is_that_text_in_a_sliding_window(kind, way):
     whole = model(input_ids=torch.tensor([TEXT + ids[0].tolist()])).logits[:, len(TEXT) :]
     written = model.generate(torch.tensor([TEXT + ids[0].tolist()]), max_new_tokens=6, do_sample=False)[:, len(TEXT) :]
     config = adapters.PrefixTuningConfig(num_virtual_tokens=len(TEXT), init_weights="text", init_text="x")
-    adapters.add_virtual_tokens(model, config, tokenizer=Reader())
+    adapters.attach(model, config, tokenizer=Reader())
     torch.testing.assert_close(model(input_ids=ids).logits, whole, atol=1e-4, rtol=1e-4)
     assert torch.equal(model.generate(ids, max_new_tokens=6, do_sample=False), written)
 
@@ -73,7 +73,7 @@ def test_what_would_be_dropped_is_refused_before_anything_changes(model_class, c
     ids = torch.tensor([[11, 12, 13]])
     before = model(input_ids=ids).logits
     with pytest.raises(ValueError, match=f"computes with '{option}'"):
-        adapters.add_virtual_tokens(model, adapters.PrefixTuningConfig(num_virtual_tokens=2))
+        adapters.attach(model, adapters.PrefixTuningConfig(num_virtual_tokens=2))
     with pytest.raises(ValueError, match=f"computes with '{option}'"):
         look(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, attention=True)
     assert torch.equal(model(input_ids=ids).logits, before)
@@ -97,7 +97,7 @@ def test_a_fusion_works_on_a_model_in_half_precision(dtype, dynamic):
         for name in "ab":
             adapters.attach(model, adapters.BottleneckConfig(reduction_factor=4), name)
         fuse = adapters.Fuse("a", "b")
-        adapters.add_fusion(model, fuse, adapters.AdapterFusionConfig(dynamic=dynamic))
+        adapters.attach(model, adapters.AdapterFusionConfig(dynamic=dynamic), fuse)
         adapters.train_only(model, fuse)
         for name, p in model.named_parameters():
             if name.endswith("up.weight"):  # zero at the start, so that nothing would reach the fusion

@@ -45,7 +45,7 @@ def test_a_prompt_reaches_models_that_call_past_their_base_as_pefts_does(kind, t
     theirs.prompt_encoder["default"].embedding.weight.data.normal_(std=0.5)
     theirs.save_pretrained(tmp_path)
     ours = made(kind)
-    adapters.load_virtual_tokens(ours, tmp_path, trainable=True)
+    adapters.load(ours, tmp_path, trainable=True)
     mask = torch.ones_like(ids)
     wanted, found = (model(input_ids=ids, attention_mask=mask).logits for model in (theirs, ours))
     assert found.shape == wanted.shape == (1, 8, 64)
@@ -62,7 +62,7 @@ def test_a_model_that_goes_another_way_is_told_at_its_first_pass():
             return self.lm_head(super().get_input_embeddings()(input_ids))
 
     model = Elsewhere(tiny.llama().config)
-    adapters.add_virtual_tokens(model, adapters.PromptTuningConfig(num_virtual_tokens=2), seed=0)
+    adapters.attach(model, adapters.PromptTuningConfig(num_virtual_tokens=2), seed=0)
     with pytest.raises(NeverCalledError, match="Elsewhere ran without"):
         model(tiny.ids())
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
-from adapters import PrefixTuningConfig, add_virtual_tokens
+from adapters import PrefixTuningConfig, attach
 from distill.losses.loss_words import read_losses
 from distill.losses.losses import MASKED
 from distill.losses.states import NAME, Heard, answer_logits, answers_in, look
@@ -117,7 +117,7 @@ def test_a_model_with_attention_of_its_own_is_refused_for_attention_alone():
 
 def test_a_prefix_is_not_taken_away_silently():
     model = tiny.gpt2()
-    add_virtual_tokens(model, PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"), seed=0)
+    attach(model, PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"), seed=0)
     before = model(**batch()).logits
     with pytest.raises(ValueError, match="reads its prefix in its attention"):
         look(model, batch(), attention=True)

@@ -174,7 +174,7 @@ def test_pcgrad_joins_the_gradients_of_the_distilled_losses():
     dot = g[0] @ g[1]
     cut = [a - (min(float(dot), 0.0) / float(b @ b)) * b for a, b in ((g[0], g[1]), (g[1], g[0]))]
     steps = DistilledSteps(one, iter([]), OBJECTIVE, loop.LoopSettings(steps=5, max_grad_norm=1e9))
-    steps.backward(1, window)
+    steps.step(1, window, update=False)
     found = torch.cat([p.grad.flatten() for p in one.model.shared_parameters().values()])
     torch.testing.assert_close(found, cut[0] + cut[1], rtol=1e-9, atol=1e-12)
 
@@ -182,8 +182,8 @@ def test_pcgrad_joins_the_gradients_of_the_distilled_losses():
 class Watched(DistilledSteps):
     seen: ClassVar[list[float]] = []
 
-    def backward(self, step, window):
-        row = super().backward(step, window)
+    def step(self, step, batches, update=True):
+        row = super().step(step, batches, update)
         self.seen.append(self.learner.progress)
         return row
 

@@ -91,5 +91,5 @@ def backward(one: Distiller, rows: list[dict], batch_size: int, step: int = 1, s
     """A step's row, and its gradients, not clipped."""
     one.zero_grad()
     settings = loop.LoopSettings(steps=steps, max_grad_norm=1e9)
-    row = DistillSteps(one, iter([]), settings).backward(step, window(rows, batch_size))
+    row = DistillSteps(one, iter([]), settings).step(step, window(rows, batch_size), update=False)
     return row, {n: p.grad.clone() for n, p in one.named_parameters() if p.grad is not None}

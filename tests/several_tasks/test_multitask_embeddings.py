@@ -73,8 +73,8 @@ def test_adapters_of_a_task_act_on_its_rows_alone(family, config):
         torch.testing.assert_close(answer[field], alone[field], atol=1e-5, rtol=1e-5)
         same = torch.allclose(answer[field], reference[task][0][field], atol=1e-5)
         assert same == (task != "topic"), task
-    assert model.resting({"topic"}) >= {n for n in trained if "task1-" in n}
-    assert not any("task0-" in n for n in model.resting({"topic"}))
+    assert model.without_gradient({"topic"}) >= {n for n in trained if "task1-" in n}
+    assert not any("task0-" in n for n in model.without_gradient({"topic"}))
 
 
 LORA = LoraConfig(r=2, target_modules="all-linear")

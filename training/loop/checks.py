@@ -26,15 +26,20 @@ LARGEST_REST = 0.5
 
 
 def assert_all_got_gradients(
-    model: "nn.Module", resting: Container[str] = (), needed: Sequence[str] | None = None, say: Callable[[str], None] = print
+    model: "nn.Module",
+    without_gradient: Container[str] = (),
+    needed: Sequence[str] | None = None,
+    say: Callable[[str], None] = print,
 ) -> None:
-    """After the first backward: every trainable parameter has a gradient, but for those that rest in this step.
+    """After the first backward: every trainable parameter has a gradient, except those of `without_gradient`.
+
+    without_gradient: names of parameters that this step does not use.
 
     needed: None, all; else the paths of modules that must learn, such as a new head: others may be
     without a gradient where it reaches the lowest layer all the same: no graph was cut, they are not used. They are
     named to `say`, and no optimizer moves them. NoGradientError with the names otherwise.
     """
-    without = {n: p for n, p in model.named_parameters() if p.requires_grad and p.grad is None and n not in resting}
+    without = {n: p for n, p in model.named_parameters() if p.requires_grad and p.grad is None and n not in without_gradient}
     if without and needed is not None and _may_rest(model, without, needed):
         say(f"{len(without)} tensors are no part of the answer and stay as they are: {', '.join(list(without)[:3])}")
         return

@@ -1,0 +1,1 @@
+"""One distillation run: settings, trainer, measurements, report."""

@@ -1,0 +1,1 @@
+"""One multitask run: settings, steps, trainer, report."""
