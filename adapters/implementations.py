@@ -152,10 +152,10 @@ def of_folder(folder: Path) -> Implementation:
     for implementation in IMPLEMENTATIONS:
         if implementation.reads(folder):
             return implementation
-    found = _peft_type(folder)
+    peft_type = _peft_type(folder)
     raise adapter_files.AdapterFileError(
-        f"{folder}: {adapter_files.CONFIG} names the method {found!r}; expected bottleneck, "
+        f"{folder}: {adapter_files.CONFIG} names the method {peft_type!r}; expected bottleneck, "
         f"{', '.join((*CONFIGS, *virtual_files.KINDS))}"
-        if found
+        if peft_type
         else f"{folder}: neither {adapter_files.CONFIG} nor {FUSION_CONFIG} is there"
     )

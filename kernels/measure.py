@@ -1,4 +1,4 @@
-"""What a forward costs, counted rather than timed: bytes kept for backward, and the operations that ran.
+"""What a forward costs, counted rather than timed: bytes of saved activations, and the operations that ran.
 
 Counts repeat exactly on any machine, so tests assert them; times are for benchmarks.
 """
@@ -20,18 +20,18 @@ VIEWS = {"view", "t", "transpose", "expand", "slice", "_unsafe_view", "alias", "
 def saved_bytes(forward: Callable[[], Any], leave_out: Iterable[Tensor] = ()) -> int:
     """Bytes of the distinct storages that autograd keeps while `forward` runs, without those of `leave_out` (parameters)."""
     known = {t.untyped_storage().data_ptr() for t in leave_out}
-    kept: dict[int, tuple[int, Tensor]] = {}  # the tensor is held so that its address is not used again
+    saved: dict[int, tuple[int, Tensor]] = {}  # the tensor is held so that its address is not used again
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+            saved[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = forward()
     del result
-    return sum(size for size, _ in kept.values())
+    return sum(size for size, _ in saved.values())
 
 
 class _Counting(TorchDispatchMode):

@@ -1,4 +1,4 @@
-"""How many parameters train, told honestly: adapter and head apart (the two are often added up and compared with others)."""
+"""How many parameters train: adapter and head apart, because they are often added up and compared with other counts."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,7 @@
 """LoRA+: B learns faster than A (Hayou et al. 2024, arXiv 2402.12354).
 
 In a wide layer with one learning rate, the updates of A hardly change the output while those of B do all the work. A rate for
-B that is `ratio` times that of A makes both count. The paper's advice is a ratio of about 16, with a smaller rate for A.
+B that is `ratio` times that of A makes both count. The paper's advice is a ratio of about 16, with a smaller learning rate for A.
 """
 
 from torch import nn

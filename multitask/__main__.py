@@ -2,7 +2,7 @@
 
 python -m multitask --tasks sentiment,topic,nli                              one model for these tasks
 python -m multitask --tasks sentiment,nli --loss_weighting uncertainty       with learned weights of the losses
-python -m multitask --tasks sentiment,nli --use_task_embeddings              the backbone is told the task of each example
+python -m multitask --tasks sentiment,nli --use_task_embeddings              the backbone knows the task of each example
 python -m multitask --tasks sentiment,nli --analyze_interference             do the gradients of the tasks conflict?
 python -m multitask --tasks sentiment,topic,nli --check                      try this run out: one step, saved, loaded
 python -m multitask compare --tasks sentiment,topic,nli                      against one model for each task

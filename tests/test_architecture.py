@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = ("kernels", "loralib", "adapters", "training", "multitask", "distill", "tutorials")
-FILES = sorted(p for room in ORDER for p in (ROOT / room).rglob("*.py"))
+FILES = sorted(p for package in ORDER for p in (ROOT / package).rglob("*.py"))
 LESSON_CODE = ("rendered", "exercises", "solutions")
 
 
@@ -25,24 +25,24 @@ COMMANDS = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in F
 @cache
 def imports(path: Path) -> set[str]:
     """Dotted names of every module that a file imports, at any depth of its code."""
-    found = set()
+    result = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            result |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative imports hide the room they come from"
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            assert node.level == 0, f"{path}: relative imports hide the package they come from"
+            result |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return result
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_go_up_only(path):
-    room = path.relative_to(ROOT).parts[0]
-    later = ORDER[ORDER.index(room) + 1 :]
+    space = path.relative_to(ROOT).parts[0]
+    later = ORDER[ORDER.index(space) + 1 :]
     if is_command(path):
         return
     wrong = sorted(m for m in imports(path) if m.split(".")[0] in later)
-    assert not wrong, f"{path.relative_to(ROOT)} imports {wrong} from a later room"
+    assert not wrong, f"{path.relative_to(ROOT)} imports {wrong} from a later package"
 
 
 def folder_of(name: str) -> str:
@@ -64,7 +64,7 @@ def test_imports_between_folders_have_one_direction(package):
 
 
 FOLDERS = sorted(
-    {p.parent for room in (*ORDER[:-1], "tests") for p in (ROOT / room).rglob("*.py") if "__pycache__" not in p.parts}
+    {p.parent for package in (*ORDER[:-1], "tests") for p in (ROOT / package).rglob("*.py") if "__pycache__" not in p.parts}
 )
 
 

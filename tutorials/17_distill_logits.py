@@ -210,7 +210,7 @@ assert torch.allclose(mixed, ours), "(1 - a) · labels + a · teacher, both mean
 # labels?
 
 # %%
-from distill.losses.loss_words import read_losses
+from distill.losses.loss_specs import read_losses
 from distill.student.copy_spec import read_copy
 from distill.student.student import copy_student
 from distill.teacher.teacher_cache import build_cache

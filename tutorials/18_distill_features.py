@@ -86,11 +86,11 @@ rows = rows_for(1, 400, 0, test=1000)
 test, labels = rows.held_out, torch.tensor(rows.held_out.rows["label"])
 batch = next(batches(rows.train[:16], tokenizer, 16))
 seen, mask = teacher.see(batch, hidden=True, attention=True), batch["attention_mask"]
-for name, value in (("answers", seen.out.logits), ("hidden[2]", seen.hidden[2]), ("values of layer 2", seen.heard[1].value)):
+for name, value in (("answers", seen.out.logits), ("hidden[2]", seen.hidden[2]), ("values of layer 2", seen.attentions[1].value)):
     print(f"{name:18}{tuple(value.shape)}")
-print(f"{'attention scores':18}{tuple(seen.heard[1].scores().shape)}")
+print(f"{'attention scores':18}{tuple(seen.attentions[1].scores().shape)}")
 B, T, D = seen.hidden[2].shape
-assert (T * D, seen.heard[1].scores()[0].numel()) == (61 * 64, 4 * 61**2), "T · D numbers in the states, H · T² in a map"
+assert (T * D, seen.attentions[1].scores()[0].numel()) == (61 * 64, 4 * 61**2), "T · D numbers in the states, H · T² in a map"
 
 # %% [markdown]
 # The answer of a text is 2 numbers, the states of one layer are 61 · 64 = 3,904, and the scores of one attention are
@@ -133,7 +133,7 @@ assert probes[0] + 0.1 < probes[1] < probes[2] and probes[2] > 0.97, "layer 1 br
 # %%
 text = "the day was good . the room was bad . the street was not bad . the light was not good ."
 words = tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
-inside = teacher.see(dict(tokenizer([text], return_tensors="pt")), attention=True).heard[1]
+inside = teacher.see(dict(tokenizer([text], return_tensors="pt")), attention=True).attentions[1]
 V = inside.joined("value")[0]  # (T, D)
 like = (V @ V.T / D**0.5).softmax(-1)  # (T, T), rows sum to 1
 pick = [k for k, word in enumerate(words) if word in ("good", "bad", "not")]
@@ -169,10 +169,10 @@ show(figure, "distill_inside")
 
 # %%
 from distill.losses.features import cosine, hidden_mse
-from distill.losses.loss_words import needs_teacher, read_losses
+from distill.losses.loss_specs import needs_teacher, read_losses
 from distill.losses.losses import masked_mean
 from distill.losses.relations import attention_transfer, relations
-from distill.losses.states import look
+from distill.losses.states import forward_with_states
 from distill.student.copy_spec import read_copy
 from distill.student.student import copy_student
 from distill.losses.terms import make_projections, make_terms, needs
@@ -198,7 +198,7 @@ found = {}
 with torch.no_grad():
     for extra in (0, 20):
         b = {k: torch.nn.functional.pad(batch[k], (0, extra)) for k in ("input_ids", "token_type_ids", "attention_mask")}
-        h_s, h_t = (look(model, b, hidden=True).hidden[2] for model in (student, big))
+        h_s, h_t = (forward_with_states(model, b, hidden=True).hidden[2] for model in (student, big))
         found[extra] = hidden_by_hand(h_s @ W.T, h_t, b["attention_mask"]), ((h_s @ W.T - h_t) ** 2).mean()
         library = masked_mean(hidden_mse(h_s @ W.T, h_t), b["attention_mask"])
         print(f"{extra:2} more tokens of padding: by hand {found[extra][0]:.4f}, plain mean {found[extra][1]:.4f}")
@@ -267,8 +267,8 @@ def relations_by_hand(x_s, x_t, mask, A: int):
 
 
 with torch.no_grad():
-    mine = look(student, batch, attention=True).heard[1]
-its = seen.heard[1]
+    mine = forward_with_states(student, batch, attention=True).attentions[1]
+its = seen.attentions[1]
 for A in (1, 2, 4, 16):
     x_s, x_t = mine.joined("value"), its.joined("value")  # (16, 61, 32) and (16, 61, 64)
     by_hand = relations_by_hand(x_s, x_t, mask, A)
@@ -471,14 +471,14 @@ show(figure, "distill_relations")
 # %%
 negated = torch.tensor(["not" in text.split() for text in test.rows["sentence"]])
 held_out = next(batches(test.encoded.features[:64], tokenizer, 64))
-its, there = teacher.see(held_out, attention=True).heard[1], held_out["attention_mask"]
+its, there = teacher.see(held_out, attention=True).attentions[1], held_out["attention_mask"]
 
 
 def looked_at(way: str, seed: int) -> tuple[float, float, float]:
     """Accuracy without and with "not", and the loss on the relations of values."""
     right = (logits[way, seed].argmax(1) == labels).double()
     with torch.no_grad():
-        mine = look(students[way, seed], held_out, attention=True).heard[1]
+        mine = forward_with_states(students[way, seed], held_out, attention=True).attentions[1]
     apart = relations_by_hand(mine.joined("value"), its.joined("value"), there, 1)
     return float(right[~negated].mean()), float(right[negated].mean()), float(apart)
 
@@ -489,7 +489,9 @@ print(f"{'':18}{'without not':>16}{'with not':>16}{'relations apart':>18}   ({in
 for way, found in looks.items():
     without, with_it, apart = (spread(list(x)) for x in zip(*found, strict=True))
     print(f"{way:18}{without:>16}{with_it:>16}{apart:>18}")
-untrained = relations_by_hand(look(student, held_out, attention=True).heard[1].joined("value"), its.joined("value"), there, 1)
+untrained = relations_by_hand(
+    forward_with_states(student, held_out, attention=True).attentions[1].joined("value"), its.joined("value"), there, 1
+)
 print(f"{'before training':50}{float(untrained.detach()):18.3f}")
 right = (v_test.argmax(1) == labels).double()
 print(f"{'the teacher':18}{float(right[~negated].mean()):16.3f}{float(right[negated].mean()):16.3f}{0:18.3f}")
@@ -525,7 +527,7 @@ def hidden_run(careless: bool, steps: int = 30) -> tuple[float, float]:
     its, mine, P = copy.deepcopy(big).requires_grad_(True), narrow_student(), W.detach().clone().requires_grad_(True)
     optimizer = torch.optim.AdamW([*mine.parameters(), *its.parameters(), P], lr=2e-3, weight_decay=0)
     for _, (b,) in zip(range(steps), Steps(rows.train, tokenizer, 16, seed=0), strict=False):
-        h_s, h_t = (look(model, b, hidden=True).hidden[2] for model in (mine, its))
+        h_s, h_t = (forward_with_states(model, b, hidden=True).hidden[2] for model in (mine, its))
         loss = hidden_by_hand(h_s @ P.T, h_t if careless else h_t.detach(), b["attention_mask"])
         optimizer.zero_grad()
         loss.backward()

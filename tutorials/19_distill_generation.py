@@ -319,7 +319,7 @@ assert counts < 0.6 * answer.sum(1).double().mean(), "most tokens are certain, f
 # more does a token of the short text count?
 
 # %%
-from distill.losses.loss_words import read_losses
+from distill.losses.loss_specs import read_losses
 from distill.student.copy_spec import read_copy
 from distill.student.student import copy_student
 from distill.teacher.teacher import Teacher

@@ -117,7 +117,7 @@ assert smaller["MiniLM (6 layers, 384)"] < smaller["our copy:1"], "the smaller a
 # %%
 from distill.compression.compress import Compressor
 from distill.compression.compress_config import CompressConfig
-from distill.losses.loss_words import read_losses
+from distill.losses.loss_specs import read_losses
 from distill.losses.losses import soft_targets
 from distill.teacher.rows import load_rows
 from distill.teacher.teacher import Teacher

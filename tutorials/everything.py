@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from distill.losses.loss_words import read_losses
+from distill.losses.loss_specs import read_losses
 from distill.runs.run import run_distillation
 from distill.runs.settings import DistillSettings
 from distill.student.copy_spec import read_copy

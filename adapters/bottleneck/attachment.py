@@ -100,9 +100,9 @@ def train_only(model: nn.Module, what: str | Fuse, with_head: bool = True) -> No
         if key in part:
             part[key].requires_grad_(True)
     for module in saved_modules(model).values():
-        mine = module.active if isinstance(what, Fuse) else what
-        if with_head and mine is not None and mine in module.copies:
-            module.copies[mine].requires_grad_(True)
+        owner = module.active if isinstance(what, Fuse) else what
+        if with_head and owner is not None and owner in module.copies:
+            module.copies[owner].requires_grad_(True)
 
 
 def detach(model: nn.Module, name: str) -> None:
@@ -192,15 +192,15 @@ def _remove(model: nn.Module, path: str) -> None:
 def _places(model: nn.Module, config: BottleneckConfig) -> list[Place]:
     """The places of a configuration, without the layers that it leaves out."""
     if config.places is None:
-        found = find_places(model, config.placement)
-        layers = {place.layer for place in found}
+        all_places = find_places(model, config.placement)
+        layers = {place.layer for place in all_places}
         wrong = sorted(set(config.leave_out) - layers)
         if wrong:
             raise ValueError(f"leave_out={config.leave_out}: there are layers 0 to {max(layers)}, no {wrong}")
-        kept = [place for place in found if place.layer not in config.leave_out]
-        if not kept:
+        chosen = [place for place in all_places if place.layer not in config.leave_out]
+        if not chosen:
             raise ValueError(f"leave_out={config.leave_out} leaves no layer")
-        return kept
+        return chosen
     if config.leave_out:
         raise ValueError(f"leave_out={config.leave_out}: `places` says already where adapters go")
     for path, way, *_ in config.places:

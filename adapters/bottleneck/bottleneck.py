@@ -17,8 +17,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adapters.bottleneck.places import PLACEMENTS
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "swish": F.silu, "gelu": F.gelu, "tanh": torch.tanh}
-PLACEMENTS = ("pfeiffer", "houlsby", "parallel")
 INITS = ("identity", "houlsby", "bert")
 
 

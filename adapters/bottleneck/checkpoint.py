@@ -71,14 +71,14 @@ def load_bottleneck(
 
 
 def adapter_tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
-    found = {}
+    tensors = {}
     for path, site in sites(model).items():
         if name in site.bottlenecks:
-            found |= {f"{path}.{key}": value for key, value in site.bottlenecks[name].state_dict().items()}
+            tensors |= {f"{path}.{key}": value for key, value in site.bottlenecks[name].state_dict().items()}
     for path, module in saved_modules(model).items():
         if name in module.copies:
-            found |= {f"{HEAD}{path}.{key}": value for key, value in module.copies[name].state_dict().items()}
-    return found
+            tensors |= {f"{HEAD}{path}.{key}": value for key, value in module.copies[name].state_dict().items()}
+    return tensors
 
 
 @torch.no_grad()

@@ -103,12 +103,12 @@ def members(composition: Composition | None) -> list[str]:
     if isinstance(composition, str):
         return [composition]
     if isinstance(composition, Stack):
-        found = [name for part in composition.parts for name in members(part)]
+        names = [name for part in composition.parts for name in members(part)]
     elif isinstance(composition, BatchSplit):
-        found = [name for name in composition.rows if name is not None]
+        names = [name for name in composition.rows if name is not None]
     else:
-        found = list(composition.names)
-    return list(dict.fromkeys(found))
+        names = list(composition.names)
+    return list(dict.fromkeys(names))
 
 
 def _not_empty(kind: str, parts: tuple) -> tuple:

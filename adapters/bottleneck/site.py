@@ -38,14 +38,14 @@ class Site(nn.Module):
         names = [name for name in ((what,) if isinstance(what, str) else what.names) if name in self.bottlenecks]
         if not names:
             return None
-        seen = view(z)
-        changes = {name: self.bottlenecks[name](seen) for name in names}
+        adapter_input = view(z)
+        changes = {name: self.bottlenecks[name](adapter_input) for name in names}
         if isinstance(what, str):
             return changes[what]
         if isinstance(what, Average):
             parts = [w * changes[name] for name, w in zip(what.names, what.weights, strict=True) if name in changes]
             return torch.stack(parts).sum(0)
-        return self.fusions[what.key](seen, torch.stack([changes[name] for name in what.names], -2))
+        return self.fusions[what.key](adapter_input, torch.stack([changes[name] for name in what.names], -2))
 
     def _stacked(self, z: Tensor, view: Callable[[Tensor], Tensor], what: Stack) -> Tensor | None:
         total = None
@@ -61,10 +61,10 @@ class Site(nn.Module):
         here = [name for name in dict.fromkeys(what.rows) if name is not None and name in self.bottlenecks]
         if not here:
             return None
-        seen, total = view(z), torch.zeros_like(z)
+        adapter_input, total = view(z), torch.zeros_like(z)
         for name in here:
             rows = torch.tensor([i for i, row in enumerate(what.rows) if row == name], device=z.device)
-            total = total.index_add(0, rows, self.bottlenecks[name](seen[rows]))
+            total = total.index_add(0, rows, self.bottlenecks[name](adapter_input[rows]))
         return total
 
 

@@ -53,16 +53,16 @@ def delete_fusion(model: nn.Module, fuse: Fuse) -> None:
 
 def fusion_configs(model: nn.Module) -> dict[Fuse, AdapterFusionConfig]:
     """The settings of each fusion in the model, by its members."""
-    found = {key: fusion for site in sites(model).values() for key, fusion in site.fusions.items()}
-    return {Fuse(*key.split("__")): AdapterFusionConfig(dynamic=one.dynamic, pull=one.pull) for key, one in found.items()}  # pyright: ignore
+    fusions = {key: fusion for site in sites(model).values() for key, fusion in site.fusions.items()}
+    return {Fuse(*key.split("__")): AdapterFusionConfig(dynamic=one.dynamic, pull=one.pull) for key, one in fusions.items()}  # pyright: ignore
 
 
 def active_fusion(model: nn.Module) -> Fuse:
     """The fusion that acts; ValueError where none does."""
-    found = [fuse for site in sites(model).values() for fuse in fusions_in(site.active)]
-    if not found:
+    fusions = [fuse for site in sites(model).values() for fuse in fusions_in(site.active)]
+    if not fusions:
         raise ValueError("no fusion acts in this model: add_fusion, or activate one")
-    return found[0]
+    return fusions[0]
 
 
 def members_kind(model: nn.Module, fuse: Fuse) -> str:

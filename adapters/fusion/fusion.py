@@ -54,12 +54,12 @@ class AdapterFusion(nn.Module):
         self.dynamic, self.pull = config.dynamic, config.pull
         self.keep, self.weights = False, None
 
-    def forward(self, seen: Float[Tensor, "*batch d"], changes: Float[Tensor, "*batch n d"]) -> Float[Tensor, "*batch d"]:
+    def forward(self, query_states: Float[Tensor, "*batch d"], changes: Float[Tensor, "*batch n d"]) -> Float[Tensor, "*batch d"]:
         """The attended change, in the dtype of `seen`; the fusion computes in its own."""
-        dtype, given = self.value.weight.dtype, seen.dtype
-        seen, changes = seen.to(dtype), changes.to(dtype)
+        dtype, given = self.value.weight.dtype, query_states.dtype
+        query_states, changes = query_states.to(dtype), changes.to(dtype)
         if self.dynamic:
-            scores = torch.einsum("...d,...nd->...n", self.query(seen), self.key(changes))
+            scores = torch.einsum("...d,...nd->...n", self.query(query_states), self.key(changes))
         else:
             scores = self.scores.expand(*changes.shape[:-1])
         weights = scores.softmax(-1)

@@ -89,11 +89,11 @@ def _member(model: nn.Module, folder: Path, name: str, kind: str, new: bool) -> 
         (load_adapter if kind == "lora" else load_bottleneck)(model, folder, name, trainable=False)
         return
     if kind == "lora":
-        mine = {key.removeprefix(PREFIX): value for key, value in file_tensors(model, name).items()}
-        theirs = read_tensors(folder)
+        in_model = {key.removeprefix(PREFIX): value for key, value in file_tensors(model, name).items()}
+        in_folder = read_tensors(folder)
     else:
-        mine, theirs = adapter_tensors(model, name), read_folder(folder, "adapter", "bottleneck")[1]
-    if mine.keys() != theirs.keys() or not all(torch.equal(mine[key].cpu(), theirs[key]) for key in mine):
+        in_model, in_folder = adapter_tensors(model, name), read_folder(folder, "adapter", "bottleneck")[1]
+    if in_model.keys() != in_folder.keys() or not all(torch.equal(in_model[key].cpu(), in_folder[key]) for key in in_model):
         raise AdapterFileError(f"{folder}: the model has another adapter called {name!r}; detach it first")
 
 

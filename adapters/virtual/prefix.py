@@ -31,7 +31,7 @@ class PrefixTuningConfig:
     init_text: str | None = None
     keep_positions: bool | None = None
     """whether real tokens keep the positions that they have without a prefix; otherwise they start at P, as after a text of P
-    tokens, and as in peft. None: kept in encoders, where moved positions cost quality (lesson 13), moved in decoders"""
+    tokens, and as in peft. None: kept in encoders, where moved positions cost quality, moved in decoders"""
     modules_to_save: list[str] | None = None
     """heads to train and save whole; None finds the new heads of a transformers model, [] is none"""
     task_type: str | None = None

@@ -27,10 +27,10 @@ def prefix_hooks(model: Any, holder: Any) -> list:
 
 def outermost(model: Any) -> Sequence[nn.Module]:
     """The modules that people, and `generate`, call from outside."""
-    found = [model, model.base_model]
+    modules = [model, model.base_model]
     if model.config.is_encoder_decoder:
-        found += [model.get_encoder(), model.get_decoder()]
-    return list({id(m): m for m in found if m is not None}.values())
+        modules += [model.get_encoder(), model.get_decoder()]
+    return list({id(m): m for m in modules if m is not None}.values())
 
 
 def _enter(module: nn.Module, args: tuple) -> None:
@@ -57,16 +57,16 @@ def _shift_positions(module: nn.Module, args: tuple, kwargs: dict):
 
 def position_modules(model: Any) -> list[nn.Module]:
     """What turns positions into numbers: a table, or a rotation. T5 has neither: it knows distances only."""
-    found: list[nn.Module] = [
+    modules: list[nn.Module] = [
         module
         for path, module in model.named_modules()
         if (isinstance(module, nn.Embedding) and path.rpartition(".")[2] in ("position_embeddings", "wpe"))
         or path.endswith("rotary_emb")
     ]
     relative = any(path.endswith("relative_attention_bias") for path, _ in model.named_modules())
-    if not found and not relative:
+    if not modules and not relative:
         raise ValueError(f"{type(model).__name__}: no position table, rotation or relative bias of a known kind was found in it")
-    return found
+    return modules
 
 
 def reads_both_ways(model: Any) -> bool:

@@ -17,7 +17,7 @@ STARTS = ("SAMPLE_VOCAB", "TEXT", "RANDOM")
 
 @dataclass(frozen=True, kw_only=True)
 class PromptTuningConfig:
-    """peft's names; the default start is SAMPLE_VOCAB, not RANDOM, which learns little (lesson 13)."""
+    """peft's names; the default start is SAMPLE_VOCAB, not RANDOM, with which little is learned."""
 
     num_virtual_tokens: int = 20
     prompt_tuning_init: str = "SAMPLE_VOCAB"

@@ -1,11 +1,11 @@
 """How a prompt reaches a model: hooks before and after its base (of an encoder-decoder: before encoder and decoder).
 
     before    input ids → embeddings with the prompt in front; mask, token types and positions grow with them. In a decoder
-              real tokens start at position P; in an encoder they keep their positions, which costs less quality (lesson 13)
+              real tokens start at position P; in an encoder they keep their positions, which costs less quality
     after     the prompt's own states are cut off, so that every head finds a row's tokens where it expects them.
               A language model keeps them: its logits are (B, P + T, V), as in peft, and labels grow by -100
 
-With a cache only the first call gets the prompt; later ones are told of it by mask and positions.
+With a cache only the first call gets the prompt; later ones know of it by mask and positions.
 """
 
 import inspect
@@ -52,8 +52,8 @@ def called_base(model: Any) -> Any:
     if base is model or calls_child(model, prefix):
         return base
     inner = re.search(rf"self\.{re.escape(prefix)}\.(\w+)\(", source_with_bases(type(model)))
-    found = getattr(base, inner[1], None) if inner else None
-    return found if isinstance(found, nn.Module) else base
+    inner_base = getattr(base, inner[1], None) if inner else None
+    return inner_base if isinstance(inner_base, nn.Module) else base
 
 
 def _check_put(model: Any, args: tuple, output: Any) -> None:

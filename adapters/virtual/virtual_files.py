@@ -154,8 +154,8 @@ def _config(folder: Path, model: nn.Module) -> tuple[VirtualConfig, list[str]]:
     shared, heads = {key: settings.get(key) for key in SHARED}, settings.get("modules_to_save") or []
     try:
         if settings["peft_type"] == "PREFIX_TUNING":
-            kept = settings.get("keep_positions", False)
-            return PrefixTuningConfig(**shared, init_weights="random", keep_positions=kept), heads
+            keep_positions = settings.get("keep_positions", False)
+            return PrefixTuningConfig(**shared, init_weights="random", keep_positions=keep_positions), heads
         if reads_both_ways(model) and not settings.get("keep_positions"):
             raise ValueError(
                 "peft made this prompt for an encoder: its heads read the first virtual token, ours the first token of the text. "

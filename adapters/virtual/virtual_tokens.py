@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters.bottleneck.attachment import attached, model_width
-from adapters.virtual.attention import LINK, NAME, listen
+from adapters.virtual.attention import LINK, NAME, record_attentions, register_prefix_attention
 from adapters.virtual.prefix import Layout, PrefixEncoder, PrefixTuningConfig, tiled
 from adapters.virtual.prefix_hooks import position_modules, prefix_hooks, reads_both_ways
 from adapters.virtual.prompt import PromptEmbedding, PromptTuningConfig
@@ -125,6 +125,7 @@ def use_virtual_tokens(model: Any, name: str | None) -> None:
     if name is not None:
         if isinstance(holder.configs[name], PrefixTuningConfig):
             holder.implementation = model.config._attn_implementation
+            register_prefix_attention()
             model.set_attn_implementation(NAME)
             holder.handles = prefix_hooks(model, holder)
         else:
@@ -198,8 +199,8 @@ def positions_taken(model: nn.Module) -> int:
     if holder is None or holder.active is None:
         return 0
     config = holder.configs[holder.active]
-    kept = config.keep_positions if isinstance(config, PrefixTuningConfig) else reads_both_ways(model)
-    return 0 if kept else config.num_virtual_tokens
+    keeps_positions = config.keep_positions if isinstance(config, PrefixTuningConfig) else reads_both_ways(model)
+    return 0 if keeps_positions else config.num_virtual_tokens
 
 
 def virtual_encoder(model: nn.Module, name: str) -> Any:
@@ -241,17 +242,17 @@ def _encoder(model: Any, config: VirtualConfig, generator: torch.Generator | Non
     ids = [0] * min(2, count)
     if from_text:
         ids = _start_ids(config.init_text, count, model.get_input_embeddings().num_embeddings, generator, tokenizer)
-    heard = listen(model, ids)
+    recorded = record_attentions(model, ids)
     paths = {id(module): path for path, module in model.named_modules()}
-    if len({(part.shape[1], part.shape[3]) for h in heard for part in (h.key, h.value)}) > 1:
+    if len({(part.shape[1], part.shape[3]) for one in recorded for part in (one.key, one.value)}) > 1:
         raise ValueError(
             f"{type(model).__name__}: its keys and values have different widths (latent attention, or layers of several "
             "shapes), and a prefix has one: use LoRA or a prompt"
         )
-    layout = Layout(tuple(paths[id(h.module)] for h in heard), heard[0].key.shape[1], heard[0].key.shape[3])
+    layout = Layout(tuple(paths[id(one.module)] for one in recorded), recorded[0].key.shape[1], recorded[0].key.shape[3])
     prefix = PrefixEncoder(layout, config, width, generator)
     if from_text:
-        prefix.copy_keys_and_values([(h.key[0].float().cpu(), h.value[0].float().cpu()) for h in heard])
+        prefix.copy_keys_and_values([(one.key[0].float().cpu(), one.value[0].float().cpu()) for one in recorded])
     return prefix
 
 

@@ -54,11 +54,11 @@ def run(settings: CompareSettings) -> "list[Way]":
         return ways
     console.print("answering times, in turn ...")
     torch.set_num_threads(settings.run.threads or 1)
-    found = costs(ways, settings.run.teacher)
-    chart = draw(ways, found, out / "compare.png")
-    text = page(ways, found, chart.name, shlex.join(["python", "-m", "distill", *sys.argv[1:]]))
+    costs_of = costs(ways, settings.run.teacher)
+    chart = draw(ways, costs_of, out / "compare.png")
+    text = page(ways, costs_of, chart.name, shlex.join(["python", "-m", "distill", *sys.argv[1:]]))
     write_atomic(out / "report.md", text.encode())
-    write_json(out / "results.json", {"ways": {way.text: way.results for way in ways}, "costs": found})
+    write_json(out / "results.json", {"ways": {way.text: way.results for way in ways}, "costs": costs_of})
     Console().print(Markdown(text))
     print(f"report: {out / 'report.md'}   chart: {chart}   numbers: {out / 'results.json'}")
     return ways

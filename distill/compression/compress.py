@@ -67,8 +67,8 @@ class Compressor:
             quantize_model(self.model)
 
     def state_dict(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"cuts": [cut.state_dict() for cut in self.cuts], "faked": bool(fake_paths(self.model))}
-        return found | ({"zeros": self.zeros.state_dict()} if self.zeros is not None else {})
+        state: dict[str, Any] = {"cuts": [cut.state_dict() for cut in self.cuts], "faked": bool(fake_paths(self.model))}
+        return state | ({"zeros": self.zeros.state_dict()} if self.zeros is not None else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for cut, saved in zip(self.cuts, state["cuts"], strict=True):

@@ -70,7 +70,7 @@ def load_compressed(model: nn.Module, folder: str | Path) -> str:
     _check(tensors, expected, weights_of(folder))
     with torch.no_grad():
         for name, tensor in tensors.items():
-            expected[name].copy_(tensor)  # into the model's own memory: a file's addresses could change the last bit of a product
+            expected[name].copy_(tensor)  # into the model's own memory: a file's addresses could change the last bit of a matmul
     return f"{len(tensors)}/{len(expected)} tensors loaded"
 
 
@@ -88,13 +88,13 @@ def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Each tensor once, and the further names of those that are tied."""
     tensors: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
-    seen: dict[tuple, str] = {}
+    names_of: dict[tuple, str] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         key = (tensor.data_ptr(), tuple(tensor.shape)) if tensor.numel() else (name,)
-        if key in seen:
-            tied[name] = seen[key]
+        if key in names_of:
+            tied[name] = names_of[key]
         else:
-            seen[key] = name
+            names_of[key] = name
             tensors[name] = tensor
     return tensors, tied
 
@@ -118,8 +118,8 @@ def _check(tensors: dict[str, Tensor], expected: dict[str, Tensor], path: Path) 
             "was it saved from another model?"
         )
     for name, want in expected.items():
-        found = tensors[name]
-        if found.shape != want.shape or found.dtype != want.dtype:
+        tensor = tensors[name]
+        if tensor.shape != want.shape or tensor.dtype != want.dtype:
             raise CompressedFileError(
-                f"{path}: {name} is {found.dtype} {tuple(found.shape)}, expected {want.dtype} {tuple(want.shape)}"
+                f"{path}: {name} is {tensor.dtype} {tuple(tensor.shape)}, expected {want.dtype} {tuple(want.shape)}"
             )

@@ -4,7 +4,7 @@ quantize_int8(model)                     every linear layer but the heads, in pl
 save_compressed / load_compressed        `compressed_files.py`: the real bytes, read back strictly
 
 Activations are quantised token by token while the model runs (dynamic), so there is nothing to calibrate, and a text's answer
-does not depend on the texts beside it. Products, routes and exactness: `int8_product.py`.
+does not depend on the texts beside it. Matmuls, routes and exactness: `int8_product.py`.
 """
 
 import math
@@ -34,10 +34,10 @@ class Int8Linear(nn.Module):
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None = None):
         super().__init__()
         if weight.dtype != torch.int8 or weight.ndim != 2 or scale.shape != weight.shape[:1]:
-            found = f"{weight.dtype} {tuple(weight.shape)} with scales {tuple(scale.shape)}"
-            raise ValueError(f"weight is {found}, expected int8 (d_out, d_in) with scales (d_out,)")
+            given = f"{weight.dtype} {tuple(weight.shape)} with scales {tuple(scale.shape)}"
+            raise ValueError(f"weight is {given}, expected int8 (d_out, d_in) with scales (d_out,)")
         if weight.shape[1] > INT_COLUMNS:
-            raise ValueError(f"d_in={weight.shape[1]}: a sum of so many products does not fit int32, which holds {INT_COLUMNS}")
+            raise ValueError(f"d_in={weight.shape[1]}: a sum of so many terms does not fit int32, which holds {INT_COLUMNS}")
         self.out_features, self.in_features = weight.shape
         self.register_buffer("weight", weight)
         self.register_buffer("scale", scale.float())
@@ -106,11 +106,11 @@ def put_int8_layers(model: nn.Module, shapes: dict[str, list[int]]) -> None:
     for path, shape in shapes.items():
         try:
             layer = model.get_submodule(path)
-            found = list(matrix_of(layer).shape)
+            shapess = list(matrix_of(layer).shape)
         except AttributeError:
             raise ValueError(f"the model has no layer {path}, which is in int8 in the file") from None
-        if found != shape:
-            raise ValueError(f"{path} is {found} in the model, {shape} in the file")
+        if shapess != shape:
+            raise ValueError(f"{path} is {shapess} in the model, {shape} in the file")
         empty = torch.zeros(shape, dtype=torch.int8, device=layer.get_parameter("weight").device)
         replace_module(model, path, Int8Linear(empty, torch.zeros(shape[0], device=empty.device), getattr(layer, "bias", None)))
     if shapes:

@@ -1,4 +1,4 @@
-"""The product of two int8 matrices, exact in int32, on any CPU; and the linear map that is made of it.
+"""The matrix multiplication of two int8 matrices, exact in int32, on any CPU; and the linear map that is made of it.
 
     Q_x = round(x / s_x), s_x = max|x| / 127     one scale for each token (row)
     y = (Q_x Q_wᵀ) · s_x · s_w + b               whole numbers, then three float32 steps (Jacob et al. 2018, section 2.2)
@@ -6,7 +6,7 @@
 The route is `torch._int_mm`: the name is private, but it is what torchao and Inductor call on a CPU, while torch.ao.quantization
 (`quantize_dynamic`) says of itself that it will be removed. It is right only where the CPU has VNNI or AMX: on an x86 without
 them nearly all its numbers are wrong, and nothing warns (pytorch issue 136746; ONEDNN_MAX_CPU_ISA=AVX2 shows it anywhere). So
-it is tried first. Where it fails, the same whole numbers go through a float32 product, exact up to 2²⁴ and not faster.
+it is tried first. Where it fails, the same whole numbers go through a float32 matmul, exact up to 2²⁴ and not faster.
 """
 
 import functools
@@ -18,7 +18,7 @@ from torch import Tensor
 LEVELS = 127
 """-128 is not used: the range is symmetric"""
 FLOAT_COLUMNS = 2**24 // LEVELS**2
-"""so many products of two int8 numbers (1040) sum up exactly in float32, in any order"""
+"""so many multiplications of two int8 numbers (1040) sum up exactly in float32, in any order"""
 INT_COLUMNS = 2**31 // LEVELS**2
 """the same for int32"""
 ROWS = 256
@@ -30,7 +30,7 @@ SMALLEST = 1e-30
 def quantize_rows(x: Float[Tensor, "*rows K"]) -> tuple[Int8[Tensor, "*rows K"], Float[Tensor, "*rows 1"]]:
     """Whole numbers from -127 to 127 and one float32 scale for each row: x ≈ q · scale, off by scale / 2 at most.
 
-    A row that is not finite gets a scale that is not finite, so it stays visible in every product.
+    A row that is not finite gets a scale that is not finite, so it stays visible in every result.
     """
     x = x.float()
     scale = x.abs().amax(-1, keepdim=True).clamp_(min=SMALLEST) / LEVELS
@@ -83,10 +83,10 @@ def int_mm_is_exact() -> bool:
         a = torch.randint(-LEVELS, LEVELS + 1, (rows, 256), generator=generator, dtype=torch.int8)
         a[0], w[0] = LEVELS, LEVELS
         try:
-            found = torch._int_mm(a, w.T)  # pyright: ignore[reportPrivateImportUsage]
+            product = torch._int_mm(a, w.T)  # pyright: ignore[reportPrivateImportUsage]
         except (AttributeError, RuntimeError):
             return False
-        if not torch.equal(found.double(), a.double() @ w.double().T):
+        if not torch.equal(product.double(), a.double() @ w.double().T):
             return False
     return True
 

@@ -6,7 +6,7 @@ As in the paper, every layer reaches the same share: then no layer can be emptie
 A mask only grows. Masked weights get no gradient, so they have no part in the norm that clips, and are set to zero again after
 each step, whatever momentum or decay did to them.
 
-Honestly: a dense file and a dense product gain nothing from zeros. `sparse_size.py` counts what other storage would save.
+Honestly: a dense file and a dense matmul gain nothing from zeros. `sparse_size.py` counts what other storage would save.
 """
 
 from dataclasses import dataclass
@@ -92,12 +92,12 @@ class MagnitudePruner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """ValueError where layers or shapes differ."""
-        found = state["masks"]
+        masks = state["masks"]
         there = {path: tuple(mask.shape) for path, mask in self.masks.items()}
-        if {path: tuple(mask.shape) for path, mask in found.items()} != there:
-            odd = sorted(set(found) ^ set(there))
-            raise ValueError(f"masks of {len(found)} layers do not fit the model's {len(there)}: {odd[:2] or 'shapes differ'}")
-        self.masks = {path: mask.to(self.masks[path].device, torch.bool) for path, mask in found.items()}
+        if {path: tuple(mask.shape) for path, mask in masks.items()} != there:
+            odd = sorted(set(masks) ^ set(there))
+            raise ValueError(f"masks of {len(masks)} layers do not fit the model's {len(there)}: {odd[:2] or 'shapes differ'}")
+        self.masks = {path: mask.to(self.masks[path].device, torch.bool) for path, mask in masks.items()}
 
     def _check_shapes(self) -> None:
         if not self.weights:

@@ -32,9 +32,9 @@ class Part:
     width: int = 1
     sections: int = 1
 
-    def index(self, kept: list[int], units: int) -> Tensor:
+    def index(self, remaining: list[int], units: int) -> Tensor:
         """Rows (or columns) of the kept units, of `units` that are there."""
-        starts = torch.arange(self.sections)[:, None] * units + torch.tensor(kept)[None]
+        starts = torch.arange(self.sections)[:, None] * units + torch.tensor(remaining)[None]
         return (starts.reshape(-1, 1) * self.width + torch.arange(self.width)).flatten()
 
 
@@ -55,22 +55,22 @@ def find_sites(model: nn.Module, kind: str) -> list[Site]:
     """The sites of a kind ("heads" or "ffn") in every layer. ValueError for a layer whose structure is not known here."""
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r} is unknown; there are {', '.join(KINDS)}")
-    found = {path: _site(model, path, kind, CUTTABLE) for path, _ in transformer_blocks(model)}
-    unknown = [path for path, site in found.items() if site is None]
-    if unknown or not found:
+    sites = {path: _site(model, path, kind, CUTTABLE) for path, _ in transformer_blocks(model)}
+    unknown = [path for path, site in sites.items() if site is None]
+    if unknown or not sites:
         where = f"layer {unknown[0]} ({type(model.get_submodule(unknown[0])).__name__})" if unknown else "it"
         raise ValueError(
             f"{type(model).__name__}: {where} has no {kind} that can be cut here. Known are BERT's kind, DistilBERT, GPT-2 and "
             "Llama's kind, made of plain nn.Linear or Conv1D (cut before int8 or NF4, and without LoRA)"
         )
-    return [site for site in found.values() if site is not None]
+    return [site for site in sites.values() if site is not None]
 
 
 def widths(model: nn.Module) -> dict[str, int]:
     """How many units each site has now; sites that are not known are left out. It is what a file must say besides the weights."""
     paths = [path for path, _ in transformer_blocks(model)]
-    found = [_site(model, path, kind, (*CUTTABLE, Int8Linear)) for kind in KINDS for path in paths]
-    return {site.path: site.units for site in found if site is not None}
+    sites = [_site(model, path, kind, (*CUTTABLE, Int8Linear)) for kind in KINDS for path in paths]
+    return {site.path: site.units for site in sites if site is not None}
 
 
 def _site(model: nn.Module, block: str, kind: str, layers: tuple[type, ...]) -> Site | None:

@@ -2,7 +2,7 @@
 
     bitmap: 1 bit for each number, and the numbers that are not zero     smaller than dense float32 from 1/32 zeros on
 
-No speed is won: a dense product multiplies zeros too. Time falls only when whole rows go (`structured.py`).
+No speed is won: a dense matmul multiplies zeros too. Time falls only when whole rows go (`structured.py`).
 """
 
 import gzip

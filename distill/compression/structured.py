@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from distill.compression.sites import KINDS, Site, find_sites, widths
 
 Scores = dict[str, Tensor]
-Kept = dict[str, list[int]]
+Remaining = dict[str, list[int]]
 
 
 def importance(
@@ -52,7 +52,7 @@ def importance(
     return {path: total / texts for path, total in totals.items()}
 
 
-def choose(scores: Scores, keep: int, minimum: int = 1) -> Kept:
+def choose(scores: Scores, keep: int, minimum: int = 1) -> Remaining:
     """The `keep` units of all sites together with the highest scores, and `minimum` of each site at least. Ties: the first.
 
     ValueError where so many cannot be kept.
@@ -75,24 +75,24 @@ def choose(scores: Scores, keep: int, minimum: int = 1) -> Kept:
 
 
 @torch.no_grad()
-def shrink(model: nn.Module, kept: Kept, optimizer: torch.optim.Optimizer | None = None) -> None:
+def shrink(model: nn.Module, remaining: Remaining, optimizer: torch.optim.Optimizer | None = None) -> None:
     """Cut all units out that `kept` does not list, in place; sites that it does not name stay whole.
 
     The optimizer's state is cut too. ValueError, before anything changes, for a path that is no site, for units that are not
     there, and for an optimizer whose state has another shape than its parameter (8-bit).
     """
     sites = {site.path: site for kind in KINDS for site in _known(model, kind)}
-    for path, units in kept.items():
+    for path, units in remaining.items():
         if path not in sites:
             raise ValueError(f"{path} has no units to cut; sites: {', '.join(list(sites)[:6]) or 'none known in this model'}")
         if not units or sorted(set(units)) != list(units) or not 0 <= units[0] <= units[-1] < sites[path].units:
             raise ValueError(f"{path}: kept {list(units)[:8]}, expected rising numbers, at least one, below {sites[path].units}")
-    cuts = [cut for path, units in kept.items() for cut in _cuts(model, sites[path], units)]
+    cuts = [cut for path, units in remaining.items() for cut in _cuts(model, sites[path], units)]
     for p, _, _ in cuts:
         _check_state(p, optimizer)
     for p, index, dim in cuts:
         _cut(p, index, dim, optimizer)
-    for path, units in kept.items():
+    for path, units in remaining.items():
         site = sites[path]
         for name, each in site.counts:
             setattr(model.get_submodule(path), name, each * len(units))
@@ -103,7 +103,7 @@ def shrink(model: nn.Module, kept: Kept, optimizer: torch.optim.Optimizer | None
 class StructuredPruner:
     """From all units of a kind to `keep` of them, in `rounds` equal parts; the training loop calls `step` between two of its own.
 
-    `state_dict` tells the sizes as well: load it before weights and optimizer, since it brings the model to their shape.
+    `state_dict` holds the sizes as well: load it before weights and optimizer, since it brings the model to their shape.
     """
 
     def __init__(self, model: nn.Module, kind: str, keep: int, rounds: int = 1):
@@ -123,15 +123,15 @@ class StructuredPruner:
         batches: Iterable[Any],
         loss_sum: Callable[[nn.Module, Any], Tensor],
         optimizer: torch.optim.Optimizer | None = None,
-    ) -> Kept:
+    ) -> Remaining:
         """One round: score what is left, cut the least; returns what was kept (numbers before this cut)."""
         if self.finished:
             raise ValueError(f"all {self.rounds} rounds are done: {self.keep} {self.kind} are left")
         now = self.start - round((self.start - self.keep) * (self.round + 1) / self.rounds)
-        kept = choose(importance(self.model, find_sites(self.model, self.kind), batches, loss_sum), now)
-        shrink(self.model, kept, optimizer)
+        remaining = choose(importance(self.model, find_sites(self.model, self.kind), batches, loss_sum), now)
+        shrink(self.model, remaining, optimizer)
         self.round += 1
-        return kept
+        return remaining
 
     def state_dict(self) -> dict[str, Any]:
         return {"round": self.round, "widths": widths(self.model)}
@@ -149,8 +149,8 @@ def set_widths(model: nn.Module, wanted: dict[str, int]) -> None:
     there = widths(model)
     wrong = {path: (there.get(path), units) for path, units in wanted.items() if units > there.get(path, 0)}
     if wrong:
-        path, (found, units) = next(iter(wrong.items()))
-        raise ValueError(f"{path} has {found} units in the model, {units} in the file: give the model of the size before the cut")
+        path, (width, units) = next(iter(wrong.items()))
+        raise ValueError(f"{path} has {width} units in the model, {units} in the file: give the model of the size before the cut")
     shrink(model, {path: list(range(units)) for path, units in wanted.items() if units < there[path]})
 
 

@@ -1,6 +1,6 @@
 """What a config says of each layer, for the layers that a student takes over; and whether they still compute what they did.
 
-Kinds of attention, rotations, windows and experts are told layer by layer, and each family of models has its own words for it.
+Kinds of attention, rotations, windows and experts are set layer by layer, and each family of models has its own names for them.
 So lists with one entry a layer are cut generally, a few other words by name, and in the end a pass decides: the student must
 answer as its teacher does when the teacher's other layers are skipped.
 """
@@ -48,8 +48,8 @@ def check_same_layers(teacher: Any, student: Any, layers: tuple[int, ...]) -> No
     ids = torch.arange(48, device=device).view(2, 24) % max(words - 1, 1) + 1
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with _only(teacher, layers), _evaluating(teacher), _evaluating(student):
-        found, wanted = (model(**inputs, return_dict=True)[0] for model in (student.to(device), teacher))
-    if (found - wanted).abs().max() > TOLERANCE * wanted.abs().max():
+        output, wanted = (model(**inputs, return_dict=True)[0] for model in (student.to(device), teacher))
+    if (output - wanted).abs().max() > TOLERANCE * wanted.abs().max():
         raise ValueError(
             f"layers {list(layers)}: alone they do not compute what they do in the teacher. A layer of "
             f"{type(teacher.config).__name__} depends on its number here, as with GPT-2's "

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 States = Float[Tensor, "B T D"]
-TeacherStates = Float[Tensor, "..."]  # of the student's shape: the error of `_pair` tells more than a type
+TeacherStates = Float[Tensor, "..."]  # of the student's shape: the error of `_pair` says more than a type
 Mask = Int[Tensor, "..."] | Bool[Tensor, "..."]  # (B, T), 0 at padding
 
 

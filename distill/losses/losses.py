@@ -18,13 +18,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from distill.losses import loss_specs
 from training.data.ignored import IGNORE
 
 Logits = Float[Tensor, "*rows C"]
-TeacherLogits = Float[Tensor, "..."]  # of the student's shape: `check_same_vocabulary` tells more than a type
+TeacherLogits = Float[Tensor, "..."]  # of the student's shape: `check_same_vocabulary` says more than a type
 PerRow = Float[Tensor, "*rows"]
 MASKED = -(2.0**60)  # a power of two is the same number in every type
-"""A masked output's logit: its probability is 0, and sums and products with it stay finite, unlike those of the lowest number."""
+"""A masked output's logit: its probability is 0, and what is computed with it stays finite, unlike those of the lowest number."""
 
 
 def masked_mean(values: Float[Tensor, "*rows"], mask: Int[Tensor, "..."] | Bool[Tensor, "..."]) -> Float[Tensor, ""]:
@@ -43,7 +44,8 @@ def log_probabilities(logits: Logits, temperature: float = 1.0) -> Logits:
 
 
 def kl(a: Logits, b: Logits) -> PerRow:
-    """KL(a ‖ b) = Σ exp(a) (a - b) of log-probabilities. In float32 one below 1e-6 is rounding, and may be negative."""
+    """KL(a ‖ b) = Σ exp(a) (a - b); a and b are log-probabilities. In float32 a value below 1e-6 is rounding, and may be
+    negative."""
     return (a.exp() * (a - b)).sum(-1)
 
 
@@ -53,14 +55,14 @@ def soft_targets(student: Logits, teacher: TeacherLogits, temperature: float = 1
     An output that both mask, with -inf or the lowest number of their type, adds nothing; one that the student masks and the
     teacher believes in makes the loss enormous. ValueError for different shapes, one output (its softmax is 1), and T ≤ 0.
     """
-    q, p = _log_probabilities(student, teacher, temperature)
-    return temperature**2 * kl(p, q)
+    log_q, log_p = _log_probabilities(student, teacher, temperature)
+    return temperature**2 * kl(log_p, log_q)
 
 
 def reverse_kl(student: Logits, teacher: TeacherLogits, temperature: float = 1.0) -> PerRow:
     """T² KL(q ‖ p): the student seeks one mode of the teacher and need not cover all (Gu et al. 2024, MiniLLM, section 2.1)."""
-    q, p = _log_probabilities(student, teacher, temperature)
-    return temperature**2 * kl(q, p)
+    log_q, log_p = _log_probabilities(student, teacher, temperature)
+    return temperature**2 * kl(log_q, log_p)
 
 
 def generalized_jsd(student: Logits, teacher: TeacherLogits, temperature: float = 1.0, *, beta: float = 0.5) -> PerRow:
@@ -74,9 +76,9 @@ def generalized_jsd(student: Logits, teacher: TeacherLogits, temperature: float 
             f"beta={beta}: expected 0 < beta < 1. At the ends JSD is 0 for every student; the limit of JSD / beta at 0 is "
             "`soft_targets` (kd), that of JSD / (1 - beta) at 1 is `reverse_kl`"
         )
-    q, p = _log_probabilities(student, teacher, temperature)
-    m = _log_mix(p, q, beta)
-    return temperature**2 * (beta * kl(p, m) + (1 - beta) * kl(q, m))
+    log_q, log_p = _log_probabilities(student, teacher, temperature)
+    log_m = _log_mix(log_p, log_q, beta)
+    return temperature**2 * (beta * kl(log_p, log_m) + (1 - beta) * kl(log_q, log_m))
 
 
 def skewed_kl(student: Logits, teacher: TeacherLogits, temperature: float = 1.0, *, alpha: float = 0.1) -> PerRow:
@@ -85,21 +87,21 @@ def skewed_kl(student: Logits, teacher: TeacherLogits, temperature: float = 1.0,
     ValueError unless 0 ≤ α < 1. α = 0 is `soft_targets`.
     """
     _check_alpha(alpha)
-    q, p = _log_probabilities(student, teacher, temperature)
-    return temperature**2 * kl(p, _log_mix(p, q, alpha))
+    log_q, log_p = _log_probabilities(student, teacher, temperature)
+    return temperature**2 * kl(log_p, _log_mix(log_p, log_q, alpha))
 
 
 def skewed_reverse_kl(student: Logits, teacher: TeacherLogits, temperature: float = 1.0, *, alpha: float = 0.1) -> PerRow:
     """T² KL(q ‖ α q + (1 - α) p) (Ko et al. 2024, DistiLLM, section 3.1). ValueError unless 0 ≤ α < 1; 0 is `reverse_kl`."""
     _check_alpha(alpha)
-    q, p = _log_probabilities(student, teacher, temperature)
-    return temperature**2 * kl(q, _log_mix(q, p, alpha))
+    log_q, log_p = _log_probabilities(student, teacher, temperature)
+    return temperature**2 * kl(log_q, _log_mix(log_q, log_p, alpha))
 
 
 def total_variation(student: Logits, teacher: TeacherLogits, temperature: float = 1.0) -> PerRow:
     """T · ½ Σ |p - q|, at most T (Wen et al. 2023, f-distill). At p = q it has a kink: the gradient does not fade."""
-    q, p = _log_probabilities(student, teacher, temperature)
-    return temperature * 0.5 * (p.exp() - q.exp()).abs().sum(-1)
+    log_q, log_p = _log_probabilities(student, teacher, temperature)
+    return temperature * 0.5 * (log_p.exp() - log_q.exp()).abs().sum(-1)
 
 
 def logit_mse(student: Logits, teacher: TeacherLogits, temperature: float = 1.0) -> PerRow:
@@ -110,7 +112,7 @@ def logit_mse(student: Logits, teacher: TeacherLogits, temperature: float = 1.0)
     """
     if temperature != 1:
         raise ValueError(f"temperature={temperature}: mse has none, T² ‖z/T - v/T‖² = ‖z - v‖². Leave it at 1, or use kd")
-    z, v = _pair(student, teacher)
+    z, v = _same_shape(student, teacher)
     return (z - v).square().sum(-1)
 
 
@@ -123,11 +125,11 @@ def binary_soft_targets(student: Logits, teacher: TeacherLogits, temperature: fl
     A sum over the outputs, each a question of its own. Where the hard loss is their mean (ours of a multi-label task is),
     divide by C before you mix the two. One logit x says the same as two logits (0, x).
     """
-    z, v = _pair(student, teacher)
+    z, v = _same_shape(student, teacher)
     _check_temperature(temperature)
     sides = [(F.logsigmoid(s * v / temperature), F.logsigmoid(s * z / temperature)) for s in (1, -1)]  # yes, no
-    p, q = (torch.stack(side, -1) for side in zip(*sides, strict=True))  # (*rows, C, 2)
-    return temperature**2 * kl(p, q).sum(-1)
+    log_p, log_q = (torch.stack(side, -1) for side in zip(*sides, strict=True))  # (*rows, C, 2)
+    return temperature**2 * kl(log_p, log_q).sum(-1)
 
 
 def hard_targets(student: Logits, labels: Int[Tensor, "..."]) -> PerRow:
@@ -154,7 +156,20 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "srkl": skewed_reverse_kl,
     "tv": total_variation,
 }
-"""The names of a command line; each is called as loss(student, teacher, temperature)."""
+"""The names of a command line; each is called as loss(student, teacher, temperature, **options)."""
+
+
+def register_loss(name: str, loss: Callable[..., Tensor], **options: float) -> None:
+    """Add a loss on logits, `loss(student, teacher, temperature, **options)` → (*rows), with the defaults of its options.
+
+    From then on `--losses NAME:T=2,OPTION=0.3` knows it. ValueError for a name or an option that is taken.
+    """
+    if name in loss_specs.OPTIONS or set(options) & set(loss_specs.DEFAULTS):
+        raise ValueError(f"loss {name!r} with options {sorted(options)}: the name, or an option, is taken by another loss")
+    LOSSES[name] = loss
+    loss_specs.LOGITS.append(name)
+    loss_specs.OPTIONS[name] = ("T", "a", *options)
+    loss_specs.DEFAULTS.update(options)
 
 
 def check_same_vocabulary(student: Float[Tensor, "..."], teacher: Float[Tensor, "..."]) -> None:
@@ -173,7 +188,8 @@ def check_same_vocabulary(student: Float[Tensor, "..."], teacher: Float[Tensor, 
     )
 
 
-def _pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+def _same_shape(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both logits in float32 or wider, the teacher's detached. ValueError where their shapes differ."""
     check_same_vocabulary(student, teacher)
     return _wide(student), _wide(teacher.detach())
 

@@ -20,7 +20,7 @@ Scores = Float[Tensor, "B H T T"]
 Heads = Float[Tensor, "B H T d"]
 States = Float[Tensor, "B T D"]
 Mask = Int[Tensor, "..."] | Bool[Tensor, "..."]  # (B, T), 0 at padding
-Teacher = Float[Tensor, "..."]  # as the student, but for the width: `_pair` tells more than a type
+Teacher = Float[Tensor, "..."]  # as the student, but for the width: `_pair` says more than a type
 
 
 def attention_scores_mse(student: Scores, teacher: Teacher, mask: Mask, causal: bool = False) -> Float[Tensor, "B T"]:
@@ -112,15 +112,15 @@ def _real(x: Tensor, mask: Tensor) -> Tensor:
 
 def _pair(student: Tensor, teacher: Tensor, mask: Tensor, same_heads: bool) -> tuple[Tensor, Tensor]:
     """Both at least in float32, the teacher detached: (B, H, T, ·) with same_heads, else (B, T, D)."""
-    found = f"student {tuple(student.shape)}, teacher {tuple(teacher.shape)}, mask {tuple(mask.shape)}"
+    shapes = f"student {tuple(student.shape)}, teacher {tuple(teacher.shape)}, mask {tuple(mask.shape)}"
     if student.ndim != (4 if same_heads else 3) or teacher.ndim != student.ndim:
-        raise ValueError(f"{found}: expected {'(B, H, T, ·), heads apart' if same_heads else '(B, T, D), heads joined'}")
+        raise ValueError(f"{shapes}: expected {'(B, H, T, ·), heads apart' if same_heads else '(B, T, D), heads joined'}")
     if same_heads and student.shape[1] != teacher.shape[1]:
         raise ValueError(
             f"the student has {student.shape[1]} heads, the teacher {teacher.shape[1]}: expected as many. "
             "`relations` (MiniLM v2) joins the heads and splits them anew, so the numbers may differ"
         )
     if not (student.shape[0], student.shape[-2]) == (teacher.shape[0], teacher.shape[-2]) == tuple(mask.shape):
-        raise ValueError(f"{found}: expected the same rows and tokens in all three")
+        raise ValueError(f"{shapes}: expected the same rows and tokens in all three")
     wide = torch.promote_types(student.dtype, torch.float32)
     return student.to(wide), teacher.detach().to(wide)

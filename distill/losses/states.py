@@ -1,7 +1,7 @@
 """One pass of a model, with all that a teacher has to say: answers, hidden states, queries, keys and values of each attention.
 
 transformers lets a function be registered by name (`AttentionInterface`); every attention of a model whose implementation has
-that name calls it, after rotation. So one listener serves encoders and decoders alike, and nothing is read off module names.
+that name calls it, after rotation. So one function serves encoders and decoders alike, and nothing is read off module names.
 """
 
 from collections.abc import Iterator
@@ -24,12 +24,12 @@ from training.data.batching import Batch
 from training.data.ignored import IGNORE
 from training.evaluation.evaluation import model_inputs
 
-NAME = "distill_listener"
+NAME = "distill_recorder"
 VECTORS = ("query", "key", "value")
 
 
 @dataclass(frozen=True)
-class Heard:
+class AttentionInputs:
     """What one attention computes with."""
 
     query: Tensor
@@ -50,53 +50,56 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What one pass showed: `hidden[k]` is the output of layer k, `hidden[0]` of the embeddings; `heard[k - 1]` is of layer k.
+class ForwardStates:
+    """What one pass showed: `hidden[k]` is the output of layer k, `hidden[0]` of the embeddings; `attentions[k - 1]` is of
+    layer k.
 
-    Of GPT-2 and Llama the last one is after the final norm, as transformers tells it: compare it with another last one only.
+    Of GPT-2 and Llama the last one is after the final norm, as transformers returns it: compare it with another last one only.
     """
 
     out: Any
     mask: Tensor
     """(B, T), 0 at padding"""
     hidden: tuple[Tensor, ...] = ()
-    heard: tuple[Heard, ...] = ()
+    attentions: tuple[AttentionInputs, ...] = ()
 
 
-_heard: ContextVar[list[Heard] | None] = ContextVar("heard", default=None)
+_recorded: ContextVar[list[AttentionInputs] | None] = ContextVar("recorded", default=None)
 
 
-def _listen(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any):
+def _record(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any):
     refuse_dropped_options(module, options)
-    heard = _heard.get()
-    if heard is not None:
+    recorded = _recorded.get()
+    if recorded is not None:
         scale = options.get("scaling")
-        heard.append(Heard(query, key, value, query.shape[-1] ** -0.5 if scale is None else scale))
+        recorded.append(AttentionInputs(query, key, value, query.shape[-1] ** -0.5 if scale is None else scale))
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 
 
-AttentionInterface.register(NAME, _listen)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+def _register() -> None:
+    """Tell transformers the name under which a model finds `_record`; doing it again changes nothing."""
+    AttentionInterface.register(NAME, _record)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-def look(model: Any, batch: Batch, hidden: bool = False, attention: bool = False) -> Seen:
-    """Run `model` on a batch. ValueError where its attentions cannot be heard."""
+def forward_with_states(model: Any, batch: Batch, hidden: bool = False, attention: bool = False) -> ForwardStates:
+    """Run `model` on a batch. ValueError where its attentions cannot be recorded."""
     inputs = model_inputs(batch)
     if attention and model.config._attn_implementation == PREFIX_ATTENTION:  # a second function would take the prefix away
         raise ValueError(
             f"{type(model).__name__} reads its prefix in its attention, so a loss on attention or relations would see none; "
             "losses on logits and hidden states can be computed"
         )
-    with _listening(model) if attention else nullcontext([]) as heard:
+    with _recording(model) if attention else nullcontext([]) as recorded:
         out = model(**inputs, **({"output_hidden_states": True} if hidden else {}))
-    if attention and not heard:
+    if attention and not recorded:
         raise ValueError(
             f"{type(model).__name__}: its attentions do not go through transformers' AttentionInterface, so no loss on attention "
             "or relations can be computed; losses on logits and hidden states can"
         )
     mask = batch.get("attention_mask")
     mask = torch.ones_like(batch["input_ids"]) if mask is None else mask
-    return Seen(out, mask, tuple(out.hidden_states) if hidden else (), tuple(heard))
+    return ForwardStates(out, mask, tuple(out.hidden_states) if hidden else (), tuple(recorded))
 
 
 def answer_logits(kind: str, out: Any, batch: Batch) -> Tensor:
@@ -128,11 +131,12 @@ def answers_in(kind: str, batch: Batch) -> list[int]:
 
 
 @contextmanager
-def _listening(model: Any) -> Iterator[list[Heard]]:
-    heard: list[Heard] = []
-    token = _heard.set(heard)
+def _recording(model: Any) -> Iterator[list[AttentionInputs]]:
+    recorded: list[AttentionInputs] = []
+    _register()
+    token = _recorded.set(recorded)
     try:
         with implementation(model, NAME):
-            yield heard
+            yield recorded
     finally:
-        _heard.reset(token)
+        _recorded.reset(token)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from distill.losses import features, relations
-from distill.losses.loss_words import ATTENTION, HARD, STATES, LossWord
+from distill.losses.loss_specs import ATTENTION, HARD, OPTIONS, STATES, LossSpec
 from distill.losses.losses import LOSSES, binary_soft_targets
-from distill.losses.states import VECTORS, Seen, answer_logits, answers_in
+from distill.losses.states import VECTORS, ForwardStates, answer_logits, answers_in
 from training.data.batching import Batch
 from training.data.ignored import IGNORE
 from training.evaluation import metrics
@@ -24,46 +24,46 @@ LABELLED = "labelled"
 
 
 @dataclass(frozen=True)
-class Sight:
+class BatchView:
     """Both models' passes over one batch, and how far the run is. `soft`: the teacher's answers (N, C)."""
 
     batch: Batch
-    student: Seen
-    teacher: Seen | None
+    student: ForwardStates
+    teacher: ForwardStates | None
     soft: Tensor | None
     progress: float
 
 
 @dataclass(frozen=True)
-class Term:
+class LossTerm:
     name: str
     weight: Callable[[float], float]
     count: Callable[[Batch], int]
-    total: Callable[[Sight], Tensor]
+    total: Callable[[BatchView], Tensor]
     asks: bool = False
     """whether it needs the teacher's answers"""
     learned: Mapping[str, nn.Module] = field(default_factory=dict)
     """the projections that it passes the student's states through, by key: they must learn with the student"""
 
 
-def make_terms(words: Sequence[LossWord], kind: str, projections: nn.ModuleDict, causal: bool) -> list[Term]:
+def make_terms(specs: Sequence[LossSpec], kind: str, projections: nn.ModuleDict, causal: bool) -> list[LossTerm]:
     """The terms of a run on one kind of task. `projections` holds what `make_projections` made."""
     terms = []
-    for word in words:
-        if word.name == HARD:
-            terms.append(_hard(kind, lambda progress, w=word: w.number("w", progress)))
-        elif word.name in LOSSES:
-            terms.append(_soft(word, kind))
-            if word.numbers.get("a", (0.0, 0.0)) != (1.0, 1.0):
-                terms.append(_hard(kind, lambda progress, w=word: 1 - w.number("a", progress)))
+    for spec in specs:
+        if spec.name == HARD:
+            terms.append(_hard(kind, lambda progress, w=spec: w.number("w", progress)))
+        elif spec.name in LOSSES:
+            terms.append(_soft(spec, kind))
+            if spec.numbers.get("a", (0.0, 0.0)) != (1.0, 1.0):
+                terms.append(_hard(kind, lambda progress, w=spec: 1 - w.number("a", progress)))
         else:
-            terms.append(_between_layers(word, projections, causal))
+            terms.append(_between_layers(spec, projections, causal))
     return terms
 
 
-def needs(words: Sequence[LossWord]) -> dict[str, bool]:
+def needs(specs: Sequence[LossSpec]) -> dict[str, bool]:
     """What the passes must show: {hidden, attention}."""
-    return {name: any(word.name in kinds for word in words) for name, kinds in (("hidden", STATES), ("attention", ATTENTION))}
+    return {name: any(spec.name in kinds for spec in specs) for name, kinds in (("hidden", STATES), ("attention", ATTENTION))}
 
 
 def labelled_only(kind: str, batch: Batch) -> Batch:
@@ -78,46 +78,46 @@ def labelled_only(kind: str, batch: Batch) -> Batch:
     return batch | {name: blank(batch[name]) for name in names}
 
 
-def _hard(kind: str, weight: Callable[[float], float]) -> Term:
+def _hard(kind: str, weight: Callable[[float], float]) -> LossTerm:
     def count(batch: Batch) -> int:
         batch = labelled_only(kind, batch)
         if kind == "classification":
             return int((batch["labels"] != IGNORE).sum())
         return metrics.answer_count(kind, batch)
 
-    def total(sight: Sight) -> Tensor:
-        out, batch = sight.student.out, labelled_only(kind, sight.batch)
-        if kind in ("regression", "multilabel") and LABELLED in sight.batch:
-            out = type(out)(logits=out.logits[sight.batch[LABELLED] != 0])
+    def total(view: BatchView) -> Tensor:
+        out, batch = view.student.out, labelled_only(kind, view.batch)
+        if kind in ("regression", "multilabel") and LABELLED in view.batch:
+            out = type(out)(logits=out.logits[view.batch[LABELLED] != 0])
         return metrics.loss_sum(kind, out, batch)
 
-    return Term(HARD, weight, count, total)
+    return LossTerm(HARD, weight, count, total)
 
 
-def _soft(word: LossWord, kind: str) -> Term:
-    extra = [name for name in ("beta", "alpha") if name in word.numbers]
+def _soft(spec: LossSpec, kind: str) -> LossTerm:
+    extra = [name for name in OPTIONS[spec.name] if name not in ("T", "a") and name in spec.numbers]
 
-    def total(sight: Sight) -> Tensor:
-        assert sight.soft is not None
-        student, soft = common_words(kind, answer_logits(kind, sight.student.out, sight.batch), sight.soft)
-        options = {name: word.number(name, sight.progress) for name in extra}
-        temperature = word.number("T", sight.progress)
-        return soft_sum(kind, word.name, student, soft, temperature, **options)
+    def total(view: BatchView) -> Tensor:
+        assert view.soft is not None
+        student, soft = common_vocabulary(kind, answer_logits(kind, view.student.out, view.batch), view.soft)
+        options = {name: spec.number(name, view.progress) for name in extra}
+        temperature = spec.number("T", view.progress)
+        return soft_sum(kind, spec.name, student, soft, temperature, **options)
 
     def count(batch: Batch) -> int:
         return sum(answers_in(kind, batch))
 
     fits = {"regression": ("mse",), "multilabel": ("kd", "mse")}.get(kind)
-    if fits and word.name not in fits:
+    if fits and spec.name not in fits:
         wanted = " or ".join(fits)
-        raise ValueError(f"loss {word.text!r}: a task of {kind} has no distribution over classes; take {wanted}")
-    return Term(word.name, lambda progress: word.number("a", progress), count, total, asks=True)
+        raise ValueError(f"loss {spec.text!r}: a task of {kind} has no distribution over classes; take {wanted}")
+    return LossTerm(spec.name, lambda progress: spec.number("a", progress), count, total, asks=True)
 
 
-def common_words(kind: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+def common_vocabulary(kind: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Logits over words, both cut to the smaller table: one tokenizer, whose table was padded to two sizes."""
-    words = min(student.shape[-1], teacher.shape[-1])
-    return (student[..., :words], teacher[..., :words]) if kind in ("generation", "text") else (student, teacher)
+    size = min(student.shape[-1], teacher.shape[-1])
+    return (student[..., :size], teacher[..., :size]) if kind in ("generation", "text") else (student, teacher)
 
 
 def soft_sum(kind: str, name: str, student: Tensor, teacher: Tensor, temperature: float, **options: float) -> Tensor:
@@ -130,59 +130,59 @@ def soft_sum(kind: str, name: str, student: Tensor, teacher: Tensor, temperature
     return LOSSES[name](student, teacher, 1.0 if name == "mse" else temperature, **options).sum()
 
 
-def _between_layers(word: LossWord, projections: nn.ModuleDict, causal: bool) -> Term:
-    def total(sight: Sight) -> Tensor:
-        assert sight.teacher is not None
-        return torch.stack([_one_pair(word, pair, sight, projections, causal) for pair in word.pairs]).sum()
+def _between_layers(spec: LossSpec, projections: nn.ModuleDict, causal: bool) -> LossTerm:
+    def total(view: BatchView) -> Tensor:
+        assert view.teacher is not None
+        return torch.stack([_one_pair(spec, pair, view, projections, causal) for pair in spec.pairs]).sum()
 
-    by_row = word.name in ("patient", "transfer")
+    by_row = spec.name in ("patient", "transfer")
     count = (lambda batch: len(batch["input_ids"])) if by_row else (lambda batch: int(batch["attention_mask"].sum()))
-    keys = (projection_key(word.name, pair) for pair in word.pairs)
+    keys = (projection_key(spec.name, pair) for pair in spec.pairs)
     learned = {key: projections[key] for key in keys if key in projections}
-    return Term(word.text, lambda progress: word.number("w", progress), count, total, learned=learned)
+    return LossTerm(spec.text, lambda progress: spec.number("w", progress), count, total, learned=learned)
 
 
-def _one_pair(word: LossWord, pair: tuple[int, int], sight: Sight, projections: nn.ModuleDict, causal: bool) -> Tensor:
+def _one_pair(spec: LossSpec, pair: tuple[int, int], view: BatchView, projections: nn.ModuleDict, causal: bool) -> Tensor:
     """The summed loss between one layer of the student and one of the teacher."""
-    teacher, mask = sight.teacher, sight.student.mask
+    teacher, mask = view.teacher, view.student.mask
     assert teacher is not None
-    if word.name in STATES:
-        mine, its = sight.student.hidden[pair[0]], teacher.hidden[pair[1]]
-        if word.name == "transfer":
-            return relations.attention_transfer(mine, its, mask).sum()
-        key = projection_key(word.name, pair)
-        mine = projections[key](mine) if key in projections else mine
-        if word.name == "patient":
+    if spec.name in STATES:
+        student_states, teacher_states = view.student.hidden[pair[0]], teacher.hidden[pair[1]]
+        if spec.name == "transfer":
+            return relations.attention_transfer(student_states, teacher_states, mask).sum()
+        key = projection_key(spec.name, pair)
+        student_states = projections[key](student_states) if key in projections else student_states
+        if spec.name == "patient":
             last = mask.cumsum(1).argmax(1) if causal else None  # of a decoder the first token has seen nothing of the text
-            return features.patient(mine, its, mask, last).sum()
-        values = {"hidden": features.hidden_mse, "cosine": features.cosine}[word.name](mine, its)
+            return features.patient(student_states, teacher_states, mask, last).sum()
+        values = {"hidden": features.hidden_mse, "cosine": features.cosine}[spec.name](student_states, teacher_states)
         return values.masked_fill(mask == 0, 0).sum()
-    mine, its = sight.student.heard[pair[0] - 1], teacher.heard[pair[1] - 1]
-    if word.name == "relations":
-        heads = int(word.number("heads", 0)) if "heads" in word.numbers else its.query.shape[1]
-        parts = [relations.relations(mine.joined(v), its.joined(v), mask, heads, causal) for v in VECTORS]
+    student_states, teacher_states = view.student.attentions[pair[0] - 1], teacher.attentions[pair[1] - 1]
+    if spec.name == "relations":
+        heads = int(spec.number("heads", 0)) if "heads" in spec.numbers else teacher_states.query.shape[1]
+        parts = [relations.relations(student_states.joined(v), teacher_states.joined(v), mask, heads, causal) for v in VECTORS]
         return torch.stack(parts).sum()
-    if word.name == "values":
-        return relations.value_relation(mine.value, its.value, mask, causal).sum()
-    loss = {"scores": relations.attention_scores_mse, "attention": relations.attention_kl}[word.name]
-    return loss(mine.scores(), its.scores(), mask, causal).sum()
+    if spec.name == "values":
+        return relations.value_relation(student_states.value, teacher_states.value, mask, causal).sum()
+    loss = {"scores": relations.attention_scores_mse, "attention": relations.attention_kl}[spec.name]
+    return loss(student_states.scores(), teacher_states.scores(), mask, causal).sum()
 
 
-def make_projections(words: Sequence[LossWord], student_width: int, teacher_width: int, seed: int) -> nn.ModuleDict:
+def make_projections(specs: Sequence[LossSpec], student_width: int, teacher_width: int, seed: int) -> nn.ModuleDict:
     """A learned matrix without bias for each pair of hidden states whose widths differ (TinyBERT's W_h, one for each pair).
 
     It starts with orthonormal columns or rows, so that it keeps lengths; it belongs to the run, not to the student.
     """
-    found = nn.ModuleDict()
+    projections = nn.ModuleDict()
     if student_width == teacher_width:
-        return found
+        return projections
     generator = torch.Generator().manual_seed(seed)
-    for word in words:
-        for pair in word.pairs if word.name in ("hidden", "cosine", "patient") else ():
+    for spec in specs:
+        for pair in spec.pairs if spec.name in ("hidden", "cosine", "patient") else ():
             layer = nn.Linear(student_width, teacher_width, bias=False)
             nn.init.orthogonal_(layer.weight, generator=generator)
-            found[projection_key(word.name, pair)] = layer
-    return found
+            projections[projection_key(spec.name, pair)] = layer
+    return projections
 
 
 def projection_key(name: str, pair: tuple[int, int]) -> str:

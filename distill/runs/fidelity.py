@@ -5,7 +5,7 @@ kl_to_teacher    mean KL(teacher ‖ student), at T = 1
 ece              expected calibration error: mean |accuracy - confidence| over 15 bins of confidence (Guo et al. 2017, section 2)
 kl_to_truth      mean KL(p* ‖ student), where the small world knows p*(y | x)
 
-A student may agree badly and still be good, and the other way round (Stanton et al. 2021), so both are told.
+A student may agree badly and still be good, and the other way round (Stanton et al. 2021), so both are reported.
 """
 
 from typing import Any
@@ -18,20 +18,20 @@ from distill.losses.losses import kl, log_probabilities, masked_mean
 from distill.losses.states import answer_logits
 from distill.teacher.teacher import Teacher
 from training.data.batching import batches
-from training.evaluation.evaluation import answering, model_inputs
 from training.data.ignored import IGNORE
+from training.evaluation.evaluation import answering, model_inputs
 
 BINS = 15
 
 
 def answers_of(model: Any, features: list[dict], tokenizer: Any, kind: str, device: torch.device) -> list[Tensor]:
     """The logits of all answers, batch by batch, (N, C) each. The model's mode stays."""
-    found = []
+    logits = []
     with answering(model):
         for batch in batches(features, tokenizer, 64):
             batch = {name: value.to(device) for name, value in batch.items()}
-            found.append(answer_logits(kind, model(**model_inputs(batch)), batch).float().cpu())
-    return found
+            logits.append(answer_logits(kind, model(**model_inputs(batch)), batch).float().cpu())
+    return logits
 
 
 def teachers_answers(teacher: Teacher, features: list[dict], tokenizer: Any, device: torch.device) -> list[Tensor]:

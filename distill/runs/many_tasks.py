@@ -13,18 +13,18 @@ from typing import Any
 
 from torch import Tensor
 
-from distill.teacher.rows import same_tokens
 from distill.losses.states import answer_logits
-from distill.teacher.teacher import Teacher
 from distill.losses.terms import soft_sum
-from multitask.model.files import CARD, load_multitask
+from distill.teacher.rows import same_tokens
+from distill.teacher.teacher import Teacher
 from multitask.data.mixed_batches import MixedBatch
+from multitask.model.files import CARD, load_multitask
 from multitask.model.multitask_model import OneTask
-from multitask.runs.steps import Learner, MultitaskSteps
 from multitask.model.task_heads import Answer
+from multitask.runs.steps import Learner, MultitaskSteps
 from multitask.runs.trainer import MultitaskTrainer
-from training.models.base_models import window
 from training.data.batching import Batch
+from training.models.base_models import window
 from training.models.trained import load_trained
 
 
@@ -47,7 +47,8 @@ class DistilledLearner(Learner):
         return labels * hard + (1 - labels) * self._soft(task, answer, rows | self._types(k, batch)) / count
 
     def _types(self, k: int, batch: MixedBatch) -> Batch:
-        """What tells a row's first text from its second, where the teacher of task number `k` was taught to read it."""
+        """The token types, which separate an example's first text from its second, where the teacher of task number `k` reads
+        them."""
         [model, *_] = self.teachers[self.model.names[k]].models
         known = isinstance(model, OneTask) or "token_type_ids" in inspect.signature(model.forward).parameters
         name = "token_type_ids"
@@ -91,18 +92,18 @@ def load_teacher(task: str, folder: Path, tokenizer: Any, limit: int | None = No
     limit: the most tokens that it will be asked about.
     """
     if (folder / CARD).exists():
-        model, its, _ = load_multitask(folder)
+        model, its_tokenizer, _ = load_multitask(folder)
         if task not in model.tasks:
             raise ValueError(f"{folder}: a model of {', '.join(model.names)}, which does not know {task}")
-        found, spec, most = model.for_task(task), model.tasks[task], window(model.backbone, its)
+        task_model, spec, most = model.for_task(task), model.tasks[task], window(model.backbone, its_tokenizer)
     else:
         trained = load_trained(folder)
-        found, its, spec = trained.base.model, trained.base.tokenizer, trained.spec
-        most = window(found, its)
+        task_model, its_tokenizer, spec = trained.base.model, trained.base.tokenizer, trained.spec
+        most = window(task_model, its_tokenizer)
         if spec.name != task:
             raise ValueError(f"{folder}: trained for {spec.name}, expected a teacher of {task}")
-    if not same_tokens(its, tokenizer):
+    if not same_tokens(its_tokenizer, tokenizer):
         raise ValueError(f"{folder}: the teacher of {task} has another tokenizer than the student")
     if limit is not None and most < limit:
         raise ValueError(f"{folder}: the teacher of {task} reads {most} tokens, fewer than max_length={limit}: lower max_length")
-    return Teacher([found], spec.kind)
+    return Teacher([task_model], spec.kind)

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 
 from adapters.virtual.prefix_hooks import has_causal_attention
-from distill.student.copy_spec import PREFIX, read_copy
 from distill.runs.settings import DistillSettings
+from distill.student.copy_spec import PREFIX, read_copy
 from distill.student.student import copy_student
 from distill.student.student_files import CARD
 from distill.teacher.teacher import Teacher
+from training.data.tasks import TaskSpec, find_task
 from training.models.base_models import Base, Source, load_base
 from training.models.methods import apply_method
-from training.data.tasks import TaskSpec, find_task
 from training.models.trained import Trained, load_trained
 
 
@@ -33,10 +33,10 @@ def build_pair(settings: DistillSettings) -> Pair:
     """Load the teachers, and make or load the student. ValueError for models that do not go together."""
     if not settings.teacher.strip(",") or not settings.student:
         raise ValueError("a distillation needs --teacher FOLDER, and --student copy:LAYERS, a folder or a name")
-    found = [_load_teacher(where) for where in settings.teacher.split(",") if where]
-    first = found[0]
+    teachers = [_load_teacher(where) for where in settings.teacher.split(",") if where]
+    first = teachers[0]
     spec = find_task(settings.task or first.spec.name)
-    for trained in found:
+    for trained in teachers:
         if (trained.spec.kind, trained.spec.labels) != (spec.kind, spec.labels):
             raise ValueError(
                 f"a teacher for {trained.spec.name} ({trained.spec.kind}, {len(trained.spec.labels)} labels) cannot teach "
@@ -49,7 +49,7 @@ def build_pair(settings: DistillSettings) -> Pair:
             f"targets, on_policy and score_texts are for tasks that write texts, and {spec.name} is a task of {spec.kind}"
         )
     student = build_student(settings, spec, first)
-    teacher = Teacher([trained.base.model for trained in found], spec.kind, settings.teacher_dropout)
+    teacher = Teacher([trained.base.model for trained in teachers], spec.kind, settings.teacher_dropout)
     return Pair(spec, first, teacher, student, any(has_causal_attention(base.model) for base in (first.base, student)))
 
 

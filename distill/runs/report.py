@@ -39,8 +39,8 @@ def page(result: dict) -> str:
         lines += [(f"{name}, best possible", f"{result['ceiling']:.4f}", f"{result['ceiling']:.4f}")]
     for key, label in NAMES.items():
         if key in result:
-            its = result.get(f"teacher_{key}")
-            lines.append((label, f"{result[key]:.4f}", "" if its is None else f"{its:.4f}"))
+            teacher_value = result.get(f"teacher_{key}")
+            lines.append((label, f"{result[key]:.4f}", "" if teacher_value is None else f"{teacher_value:.4f}"))
     lines += [("parameters", f"{result['parameters']:,}", f"{result['teacher_parameters']:,}")]
     share = result["teacher_seconds"] / max(result["train_seconds"], 1e-9)
     return (
@@ -60,9 +60,9 @@ def draw_terms(rows: list[dict], path: Path) -> Path:
     figure, panel = plt.subplots()
     names = sorted({key.removeprefix("loss/") for row in rows for key in row if key.startswith("loss/")})
     for name, colour in zip(names, PALETTE * len(names), strict=False):
-        told = [(r["step"], r[f"loss/{name}"] * r[f"weight/{name}"]) for r in rows if f"loss/{name}" in r]
-        smooth = [sum(v for _, v in told[max(0, i - SMOOTH + 1) : i + 1]) / min(i + 1, SMOOTH) for i in range(len(told))]
-        panel.plot([step for step, _ in told], smooth, color=colour, label=name)
+        points = [(r["step"], r[f"loss/{name}"] * r[f"weight/{name}"]) for r in rows if f"loss/{name}" in r]
+        smooth = [sum(v for _, v in points[max(0, i - SMOOTH + 1) : i + 1]) / min(i + 1, SMOOTH) for i in range(len(points))]
+        panel.plot([step for step, _ in points], smooth, color=colour, label=name)
     panel.set(title=f"weight × loss of each term, mean of its last {SMOOTH} steps", xlabel="step", ylabel="loss")
     panel.set_ylim(bottom=0)
     panel.legend()

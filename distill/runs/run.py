@@ -7,29 +7,29 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from distill.compression.compress import Compressor, check_compress
-from distill.losses.loss_words import HARD, STATES, LossWord, needs_teacher
+from distill.compression.sparse_size import stored_bytes
+from distill.losses.loss_specs import HARD, STATES, LossSpec, needs_teacher
+from distill.losses.terms import make_projections, make_terms, needs
 from distill.runs.measured import as_teacher, assert_same_again, result_of
 from distill.runs.pair import Pair, build_pair
 from distill.runs.report import write_report
+from distill.runs.settings import DistillSettings
+from distill.runs.trainer import Distiller, DistillSteps, total_loss, unreached
+from distill.student.student_files import save_student
 from distill.teacher.rows import Rows, load_rows, same_tokens
 from distill.teacher.sequence import OnPolicy, teacher_rows
-from distill.runs.settings import DistillSettings
-from distill.compression.sparse_size import stored_bytes
-from distill.student.student_files import save_student
 from distill.teacher.teacher import Teacher
 from distill.teacher.teacher_cache import CARD, KEY, TeacherCache, build_cache, open_cache
-from distill.losses.terms import make_projections, make_terms, needs
-from distill.runs.trainer import Distiller, DistillSteps, total_loss, unreached
-from training.loop import loop, processes
-from training.models.base_models import window
 from training.data.batching import Steps, batches, checksum
 from training.evaluation.evaluation import evaluate
-from training.models.methods import default_learning_rate
 from training.evaluation.padding import choose_padding_side
+from training.loop import loop, processes
 from training.loop.randomness import seeded
+from training.models.base_models import window
+from training.models.methods import default_learning_rate
+from training.models.threads import threads_restored, use_threads
 from training.runs.result import metric_key
 from training.runs.run_folder import RESULT, TRAINED, RunFolder, read_result, write_json
-from training.models.threads import threads_restored, use_threads
 from training.runs.trackers import Trackers, tracker_names
 
 IMPORTANCE_ROWS = 256
@@ -84,23 +84,23 @@ def _rows(settings: DistillSettings, pair: Pair) -> Rows:
     if settings.targets == "teacher":
         about = settings.beams, settings.max_new_tokens, settings.folder(), pair.teacher.checksum()
         rewrite = {"rewrite": lambda train: teacher_rows(train, pair.spec, pair.trained.base, *about)}
-    asks = needs_teacher(settings.words())
+    asks = needs_teacher(settings.loss_specs())
     return load_rows(
         pair.spec, settings.data_dir, settings.seed, sizes, settings.eval_rows, *readers, **rewrite, asks_teacher=asks
     )
 
 
 def _distiller(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: Accelerator, say) -> Distiller:
-    words, shown = settings.words(), needs(settings.words())
+    specs, shown = settings.loss_specs(), needs(settings.loss_specs())
     student, teacher = pair.student.model, pair.trained.base.model
-    projections = make_projections(words, student.config.hidden_size, teacher.config.hidden_size, settings.seed)
-    terms = make_terms(words, pair.spec.kind, projections, pair.causal)
-    answers = _answers(settings, pair, rows, accelerator, say) if needs_teacher(words) else None
+    projections = make_projections(specs, student.config.hidden_size, teacher.config.hidden_size, settings.seed)
+    terms = make_terms(specs, pair.spec.kind, projections, pair.causal)
+    answers = _answers(settings, pair, rows, accelerator, say) if needs_teacher(specs) else None
     distiller = Distiller(student, projections, terms, pair.teacher.to(accelerator.device), answers, **shown).to(
         accelerator.device
     )
     names = unreached(distiller, _first_batch(settings, pair, rows, accelerator))  # raises where states do not fit each other
-    if answers is None and not any(word.name == HARD for word in words):
+    if answers is None and not any(spec.name == HARD for spec in specs):
         for name in names:
             distiller.get_parameter(name).requires_grad_(False)
         if names:
@@ -125,21 +125,21 @@ def _answers(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: Acc
 def check_pair(settings: DistillSettings, pair: Pair) -> None:
     """ValueError for losses between layers that are not there or that read other tokens, and for a student that cannot be made
     smaller as wished."""
-    _check_layers(settings.words(), pair)
+    _check_layers(settings.loss_specs(), pair)
     tokenizers = pair.student.tokenizer, pair.trained.base.tokenizer
-    if any(needs(settings.words()).values()) and not same_tokens(*tokenizers):
+    if any(needs(settings.loss_specs()).values()) and not same_tokens(*tokenizers):
         raise ValueError("teacher and student have different tokenizers, so their tokens' states cannot be compared; logits can")
     check_compress(pair.student.model, settings.compress(), settings.steps)
 
 
-def _check_layers(words: Sequence[LossWord], pair: Pair) -> None:
+def _check_layers(specs: Sequence[LossSpec], pair: Pair) -> None:
     student, teacher = (m.config.num_hidden_layers for m in (pair.student.model, pair.trained.base.model))
-    for word in words:
-        lowest = 0 if word.name in STATES else 1
-        for layers in word.pairs:
+    for spec in specs:
+        lowest = 0 if spec.name in STATES else 1
+        for layers in spec.pairs:
             for layer, count, whose in zip(layers, (student, teacher), ("student", "teacher"), strict=True):
                 if not lowest <= layer <= count:
-                    raise ValueError(f"loss {word.text!r}: layer {layer}; the {whose} has {lowest} to {count}")
+                    raise ValueError(f"loss {spec.text!r}: layer {layer}; the {whose} has {lowest} to {count}")
 
 
 def _steps(settings: DistillSettings, pair: Pair, rows: Rows, accelerator: Accelerator) -> Steps | OnPolicy:

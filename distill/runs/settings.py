@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill.runs import option_groups as groups
 from distill.compression.compress_config import CompressConfig
+from distill.losses.loss_specs import HARD, LossSpec, needs_teacher, read_losses
+from distill.runs import option_groups as groups
 from distill.student.copy_spec import PREFIX, read_copy
-from distill.losses.loss_words import HARD, LossWord, needs_teacher, read_losses
 from training.runs.setting_checks import at_least, below_one, known_choices, positive
 
 
@@ -52,7 +52,7 @@ class DistillSettings(  # the last class comes first among the fields
         return CompressConfig(self.keep_heads, self.keep_units, self.zeros, self.bits)
 
     def _check_models(self) -> None:
-        words = self.words()
+        specs = self.loss_specs()
         if self.student.startswith(PREFIX):
             read_copy(self.student)
             if self.method != "full":
@@ -63,28 +63,28 @@ class DistillSettings(  # the last class comes first among the fields
             raise ValueError("cache_top says how much of the teacher's answers to keep; give --cache FOLDER")
         if self.cache is not None and self.teacher_dropout:
             raise ValueError("a cache keeps one answer for each row; with teacher_dropout it would be another in every step")
-        if self.cache is not None and not needs_teacher(words):
+        if self.cache is not None and not needs_teacher(specs):
             raise ValueError(f"losses {' '.join(self.losses)} ask for no answer of the teacher: leave --cache out")
         if not 0 <= self.on_policy <= 1:
             raise ValueError(f"on_policy={self.on_policy}: expected a share of the steps, 0 to 1")
-        if self.on_policy and (self.cache is not None or not needs_teacher(words)):
+        if self.on_policy and (self.cache is not None or not needs_teacher(specs)):
             raise ValueError(
                 "on_policy asks the teacher about texts that are new in every step: it needs a loss on logits, no cache"
             )
-        if self.cache_top is not None and any(word.name == "mse" for word in words):
+        if self.cache_top is not None and any(spec.name == "mse" for spec in specs):
             raise ValueError("cache_top keeps probabilities, and mse compares logits: leave cache_top out, or take kd")
         if self.transfer_rows:
-            self._check_transfer(words)
+            self._check_transfer(specs)
 
-    def _check_transfer(self, words: list[LossWord]) -> None:
+    def _check_transfer(self, specs: list[LossSpec]) -> None:
         if self.targets == "teacher":
             raise ValueError(
                 "targets teacher: the teacher writes every row's text, so none lacks a label; give all as train_rows"
             )
-        if all(word.name == HARD or word.numbers.get("a") == (0, 0) for word in words):
+        if all(spec.name == HARD or spec.numbers.get("a") == (0, 0) for spec in specs):
             raise ValueError("transfer_rows have no labels, and these losses learn from nothing else: leave them out")
 
-    def words(self) -> list[LossWord]:
+    def loss_specs(self) -> list[LossSpec]:
         return read_losses(self.losses)
 
     def folder(self) -> Path:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from distill.compression.compress import Compressor
-from distill.losses.states import Seen, look
+from distill.losses.states import ForwardStates, forward_with_states
+from distill.losses.terms import BatchView, LossTerm
 from distill.teacher.teacher import Teacher
-from distill.losses.terms import Sight, Term
 from training.data.batching import Batch
 from training.loop.trainer import LoopSettings, Objective, Trainer
 
@@ -18,7 +18,7 @@ from training.loop.trainer import LoopSettings, Objective, Trainer
 class Answers(Protocol):
     """A teacher, or a cache of its answers."""
 
-    def answers(self, batch: Batch, first: Seen | None = None) -> Tensor: ...
+    def answers(self, batch: Batch, first: ForwardStates | None = None) -> Tensor: ...
 
 
 class Distiller(nn.Module):
@@ -36,7 +36,7 @@ class Distiller(nn.Module):
         self,
         student: Any,
         projections: nn.ModuleDict,
-        terms: Sequence[Term],
+        terms: Sequence[LossTerm],
         teacher: Teacher | None,
         answers: Answers | None,
         hidden: bool = False,
@@ -48,8 +48,8 @@ class Distiller(nn.Module):
         self.asks = any(term.asks for term in self.terms)
         self.teacher_seconds = 0.0
         """spent on the teacher since the start; on a GPU only what it takes to ask"""
-        kept = set(projections.children())
-        lost = [key for term in self.terms for key, layer in term.learned.items() if layer not in kept]
+        known = set(projections.children())
+        lost = [key for term in self.terms for key, layer in term.learned.items() if layer not in known]
         if lost:
             raise ValueError(f"projections lack {lost}, which a term uses and which would not learn: hand in what made the terms")
         self.shows = {"hidden": hidden, "attention": attention}
@@ -60,15 +60,15 @@ class Distiller(nn.Module):
 
     def sums(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The summed values of every term on one micro-batch."""
-        mine, its, soft = look(self.student, batch, **self.shows), None, None
+        student_pass, teacher_pass, soft = forward_with_states(self.student, batch, **self.shows), None, None
         started = time.perf_counter()
         if any(self.shows.values()) and self.teacher is not None:
-            its = self.teacher.see(batch, **self.shows)
+            teacher_pass = self.teacher.see(batch, **self.shows)
         if self.answers is not None and self.asks:
-            soft = self.answers.answers(batch, its)
+            soft = self.answers.answers(batch, teacher_pass)
         self.teacher_seconds += time.perf_counter() - started
-        sight = Sight(batch, mine, its, soft, progress)
-        return {term.name: term.total(sight) for term in self.terms}
+        view = BatchView(batch, student_pass, teacher_pass, soft, progress)
+        return {term.name: term.total(view) for term in self.terms}
 
 
 class DistillSteps(Trainer):
@@ -115,15 +115,15 @@ class DistillSteps(Trainer):
     def losses(self, batch: Batch, counts: list[float], step: int) -> tuple[Tensor, dict[str, float]]:
         """The weighted sum of the terms, each divided by its own count.
 
-        In the first step the terms without a weight take part too, with zeros. So it finds what none of them will ever reach, and a
-        step whose rows have nothing to give (a weight at the end of its way, labels in no row) changes nothing.
+        In the first step the terms without a weight take part too, with zeros. So it finds what none of them will ever reach,
+        and a step whose rows have nothing to give (a weight at the end of its way, labels in no row) changes nothing.
         """
         weighted = zip(self.distiller.terms, self.term_weights(step), counts, strict=True)
         scales = {term.name: weight / count if count else 0.0 for term, weight, count in weighted}
-        found = self.distiller.sums(batch, self.progress_at(step))
+        sums = self.distiller.sums(batch, self.progress_at(step))
         whole = step == 1 or not any(scales.values())
-        parts = [scales[name] * value for name, value in found.items() if whole or scales[name]]
-        return sum(parts[1:], parts[0]), {name: float(value.detach()) for name, value in found.items()}
+        parts = [scales[name] * value for name, value in sums.items() if whole or scales[name]]
+        return sum(parts[1:], parts[0]), {name: float(value.detach()) for name, value in sums.items()}
 
     def loss_row(self, totals: dict[str, float], counts: list[float], step: int) -> dict[str, Any]:
         weights = dict(zip(self.loss_names(), self.term_weights(step), strict=True))
@@ -150,9 +150,9 @@ def unreached(distiller: Distiller, batch: Batch) -> list[str]:
     with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
         values = distiller.sums(batch, 0.5)
         sum(values.values()).backward()  # pyright: ignore[reportAttributeAccessIssue]
-    found = [name for name, p in distiller.named_parameters() if p.requires_grad and p.grad is None]
+    names = [name for name, p in distiller.named_parameters() if p.requires_grad and p.grad is None]
     distiller.zero_grad()
-    return found
+    return names
 
 
 def _no_sum(model: nn.Module, batch: Batch) -> Tensor:

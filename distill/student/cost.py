@@ -14,10 +14,10 @@ from training.runs.step_time import ratio, seconds_of
 
 
 def operations(model: Any, batch: Batch) -> int:
-    """Multiplications and additions of one forward pass, counted by torch: matrix products and attention.
+    """Multiplications and additions of one forward pass, counted by torch: matrix multiplications and attention.
 
-    Attention as plain matrix products, over all pairs of tokens: torch does not count its fused form on a CPU. Products of int8
-    numbers count as those of floats, by whatever route they go: it is their time that differs.
+    Attention as plain matrix multiplications, over all pairs of tokens: torch does not count its fused form on a CPU. Matmuls
+    of int8 numbers count as those of floats, by whatever route they go: it is their time that differs.
     """
     int_mm_is_exact()  # tried once in a process, and not a part of the model
     int8 = {torch.ops.aten._int_mm: _product}  # pyright: ignore[reportPrivateImportUsage]

@@ -38,16 +38,16 @@ def copy_student(teacher: nn.Module, spec: CopySpec) -> nn.Module:
     config = chosen_layers(config, spec.layers)
     student = type(teacher)(config)  # pyright: ignore[reportCallIssue]
     with torch.no_grad():
-        theirs = dict(teacher.named_parameters()) | dict(teacher.named_buffers())
-        for name, mine in (*student.named_parameters(), *student.named_buffers()):
-            its = theirs.get(_name_in_teacher(name, block, spec.layers))
-            if its is None:
+        teacher_tensors = dict(teacher.named_parameters()) | dict(teacher.named_buffers())
+        for name, target in (*student.named_parameters(), *student.named_buffers()):
+            source = teacher_tensors.get(_name_in_teacher(name, block, spec.layers))
+            if source is None:
                 raise ValueError(
                     f"layers {list(spec.layers)}: the student's {name} is in no such layer of the teacher. "
-                    f"{type(config).__name__} tells the kinds of its layers by their numbers, and these cannot be told so"
+                    f"{type(config).__name__} names the kinds of its layers by their numbers, and these cannot be named so"
                 )
-            mine.data = mine.data.to(its)  # each its own type: a model in bfloat16 keeps Llama's frequencies in float32
-            _copy_part(mine, its, name)
+            target.data = target.data.to(source)  # each its own type: a model in bfloat16 keeps Llama's frequencies in float32
+            _copy_part(target, source, name)
     if not spec.widths:
         in_order = tuple(sorted(set(spec.layers)))
         if in_order == spec.layers:
@@ -93,15 +93,15 @@ def _block_prefix(model: nn.Module) -> str:
 
 
 def _name_in_teacher(name: str, block: str, layers: tuple[int, ...]) -> str:
-    found = re.match(re.escape(block) + r"(\d+)\.(.*)", name)
-    return f"{block}{layers[int(found[1])] - 1}.{found[2]}" if found else name
+    match = re.match(re.escape(block) + r"(\d+)\.(.*)", name)
+    return f"{block}{layers[int(match[1])] - 1}.{match[2]}" if match else name
 
 
-def _copy_part(mine: torch.Tensor, theirs: torch.Tensor, name: str) -> None:
+def _copy_part(target: torch.Tensor, source: torch.Tensor, name: str) -> None:
     """The first rows and columns. GPT-2 keeps query, key and value side by side in one matrix: the first columns of each."""
-    if mine.ndim != theirs.ndim or any(a > b for a, b in zip(mine.shape, theirs.shape, strict=True)):
-        raise ValueError(f"{name}: {tuple(mine.shape)} is no part of the teacher's {tuple(theirs.shape)}")
+    if target.ndim != source.ndim or any(a > b for a, b in zip(target.shape, source.shape, strict=True)):
+        raise ValueError(f"{name}: {tuple(target.shape)} is no part of the teacher's {tuple(source.shape)}")
     fused = "c_attn" in name
-    parts = zip(mine.chunk(3, -1), theirs.chunk(3, -1), strict=True) if fused else [(mine, theirs)]
+    parts = zip(target.chunk(3, -1), source.chunk(3, -1), strict=True) if fused else [(target, source)]
     for to, from_ in parts:
         to.copy_(from_[tuple(slice(size) for size in to.shape)])

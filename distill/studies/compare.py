@@ -1,4 +1,4 @@
-"""Many students of one teacher in one table: quality, likeness, calibration, size, operations and time, over paired seeds.
+"""Many students of one teacher in one table: quality, similarity, calibration, size, operations and time, over paired seeds.
 
 A way to make a student is written as its losses, and what else differs from the settings that all share:
 
@@ -80,20 +80,20 @@ def settings_of(way: str, base: DistillSettings) -> DistillSettings:
 
 
 def compare(ways: Sequence[str], base: DistillSettings, seeds: int, out: Path, say: Callable[[str], None]) -> list[Way]:
-    """Run every way with every seed; finished runs are read from disk unless base.restart. Wrong ways are told first."""
+    """Run every way with every seed; finished runs are read from disk unless base.restart. Wrong settings are reported first."""
     for way in ways:
         settings = settings_of(way, base)
         check_pair(settings, build_pair(settings))
-    found = [Way(way, [], []) for way in ways]
+    ways_run = [Way(way, [], []) for way in ways]
     for seed in range(base.seed, base.seed + seeds):
-        for way in found:
+        for way in ways_run:
             where = out / f"seed-{seed}" / folder_name(way.text)
             settings = replace(settings_of(way.text, base), seed=seed, out=str(where))
             way.results.append(run_distillation(settings))
             way.folders.append(where)
             result = way.results[-1]
             say(f"seed {seed}: {way.text}: {result['metric_name']} {result['metric']:.4f}")
-    return found
+    return ways_run
 
 
 def folder_name(way: str) -> str:
@@ -103,11 +103,11 @@ def folder_name(way: str) -> str:
 
 def verdict(way: Way, first: Way, name: str) -> str:
     """`better`, `worse` or "" against the first way; one seed decides nothing."""
-    mine, its = way.values(name), first.values(name)
-    if way is first or mine is None or its is None or len(mine) < 2:
+    values, reference = way.values(name), first.values(name)
+    if way is first or values is None or reference is None or len(values) < 2:
         return ""
     up = find_task(way.results[0]["task"]).higher_is_better if name == "metric" else name not in LOWER_IS_BETTER
-    return "better" if clearly_better(mine, its, up) else "worse" if clearly_better(its, mine, up) else ""
+    return "better" if clearly_better(values, reference, up) else "worse" if clearly_better(reference, values, up) else ""
 
 
 def costs(ways: Sequence[Way], teacher: str, batch_size: int = ROWS, length: int = LENGTH) -> dict[str, dict]:

@@ -69,10 +69,12 @@ def load_rows(
     features = [f | {LABELLED: int(i < labelled or not sizes[1])} for i, f in enumerate(features)]
     teachers = encoded.features
     if not same:
-        theirs, encoded_theirs, _ = _features(train, rows, spec, *teacher)
+        teacher_tokenizer_features, encoded_theirs, _ = _features(train, rows, spec, *teacher)
         if asks_teacher:
-            own = [{PREFIX + k: v for k, v in f.items() if k != "labels"} for f in theirs]
-            features = [mine | its for mine, its in zip(features, own, strict=True)]
+            own = [{PREFIX + k: v for k, v in f.items() if k != "labels"} for f in teacher_tokenizer_features]
+            features = [
+                student_features | teacher_features for student_features, teacher_features in zip(features, own, strict=True)
+            ]
         teachers = encoded_theirs.features
     features = [f for f in features if f[LABELLED] == 0 or has_answer(f)]
     if not features:
@@ -103,5 +105,5 @@ def _splits(spec: TaskSpec, data_dir: str | None, seed: int, sizes, eval_rows: i
 
 
 def _features(train: Dataset, rows: Dataset, spec: TaskSpec, tokenizer: Any, limit: int):
-    found, held_out = encode(train[:], spec, tokenizer, limit), encode(rows[:], spec, tokenizer, limit)
-    return found.features, held_out, found.truncated
+    encoded, held_out = encode(train[:], spec, tokenizer, limit), encode(rows[:], spec, tokenizer, limit)
+    return encoded.features, held_out, encoded.truncated

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from distill.losses.losses import log_probabilities
-from distill.losses.states import Seen, answer_logits, look
+from distill.losses.states import ForwardStates, answer_logits, forward_with_states
 from training.data.batching import Batch
 from training.evaluation.evaluation import MODEL_INPUTS
 from training.loop.checkpoint import frozen_checksum
@@ -42,20 +42,20 @@ class Teacher:
         return self
 
     @torch.no_grad()
-    def see(self, batch: Batch, hidden: bool = False, attention: bool = False) -> Seen:
+    def see(self, batch: Batch, hidden: bool = False, attention: bool = False) -> ForwardStates:
         """The first teacher's pass."""
-        return look(self._ready(self.models[0]), self._own(batch), hidden, attention)
+        return forward_with_states(self._ready(self.models[0]), self._own(batch), hidden, attention)
 
     @torch.no_grad()
-    def answers(self, batch: Batch, first: Seen | None = None) -> Tensor:
+    def answers(self, batch: Batch, first: ForwardStates | None = None) -> Tensor:
         """The teachers' logits (N, C) of the batch's answers; `first` is the first teacher's pass, if it was made already."""
         batch = self._own(batch)
         outs = [first.out if first is not None else None, *[None] * (len(self.models) - 1)]
-        found = [
-            answer_logits(self.kind, out or look(self._ready(model), batch).out, batch)
+        logits = [
+            answer_logits(self.kind, out or forward_with_states(self._ready(model), batch).out, batch)
             for model, out in zip(self.models, outs, strict=True)
         ]
-        return found[0] if len(found) == 1 else mix_teachers(found, self.kind)
+        return logits[0] if len(logits) == 1 else mix_teachers(logits, self.kind)
 
     def checksum(self) -> int:
         """Changes when any teacher's weight does."""
@@ -76,7 +76,7 @@ class Teacher:
 def mix_teachers(logits: Sequence[Tensor], kind: str) -> Tensor:
     """Logits whose probabilities are the mean of the teachers' (N, C); numbers (regression) are averaged.
 
-    Their level, which no probability tells and `mse` compares, is the mean of the teachers' levels.
+    Their level, which no probability shows and `mse` compares, is the mean of the teachers' levels.
     """
     stacked = torch.stack(list(logits))
     if kind == "regression":
@@ -90,5 +90,5 @@ def own_batch(batch: Batch) -> Batch:
     """What a teacher reads: its own tokens where the batch has them."""
     own = {name.removeprefix(PREFIX): value for name, value in batch.items() if name.startswith(PREFIX)}
     students = MODEL_INPUTS if own else ()  # all of them: a teacher may have no token types, and must not get the student's
-    kept = {name: value for name, value in batch.items() if not name.startswith(PREFIX) and name not in students}
-    return kept | own
+    owns = {name: value for name, value in batch.items() if not name.startswith(PREFIX) and name not in students}
+    return owns | own

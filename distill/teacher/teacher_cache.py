@@ -83,8 +83,8 @@ class TeacherCache:
             stored = _widened(stored, width, None)[:, :width]
             return stored.masked_fill(stored == -torch.inf, MASKED)
         others = torch.tensor(float(width - stored.shape[1]))
-        found = (self.tensors["rest"][index].float() - others.log())[:, None].repeat(1, width)
-        return found.scatter(1, self.tensors["indices"][index].long(), stored)
+        logits = (self.tensors["rest"][index].float() - others.log())[:, None].repeat(1, width)
+        return logits.scatter(1, self.tensors["indices"][index].long(), stored)
 
 
 def build_cache(

@@ -21,10 +21,10 @@ def posteriors(task: str, rows: Dataset, split: str = "test") -> Tensor | None:
     """p* (N, C) of the first N rows of a split, or None for a task without one. ValueError where the rows are others."""
     if task not in POSTERIORS:
         return None
-    rng, found = random.Random(f"{task} {split}"), []
+    rng, rowss = random.Random(f"{task} {split}"), []
     for i, text in enumerate(rows["sentence"]):
         passage = world.sample_passage(rng)
         if passage.text != text:
             raise ValueError(f"row {i} of {task} {split} is not the small world's: {text[:60]!r}")
-        found.append(POSTERIORS[task](passage))
-    return torch.tensor(found, dtype=torch.float64)
+        rowss.append(POSTERIORS[task](passage))
+    return torch.tensor(rowss, dtype=torch.float64)

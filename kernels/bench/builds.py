@@ -178,18 +178,18 @@ def key(row: dict[str, str]) -> tuple[str, ...]:
 
 def problems(row: dict[str, str]) -> list[str]:
     """What no build may have: spills, too much shared memory; on Hopper a large GEMM without wgmma, or slow decoding."""
-    name, found = " ".join(key(row)), []
+    name, problems_found = " ".join(key(row)), []
     if int(row["spilled"]):
-        found.append(f"{name}: {row['spilled']} bytes spilled")
+        problems_found.append(f"{name}: {row['spilled']} bytes spilled")
     if int(row["shared"]) > int(row["limit"]):
-        found.append(f"{name}: {row['shared']} bytes of shared memory, {row['limit']} are there")
+        problems_found.append(f"{name}: {row['shared']} bytes of shared memory, {row['limit']} are there")
     if row["sm"] != "90" or row["variant"] == "fp32":
-        return found
+        return problems_found
     large = row["kernel"] in ("gemm_kernel", "grad_x_kernel", "expand_kernel", "expand_persistent_kernel")
     if large and (row["wgmma"] == "0" or row["mma"] != "0"):
-        found.append(f"{name}: no wgmma")
+        problems_found.append(f"{name}: no wgmma")
     if row["kernel"] == "expand_persistent_kernel" and row["tma"] == "0":
-        found.append(f"{name}: no bulk tensor copies")
+        problems_found.append(f"{name}: no bulk tensor copies")
     if row["per_weight"] and "blocks of" not in row["variant"] and float(row["per_weight"]) > MOST_PER_WEIGHT:
-        found.append(f"{name}: {row['per_weight']} instructions per weight")
-    return found
+        problems_found.append(f"{name}: {row['per_weight']} instructions per weight")
+    return problems_found

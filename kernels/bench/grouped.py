@@ -59,9 +59,9 @@ def peft_run(base: nn.Module, ours: nn.Module, names: list[str], x: Tensor):
     """peft's model of the same weights and adapters, with an adapter for every row."""
     from peft import LoraConfig, get_peft_model
 
-    theirs = nn.Sequential(nn.Linear(WIDTH, WIDTH))
-    theirs.load_state_dict(base.state_dict())
-    model = get_peft_model(theirs, LoraConfig(**SETTINGS), adapter_name=names[0])
+    peft_model = nn.Sequential(nn.Linear(WIDTH, WIDTH))
+    peft_model.load_state_dict(base.state_dict())
+    model = get_peft_model(peft_model, LoraConfig(**SETTINGS), adapter_name=names[0])
     for name in names[1:]:
         model.add_adapter(name, LoraConfig(**SETTINGS))
     layer = loralib.lora_layers(ours)["0"]

@@ -110,8 +110,8 @@ def check_gradients(layers: dict[str, nn.Module], x: Tensor, dy: Tensor, wanted:
     bound = 1e-4 if x.dtype == torch.float32 else 2e-2  # relative to the norm; sums in another order, 2^-8 in bf16
     for name, layer in layers.items():
         grads = torch.autograd.grad(layer(x), [x, *factors(layer)], dy)
-        for found, exact in zip(grads, wanted, strict=True):
-            error = float((found.double().cpu() - exact).norm() / exact.norm())
+        for computed, exact in zip(grads, wanted, strict=True):
+            error = float((computed.double().cpu() - exact).norm() / exact.norm())
             if not error <= bound:
                 raise RuntimeError(f"gradients of {name}: error {error:.1e}, expected at most {bound:.0e}: nothing was timed")
 

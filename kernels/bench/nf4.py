@@ -28,18 +28,18 @@ def bitsandbytes_runs(weight: torch.Tensor, ours: Quantized, device: str) -> dic
     """RuntimeError where its bytes or values differ from ours."""
     from bitsandbytes import functional as bnb
 
-    theirs, state = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4")
-    if device == "cpu" and not (torch.equal(ours.packed, theirs) and torch.equal(ours.absmax, state.absmax)):
+    packed, state = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4")
+    if device == "cpu" and not (torch.equal(ours.packed, packed) and torch.equal(ours.absmax, state.absmax)):
         raise RuntimeError("the packed bytes differ from those of bitsandbytes: nothing was timed")
-    if not torch.equal(dequantize(ours), bnb.dequantize_4bit(theirs, state)):
+    if not torch.equal(dequantize(ours), bnb.dequantize_4bit(packed, state)):
         raise RuntimeError("the decoded values differ from those of bitsandbytes: nothing was timed")
     return {
         "quantize": lambda: bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4"),
-        "dequantize": lambda: bnb.dequantize_4bit(theirs, state),
+        "dequantize": lambda: bnb.dequantize_4bit(packed, state),
     }
 
 
-def rows(threads: int, dtype: torch.dtype, found: dict[str, dict[str, Timing]]) -> list[tuple[str, ...]]:
+def rows(threads: int, dtype: torch.dtype, timings: dict[str, dict[str, Timing]]) -> list[tuple[str, ...]]:
     return [
         (
             name,
@@ -49,5 +49,5 @@ def rows(threads: int, dtype: torch.dtype, found: dict[str, dict[str, Timing]]) 
             f"{ratio(times['ours'], times['bitsandbytes']):.2f}" if "bitsandbytes" in times else "–",
             f"{ratio(times['ours'], times['copy']):.1f}",
         )
-        for name, times in found.items()
+        for name, times in timings.items()
     ]

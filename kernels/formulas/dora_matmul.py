@@ -1,6 +1,6 @@
-"""The DoRA product  y = g ⊙ (x Wᵀ + s · (x̃ Aᵀ) Bᵀ) + b  with  g = m / ‖W + s B A‖  by row (Liu et al. 2024, section 4).
+"""The DoRA matmul  y = g ⊙ (x Wᵀ + s · (x̃ Aᵀ) Bᵀ) + b  with  g = m / ‖W + s B A‖  by row (Liu et al. 2024, section 4).
 
-m is learnt; the norm counts as a constant in backward (their section 4.3). With v the product in brackets:
+m is learnt; the norm counts as a constant in backward (their section 4.3). With v the matmul in brackets:
 
     dv = dy ⊙ g                    (M, N)   and from here LoRA's own backward
     dm = Σ_rows(dy ⊙ v) / norm     (N,)
@@ -61,7 +61,7 @@ def dora_forward(
     scaling: float,
     dropped: Float[Tensor, "M K"] | None = None,
 ) -> tuple[Float[Tensor, "M N"], Float[Tensor, "M N"], Float[Tensor, "M r"]]:
-    """Returns (y, v, S): LoRA's product without its bias, and one pass over the output for gain and bias together."""
+    """Returns (y, v, S): LoRA's matmul without its bias, and one pass over the output for gain and bias together."""
     v, S = lora_forward(x, weight, None, lora_A, lora_B, scaling, ((0, len(weight)),), dropped)
     return (v * gain if bias is None else torch.addcmul(bias, v, gain)), v, S
 
@@ -84,6 +84,6 @@ def dora_backward(
     """Returns (dx, dA, dB, dm, dv); the first three None where `need` says so."""
     scratch = dy * v
     dm = scratch.sum(0, dtype=norm.dtype) / norm
-    dv = torch.mul(dy, gain, out=scratch)  # one (M, N) buffer serves both products
+    dv = torch.mul(dy, gain, out=scratch)  # one (M, N) buffer serves both matmuls
     dx, dA, dB = lora_backward(dv, x, weight, lora_A, lora_B, S, scaling, ((0, len(weight)),), keep, p, need)
     return dx, dA, dB, dm, dv

@@ -1,9 +1,9 @@
-"""LoRA as one wider product, by layout alone:  y = [x | S] · [W | B]ᵀ  with S = s · x Aᵀ  in r columns behind x.
+"""LoRA as one wider matmul, by layout alone:  y = [x | S] · [W | B]ᵀ  with S = s · x Aᵀ  in r columns behind x.
 
 If W and B lie side by side in one buffer, and x has r free columns behind it, one call of cuBLAS does base and LoRA: K + r
 instead of K. In backward dy · [W | B] is [dx of the base | dS] from one read of dy. It is the yardstick of the Triton kernel:
-the same traffic, at cuBLAS's speed. Its price is the layout: whoever makes x must leave room behind each row, and W is no longer
-a tensor of its own.
+the same traffic, at cuBLAS's speed. Its price is the layout: whoever makes x must leave r columns free behind each row, and W
+is no longer a tensor of its own.
 """
 
 import torch
@@ -26,7 +26,7 @@ def room_behind(x: Float[Tensor, "M K"], r: int) -> Float[Tensor, "M K_r"]:
 def augmented_forward(
     wide_x: Float[Tensor, "M K_r"], wide_weight: Float[Tensor, "N K_r"], lora_A: Float[Tensor, "r K"], scaling: float
 ) -> Float[Tensor, "M N"]:
-    """Fills S behind x, then one product."""
+    """Fills S behind x, then one matmul."""
     K = lora_A.shape[1]
     torch.mm(wide_x[:, :K], (scaling * lora_A).T, out=wide_x[:, K:])
     return wide_x @ wide_weight.T

@@ -1,8 +1,8 @@
-"""The LoRA product  y = x Wᵀ + b + s · (x̃ Aᵀ) Bᵀ  and its gradients, in plain PyTorch (Hu et al. 2021, section 4.1).
+"""The LoRA matmul  y = x Wᵀ + b + s · (x̃ Aᵀ) Bᵀ  and its gradients, in plain PyTorch (Hu et al. 2021, section 4.1).
 
 x̃ is x, or x after dropout. The weight W is frozen as a rule, so the rank-r path is all that needs care:
 
-    S  = x̃ Aᵀ                      (M, r)   kept for backward
+    S  = x̃ Aᵀ                      (M, r)   saved for the backward pass
     dB = s · dyᵀ S                 (N, r)
     dS = s · dy B                  (M, r)
     dA = dSᵀ x̃                     (r, K)
@@ -41,7 +41,7 @@ def lora_forward(
     parts: Parts,
     dropped: Float[Tensor, "M K"] | None = None,
 ) -> tuple[Float[Tensor, "M N"], Float[Tensor, "M pr"]]:
-    """Returns (y, S). Three operations for one part: the scale and the sum ride in the second product (`addmm`)."""
+    """Returns (y, S). Three operations for one part: the scale and the sum ride in the second matmul (`addmm`)."""
     y = F.linear(x, weight, bias)
     S = F.linear(x if dropped is None else dropped, lora_A)  # (M, p·r)
     for (low, high), s_i, B in _stacks(S.T, lora_B, parts):
@@ -62,7 +62,7 @@ def lora_backward(
     p: float,
     need: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Returns (dx, dA, dB), each None where `need` says so. `keep` is the dropout mask, p its rate."""
+    """Returns (dx, dA, dB), each None where `need` says so. `keep` is the dropout mask, p the dropout probability."""
     need_x, need_A, need_B = need
     stacks = list(_stacks(S.T, lora_B, parts))
     # Sᵀ dy, then turned round: dyᵀ S walks the large dy against its rows and took 2.5 times as long on a CPU
@@ -73,7 +73,7 @@ def lora_backward(
     dA = dS.T @ (x if keep is None else drop(x, keep, p)) if need_A else None
     if not need_x:
         return None, dA, dB
-    dx = dS @ lora_A  # the small product first: the large one then adds to it in place, without a pass of its own
+    dx = dS @ lora_A  # the small matmul first: the large one then adds to it in place, without a pass of its own
     if keep is not None:
         dx = drop(dx, keep, p)
     return dx.addmm_(dy, weight), dA, dB

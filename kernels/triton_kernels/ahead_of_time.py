@@ -81,8 +81,8 @@ def _read(cubin: bytes) -> tuple[str, str]:
 
 def _instructions(code: str) -> list[tuple[int, str]]:
     """(address, text) of each instruction; the predicate in front is taken off."""
-    found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][^;]*);", code)
-    return [(int(address, 16), text.strip()) for address, text in found]
+    instructions = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][^;]*);", code)
+    return [(int(address, 16), text.strip()) for address, text in instructions]
 
 
 def _main_loop(lines: list[tuple[int, str]]) -> list[str]:

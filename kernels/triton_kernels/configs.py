@@ -11,7 +11,7 @@ from functools import cache
 
 import torch
 
-SMALL_M = 32  # tokens: up to here the LoRA product is one launch
+SMALL_M = 32  # tokens: up to here the LoRA operation is one launch
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Tiles:
 
 
 def gemm_tiles(M: int, N: int, dtype: torch.dtype, capability: int = 90) -> Tiles:
-    """For an (M, N) product. Small M takes small tiles, so that there are enough of them for every SM."""
+    """For an (M, N) matmul. Small M takes small tiles, so that there are enough of them for every SM."""
     if capability < 80:  # no tensor-core code in this Triton: sums in ordinary registers
         return Tiles(16, 32, 32, stages=2)
     if dtype == torch.float32:  # nor without TF32

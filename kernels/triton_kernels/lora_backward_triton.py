@@ -1,4 +1,4 @@
-"""The gradients of the LoRA product in Triton, one read of each large matrix, and the same bits every time.
+"""The gradients of the LoRA operation in Triton, one read of each large matrix, and the same bits every time.
 
     dS = s · dy B    and   dB = dyᵀ S      from one read of dy      `grad_rank_kernel`
     dA = dSᵀ x̃                             one read of x            `grad_a_kernel`
@@ -7,7 +7,7 @@
 S comes from forward with the scale already in it. Sums over programs go through float32 planes that are added up in a fixed
 order, not through atomic additions, whose order changes from run to run. Their price: dB has a plane for each BM rows, R / 64 of
 dy's bytes in bf16 at BM = 128, written and read once.
-The dropout mask is made again from the seed. In `grad_x_kernel` the rank-r product comes first, because the mask is for it
+The dropout mask is made again from the seed. In `grad_x_kernel` the rank-r matmul comes first, because the mask is for it
 alone: the GEMM then adds to the same accumulator.
 """
 

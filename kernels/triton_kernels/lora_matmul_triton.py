@@ -1,11 +1,11 @@
-"""The LoRA product  y = x Wᵀ + b + s · (x̃ Aᵀ) Bᵀ  in Triton, from simple to fast. The definition is formulas/lora_matmul.py.
+"""The LoRA matmul  y = x Wᵀ + b + s · (x̃ Aᵀ) Bᵀ  in Triton, from simple to fast. The definition is formulas/lora_matmul.py.
 
 1. `one_launch_kernel`: a tiled GEMM that also makes its own S = x̃ Aᵀ. One launch, but every column of tiles makes S again:
    right for a few tokens, where a second launch costs more than the sums.
 2. `shrink_kernel` + `expand_kernel`: S once, small enough to write to memory (M × r); then a GEMM whose last step of K is the
-   rank-r product, into the same accumulator. LoRA costs one more read of x, and nothing at full width.
+   rank-r matmul, into the same accumulator. LoRA costs one more read of x, and nothing at full width.
 3. `expand_persistent_kernel`: the same GEMM with as many programs as the GPU has SMs, tiles copied by the tensor memory
-   accelerator (Hopper), and the output written in two halves, so that the loads of the next tile find room.
+   accelerator (Hopper), and the output written in two halves, so that the loads of the next tile fit.
 
 What must not be done is `acc += tl.dot(S, B) * s`: a second accumulator next to the first does not fit into the registers.
 Scaling and dropout are folded into S. Backward: kernels/triton_kernels/lora_backward_triton.py.
@@ -58,7 +58,7 @@ def one_launch_kernel(
         acc += tl.load(bias + columns, mask=columns < N, other=0.0).to(tl.float32)[None, :]
     inside = (rows[:, None] < M) & (columns[None, :] < N)
     tl.store(y + rows.to(tl.int64)[:, None] * N + columns[None, :], acc.to(y.dtype.element_ty), mask=inside)
-    if tl.program_id(1) == 0:  # kept for backward
+    if tl.program_id(1) == 0:  # saved for the backward pass
         stored = (rows[:, None] < M) & (ranks[None, :] < S_WIDTH)
         tl.store(s + rows.to(tl.int64)[:, None] * S_WIDTH + ranks[None, :], small, mask=stored)
 

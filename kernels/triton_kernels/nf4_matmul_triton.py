@@ -1,4 +1,4 @@
-"""Products with a 4-bit weight that is decoded on the way: y = x Wᵀ + b (+ S Bᵀ), W in NF4 or FP4, never written out.
+"""Matmuls with a 4-bit weight that is decoded on the way: y = x Wᵀ + b (+ S Bᵀ), W in NF4 or FP4, never written out.
 
 1. `gemv_kernel`, 1 to 4 tokens: no tensor cores. A thread multiplies the two levels of a byte with their two x, sums the
    pair, and applies the block's scale once per pair: the scale never meets a weight of its own.
@@ -8,7 +8,7 @@
 On an H200 only one token is faster this way (`PACKED_PAYS`): 2 took about twice as long as 1, because the first kernel decodes
 again for each token, and the second kernel decodes slower than decoding once and calling cuBLAS takes in all.
 Rows must hold whole blocks (K a multiple of the block size). The sums run in float32; the GEMM rounds each weight to x's
-dtype first, as a product with the decoded weight does.
+dtype first, as a matmul with the decoded weight does.
 """
 
 import torch
@@ -112,7 +112,7 @@ def gemm_kernel(
 
 
 def fits(x: Tensor, weight: Quantized) -> bool:
-    """Whether a product with the packed weight is written for this: rows of whole blocks, and at most GEMM_M tokens."""
+    """Whether a matmul with the packed weight is written for this: rows of whole blocks, and at most GEMM_M tokens."""
     return x.shape[1] % weight.blocksize == 0 and len(x) <= GEMM_M
 
 

@@ -2,12 +2,12 @@
 
 Decoding is bound by instructions, not by bytes: an H100 can stream 8 weights in the time of 32 instructions. So:
 
-1. A tree of 15 comparisons per weight takes about 25 instructions (it is in lesson 10, not here).
+1. A tree of 15 comparisons per weight takes about 25 instructions (it is not written here).
 2. A look-up in the 16 levels, nibble by nibble, takes about 10.
 3. `dequantize_kernel`: a look-up in a table of 256 pairs, byte by byte. The pair is one 64-bit load, and its two halves are
    the two float32 levels, in registers of their own, without another instruction.
 
-Products with a 4-bit weight that is never written out: kernels/triton_kernels/nf4_matmul_triton.py.
+Matmuls with a 4-bit weight that is never written out: kernels/triton_kernels/nf4_matmul_triton.py.
 """
 
 import math

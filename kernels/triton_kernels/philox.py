@@ -16,7 +16,7 @@ WORD = 0xFFFFFFFF
 
 
 def keep_mask(seed: Int64[Tensor, "1"], rows: int, columns: int, p: float) -> Bool[Tensor, "rows columns"]:
-    """What dropout of rate p keeps of a (rows, columns) matrix: the word of an element is at least p · 2^32."""
+    """What dropout with probability p keeps of a (rows, columns) matrix: the word of an element is at least p · 2^32."""
     quads = -(-columns // 4)
     counter = torch.arange(rows * quads, device=seed.device)
     words = torch.stack(philox(seed, counter), 1)  # (rows · quads, 4)
@@ -44,7 +44,7 @@ def philox(seed: Int64[Tensor, "1"], counter: Int64[Tensor, " n"]) -> tuple[Tens
 
 
 def _product(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
-    """High and low word of a 32 × 32 bit product. Half of `a` at a time: 48 bits fit into an int64, 64 do not."""
+    """High and low word of a 32 × 32 bit multiplication. Half of `a` at a time: 48 bits fit into an int64, 64 do not."""
     low = (a & 0xFFFF) * b
     high = (a >> 16) * b + (low >> 16)
     return high >> 16, high << 16 & WORD | low & 0xFFFF

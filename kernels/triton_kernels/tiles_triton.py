@@ -17,7 +17,7 @@ def padded_rank(r: int) -> int:
 
 
 def precision(dtype: torch.dtype) -> str:
-    """How a float32 product is rounded: exactly ("ieee") unless torch was told that TF32 will do."""
+    """How a float32 matmul is rounded: exactly ("ieee") unless torch is set to allow TF32."""
     return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 

@@ -11,14 +11,14 @@ def stored_forwards(module: nn.Module) -> dict[str, MethodType]:
     accelerate's hooks (`device_map`, offloading) keep the original one as `_old_forward` and call it. ValueError where `forward`
     was replaced by something that calls none: LoRA acts through the class, and would never run.
     """
-    kept = {name: module.__dict__[name] for name in ("forward", "_old_forward") if name in module.__dict__}
-    found = {name: f for name, f in kept.items() if isinstance(f, MethodType) and f.__self__ is module}
-    if kept and not found:
+    stored = {name: module.__dict__[name] for name in ("forward", "_old_forward") if name in module.__dict__}
+    own_methods = {name: f for name, f in stored.items() if isinstance(f, MethodType) and f.__self__ is module}
+    if stored and not own_methods:
         raise ValueError(
-            f"the forward of this {type(module).__name__} was replaced by {kept['forward']!r}, so LoRA in it would never run: "
+            f"the forward of this {type(module).__name__} was replaced by {stored['forward']!r}, so LoRA in it would never run: "
             "remove the replacement (del module.forward), inject, and put it back around the new forward"
         )
-    return found
+    return own_methods
 
 
 def rebind_forward(module: nn.Module) -> None:

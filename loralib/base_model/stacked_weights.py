@@ -32,7 +32,7 @@ NO_STACKS = Stacks()
 
 def find_stacks(model: nn.Module) -> Stacks:
     """Parameters of three or more dimensions with more than one matrix each, of modules that are no convolution."""
-    found = {
+    stacked = {
         f"{path}.{name}".lstrip("."): p.numel()
         for path, module in model.named_modules()
         if not isinstance(module, _ConvNd)
@@ -40,4 +40,4 @@ def find_stacks(model: nn.Module) -> Stacks:
         if p.ndim > 2 and min(p.shape[0], *p.shape[-2:]) > 1
     }
     total = sum(p.numel() for p in model.parameters())
-    return Stacks(tuple(found), sum(found.values()) / max(total, 1))
+    return Stacks(tuple(stacked), sum(stacked.values()) / max(total, 1))

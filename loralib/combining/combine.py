@@ -68,10 +68,10 @@ def combine_adapters(
     """
     configs = _checked(model, names, weights, method, density, seed, rank)
     layers = {p: layer for p, layer in lora_layers(model).items() if any(n in layer.variants for n in names)}
-    found = {
+    combined = {
         path: _combined(layer, names, weights, method, rank, density, seed, i) for i, (path, layer) in enumerate(layers.items())
     }
-    ranks = {path: len(A) for path, (A, B, *_) in found.items()}
+    ranks = {path: len(A) for path, (A, B, *_) in combined.items()}
     top = max(ranks.values())
     exact_names = {f"^{re.escape(path)}": r for path, r in ranks.items() if r != top}
     head_owner = _head_owner(model, names, head_from)
@@ -89,7 +89,7 @@ def combine_adapters(
     )
     add_adapter(model, config, adapter_name)
     try:
-        for path, (A, B, *_) in found.items():
+        for path, (A, B, *_) in combined.items():
             layers[path].lora_A[adapter_name].copy_(A)
             layers[path].lora_B[adapter_name].copy_(B)
         _combine_biases(model, names, weights, adapter_name, method, density, seed)
@@ -99,7 +99,7 @@ def combine_adapters(
     except BaseException:
         delete_adapter(model, adapter_name)
         raise
-    missed, total = (sum(float(part[i]) for part in found.values()) for i in (2, 3))
+    missed, total = (sum(float(part[i]) for part in combined.values()) for i in (2, 3))
     return CombineReport(top, (missed / total) ** 0.5 if total else 0.0)
 
 

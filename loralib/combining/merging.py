@@ -22,15 +22,15 @@ def keep_largest(tensor: Tensor, density: float) -> Tensor:
     count = int(density * tensor.numel())
     if not count:
         raise ValueError(f"density={density} keeps none of {tensor.numel()} entries: nothing would be left")
-    kept = torch.zeros(tensor.numel(), dtype=torch.bool, device=tensor.device)
-    kept[tensor.abs().flatten().topk(count).indices] = True
-    return tensor * kept.view_as(tensor)
+    mask = torch.zeros(tensor.numel(), dtype=torch.bool, device=tensor.device)
+    mask[tensor.abs().flatten().topk(count).indices] = True
+    return tensor * mask.view_as(tensor)
 
 
 def drop_and_rescale(tensor: Tensor, density: float, generator: torch.Generator) -> Tensor:
     """DARE (Yu et al. 2024, section 3.1): keep each entry with probability `density`, and divide it by that."""
-    kept = torch.bernoulli(torch.full(tensor.shape, density), generator=generator).to(tensor.device)
-    return tensor * kept.to(tensor.dtype) / density
+    mask = torch.bernoulli(torch.full(tensor.shape, density), generator=generator).to(tensor.device)
+    return tensor * mask.to(tensor.dtype) / density
 
 
 def agreeing_mean(tensors: Tensors, weights: Weights) -> Tensor:

@@ -27,7 +27,7 @@ class Quantize:
     double_quant: bool = True
     """the scales in 8 bits too"""
     compute_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """of the products, for those who load the folder"""
+    """of the matmuls, for those who load the folder"""
     skip: tuple[str, ...] = ()
     """further layers to leave, by the end of their name; heads, embeddings and norms stay anyway"""
 

@@ -1,4 +1,4 @@
-"""In which dtype a product runs, with and without autocast."""
+"""In which dtype a matmul runs, with and without autocast."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which a product with x runs: x's own, or autocast's (which leaves float64 alone, as torch does)."""
+    """The dtype in which a matmul with x runs: x's own, or autocast's (which leaves float64 alone, as torch does)."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if x.dtype != torch.float64 and autocast_is_on(device) else x.dtype
 

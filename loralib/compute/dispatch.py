@@ -58,9 +58,9 @@ def use_kernels(mode: str) -> Iterator[None]:
 
 
 def choose(operation: str, device: torch.device, dtype: torch.dtype, shape: Shape, r: int = 0, mode: str = "forward") -> Choice:
-    """The path for an (M, K) by (K, N) product; `shape` is (M, N, K), `mode` forward or both (with the backward).
+    """The path for an (M, K) by (K, N) matmul; `shape` is (M, N, K), `mode` forward or both (with the backward).
 
-    Operations: "lora"; "nf4", a product with a 4-bit weight; "nf4_lora", both; "grouped", an adapter for every row.
+    Operations: "lora"; "nf4", a matmul with a 4-bit weight; "nf4_lora", both; "grouped", an adapter for every row.
     """
     if _mode == "torch":
         return Choice("torch", 'use_kernels("torch")')
@@ -80,9 +80,9 @@ def by_measurement(what: str, gpu_name: str, dtype: torch.dtype, shape: Shape) -
     rows = nearest_rows(what, gpu_name, str(dtype).removeprefix("torch."), N, K)
     if not rows:
         return Choice("torch", f"no measurement of {what} in {dtype} on {gpu_name}: run `python -m kernels.bench all` there")
-    for most, path, said in rows:
+    for most, path, reason in rows:
         if most >= M:  # comparisons alone: a compiled model with a changing M is compiled once for each of these ranges
-            return Choice(path, said)
+            return Choice(path, reason)
     return Choice(*rows[-1][1:])
 
 
@@ -95,9 +95,9 @@ def nearest_rows(what: str, gpu_name: str, dtype: str, N: int, K: int) -> tuple[
     n, k = min({(row[1], row[2]) for row in rows}, key=lambda nk: abs(math.log(nk[0] / N)) + abs(math.log(nk[1] / K)))
     here = sorted((row[0], row[3]) for row in rows if (row[1], row[2]) == (n, k))
     borders = [math.sqrt(m * after) for (m, _), (after, _) in pairwise(here)] + [math.inf]
-    said = "at M={} N={} K={} the kernel took {:.2f} of torch's time on {}"
+    reason = "at M={} N={} K={} the kernel took {:.2f} of torch's time on {}"
     return tuple(
-        (most, "triton" if ratio <= WINS else "torch", said.format(m, n, k, ratio, gpu_name))
+        (most, "triton" if ratio <= WINS else "torch", reason.format(m, n, k, ratio, gpu_name))
         for most, (m, ratio) in zip(borders, here, strict=True)
     )
 

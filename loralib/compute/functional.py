@@ -35,7 +35,7 @@ def lora_linear(
 
     `parts` are the column ranges of y that the stacked (A_i, B_i) update; None is one part, all of y.
     The dropout mask is drawn from the global generator of x's device, as `F.dropout` does. A scale that is a tensor can
-    change without a new compilation; it is put into B, since a number alone can ride in the product.
+    change without a new compilation; it is put into B, since a number alone can ride in the matmul.
     """
     if isinstance(scaling, Tensor):
         lora_B, scaling = lora_B * scaling, 1.0

@@ -107,7 +107,7 @@ def nf4_linear(rows: Tensor, weight: Quantized, bias: Tensor | None) -> Tensor:
 
 
 def packed_pays(rows: Tensor, weight: Quantized) -> bool:
-    """Whether the weight stays packed in the product: one token, and rows of whole blocks."""
+    """Whether the weight stays packed in the matmul: one token, and rows of whole blocks."""
     from kernels.triton_kernels.nf4_matmul_triton import PACKED_PAYS, fits
 
     return len(rows) <= PACKED_PAYS and fits(rows, weight)

@@ -23,7 +23,7 @@ Factors = dict[str, tuple[Tensor, Tensor]]
 
 def grouped_rows(layer, input: Tensor, rows: Rows) -> Tensor | None:
     """The output of a projection for a mixed batch, or None where the loop over adapters is to run: by choice of `dispatch.py`,
-    or because an adapter is not a plain product (DoRA, (IA)³, dropout in training)."""
+    or because an adapter is not a plain matmul (DoRA, (IA)³, dropout in training)."""
     names = [name for name in dict.fromkeys(rows.names) if name is not None and name in layer.variants]
     variants = [layer.variants[name] for name in names]
     if not names or any(not v.is_low_rank or (v.dropout and layer.training) for v in variants):
@@ -57,17 +57,17 @@ def stack_of(layer, factors: Factors, dtype: torch.dtype) -> tuple[Tensor, Tenso
 
     rank = padded_rank(max(len(A) for A, _ in factors.values()))
     every = [factor for pair in factors.values() for factor in pair]
-    kept = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or any(f.is_inference() for f in every))
+    cacheable = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or any(f.is_inference() for f in every))
     now = (
         (dtype, *((name, A.data_ptr(), A._version, B.data_ptr(), B._version) for name, (A, B) in factors.items()))
-        if kept
+        if cacheable
         else None
     )
-    if kept and layer in STACKS and STACKS[layer][0] == now:
+    if cacheable and layer in STACKS and STACKS[layer][0] == now:
         return STACKS[layer][1]
     As, Bs = ([cast(pair[i], dtype) for pair in factors.values()] for i in (0, 1))
     stacked = stack_adapters(As, Bs, rank)
-    if kept:
+    if cacheable:
         STACKS[layer] = (now, stacked, every)  # the factors are held, so that their addresses cannot be given to others
     return stacked
 

@@ -51,5 +51,5 @@ def derived(formula: Callable[..., Tensor], given: list[Tensor | None], dy: Tens
     needed = [t for t in given if t is not None and t.requires_grad]
     with torch.enable_grad():
         y = formula(*given)
-    found = dict(zip(map(id, needed), torch.autograd.grad(y, needed, dy, create_graph=True, allow_unused=True), strict=True))
-    return tuple(None if t is None else found.get(id(t)) for t in given)
+    gradients = dict(zip(map(id, needed), torch.autograd.grad(y, needed, dy, create_graph=True, allow_unused=True), strict=True))
+    return tuple(None if t is None else gradients.get(id(t)) for t in given)

@@ -37,12 +37,12 @@ def read_config(folder: Path) -> AdapterConfig:
 def read_json(path: Path, error_type: type[ValueError] = AdapterFileError) -> dict:
     """The settings in a JSON file. `error_type` where it is absent or damaged, or holds anything but names and values."""
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise error_type(f"{path}: not a readable JSON file ({error})") from error
-    if not isinstance(found, dict):
-        raise error_type(f"{path}: holds a {type(found).__name__}, expected names with values ({{...}})")
-    return found
+    if not isinstance(content, dict):
+        raise error_type(f"{path}: holds a {type(content).__name__}, expected names with values ({{...}})")
+    return content
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -82,9 +82,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to ask for
         raise AdapterFileError(f"{path}: not a readable file of tensors ({type(error).__name__}: {error})") from error
-    if not isinstance(found, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()):
-        raise AdapterFileError(f"{path}: expected a dictionary of tensors, found {type(found).__name__}")
-    return found
+    if not isinstance(content, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
+        raise AdapterFileError(f"{path}: expected a dictionary of tensors, found {type(content).__name__}")
+    return content

@@ -171,7 +171,7 @@ def _without_tables(
     """
     trains_biases = getattr(config, "bias", "none") != "none"
     parameters, tables = dict(model.named_parameters(remove_duplicate=False)), word_tables(model)
-    kept, rows = {}, {}
+    adapter_tensors, rows = {}, {}
     for key, tensor in tensors.items():
         twice = ".modules_to_save." in key and key.replace(".modules_to_save.", ".") in tensors
         if twice or ".original_module." in key:
@@ -184,20 +184,20 @@ def _without_tables(
         saved_whole = any(owner.endswith(f"{name}.weight") for name in config.modules_to_save or [])
         is_table = not adapted and key.endswith(".weight") and key.removesuffix(".weight") in tables and not saved_whole
         if not (is_table or adapted) or (trains_biases and "bias" in parameter):
-            kept[key] = tensor
+            adapter_tensors[key] = tensor
             continue
         ours = parameters.get(f"{owner}.{parameter}" if adapted else key)
         if ours is None:
             raise AdapterFileError(f"{path}: {key} is a weight that this {type(model).__name__} does not have")
-        found = added_rows(ours, tensor, f"{path}: {key}")
-        if found:
-            rows[owner if adapted else key.removesuffix(".weight")] = found
+        added = added_rows(ours, tensor, f"{path}: {key}")
+        if added:
+            rows[owner if adapted else key.removesuffix(".weight")] = added
     others = sorted(adapter_configs(model))
     if rows and others:
         raise AdapterFileError(
             f"{path}: its rows of added tokens ({', '.join(rows)}) are not those of the model, on which {others} rely"
         )
-    return kept, rows
+    return adapter_tensors, rows
 
 
 def check_fits(tensors: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
@@ -234,11 +234,11 @@ def _fill(model: nn.Module, adapter_name: str, tensors: dict[str, Tensor], path:
         if adapter_name in head.copies:
             state = {k.removeprefix(name + "."): v for k, v in tensors.items() if k.startswith(name + ".")}
             head.copies[adapter_name].load_state_dict(state, strict=True)
-    mine = next(
+    parameter = next(
         p for layer in lora_layers(model).values() if adapter_name in layer.variants for p in layer.trained(adapter_name).values()
     )
-    theirs, ours = kinds.pop(), mine.dtype
-    return None if theirs == ours else f"cast from {theirs} to {ours}"
+    file_dtype, ours = kinds.pop(), parameter.dtype
+    return None if file_dtype == ours else f"cast from {file_dtype} to {ours}"
 
 
 @torch.no_grad()

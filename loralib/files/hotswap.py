@@ -44,7 +44,7 @@ def prepare_hotswap(model: nn.Module, rank: int, adapter_name: str = "default") 
         if not isinstance(layer, Projection) or type(variant) not in (Lora, Swappable) or getattr(variant, "parts", None):
             raise ValueError(f"{path}: only plain LoRA on Linear and Conv1D can be exchanged, not {variant.title} here")
         if len(layer.lora_A[adapter_name]) > rank:
-            raise ValueError(f"{path}: the adapter has room for rank {len(layer.lora_A[adapter_name])}, more than rank={rank}")
+            raise ValueError(f"{path}: the adapter has space for rank {len(layer.lora_A[adapter_name])}, more than rank={rank}")
     unwatch(model)
     forget_gradients(model)
     for layer in layers.values():
@@ -105,9 +105,9 @@ def _new_variants(model: nn.Module, config, layers: dict[str, Projection], adapt
         other = sorted(set(variants) ^ set(layers))
         raise ValueError(f"{folder} adapts {len(variants)} modules, the prepared adapter {len(layers)}; different: {other[:3]}")
     for path, variant in variants.items():
-        room, prepared = len(layers[path].lora_A[adapter_name]), layers[path].variants[adapter_name]
-        if variant.r > room:
-            raise ValueError(f"{folder}: {path} has rank {variant.r}, and the prepared adapter has room for {room}")
+        space, prepared = len(layers[path].lora_A[adapter_name]), layers[path].variants[adapter_name]
+        if variant.r > space:
+            raise ValueError(f"{folder}: {path} has rank {variant.r}, and the prepared adapter has space for {space}")
         if variant.dropout != prepared.dropout and model.training:
             raise ValueError(f"{folder}: another dropout ({variant.dropout}) would compile again in training; call model.eval()")
     return variants

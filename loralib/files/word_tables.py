@@ -22,7 +22,7 @@ Rows = dict[str, tuple[int, Tensor]]
 
 def word_tables(model: nn.Module) -> dict[str, nn.Module]:
     """The input embedding and the output head by their paths; empty for a model that has none."""
-    found = {}
+    tables = {}
     for getter in ("get_input_embeddings", "get_output_embeddings"):
         try:
             module = getattr(model, getter)()
@@ -30,8 +30,8 @@ def word_tables(model: nn.Module) -> dict[str, nn.Module]:
             continue
         path = next((name for name, m in model.named_modules() if m is module), None)
         if path and isinstance(getattr(module, "weight", None), Tensor):
-            found[path] = module
-    return found
+            tables[path] = module
+    return tables
 
 
 def tables_to_save(model: nn.Module, adapter_name: str) -> dict[str, Tensor]:
@@ -39,13 +39,13 @@ def tables_to_save(model: nn.Module, adapter_name: str) -> dict[str, Tensor]:
 
     A table that the adapter saves whole is left out, and so is a head that shares the embedding's weight.
     """
-    model, tensors, seen = bare_model(model), {}, set()
+    model, tensors, saved_pointers = bare_model(model), {}, set()
     words = _words_in_folder(getattr(model, "config", None))
     for path, module in word_tables(model).items() if words else ():
         weight = module.get_parameter("weight") if not isinstance(module, SavedModule) else None
-        if weight is None or weight.shape[0] == words or id(weight) in seen:
+        if weight is None or weight.shape[0] == words or id(weight) in saved_pointers:
             continue
-        seen.add(id(weight))
+        saved_pointers.add(id(weight))
         adapted = isinstance(module, LoraLayer) and adapter_name in module.variants
         tensors[f"{path}.base_layer.weight" if adapted else f"{path}.weight"] = weight
     return tensors

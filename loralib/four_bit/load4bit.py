@@ -51,7 +51,7 @@ def load_4bit(
     model, dtype = _without_numbers(folder, model_class, config, dtype)
     groups = packed_groups(name for name, _ in headers_of(folder))
     to_pack = set() if groups else set(linear_paths(model, skip))  # in a packed folder, what is not packed stays so
-    seen: set[str] = set()
+    loaded: set[str] = set()
     rows: list[LayerError] = []
     strange: list[str] = []
     ignored = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or []
@@ -61,9 +61,9 @@ def load_4bit(
             if not any(re.search(pattern, name) for pattern in ignored):  # such as GPT-2's old masks
                 strange.append(name)
             continue
-        if known in seen:
+        if known in loaded:
             raise ValueError(f"{folder}: {known} is in the files twice")
-        seen.add(known)
+        loaded.add(known)
         path, _, kind = known.rpartition(".")
         if isinstance(tensor, Quantized):
             rows.append(_place_layer(model, path, tensor, compute_dtype))
@@ -139,18 +139,18 @@ def _known(model: nn.Module, name: str, tensor: Tensor | Quantized, folder: Path
             packed = isinstance(tensor, Quantized) and isinstance(model.get_submodule(candidate.rpartition(".")[0]), Conv1D)
             shape = tuple(reversed(tensor.shape)) if packed else tuple(tensor.shape)  # packed as (d_out, d_in)
             if state[candidate] != shape:
-                found, wanted = tuple(tensor.shape), state[candidate]
-                raise ValueError(f"{folder}: {name} is {found} in the file and {wanted} in {type(model).__name__}")
+                shapes, wanted = tuple(tensor.shape), state[candidate]
+                raise ValueError(f"{folder}: {name} is {shapes} in the file and {wanted} in {type(model).__name__}")
             return candidate
     return None
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    found = model.__dict__.get(SHAPES)
-    if found is None:  # taken once: layers change while they are loaded
-        found = {n: tuple(p.shape) for n, p in model.state_dict().items()}
-        model.__dict__[SHAPES] = found
-    return found
+    shapes = model.__dict__.get(SHAPES)
+    if shapes is None:  # taken once: layers change while they are loaded
+        shapes = {n: tuple(p.shape) for n, p in model.state_dict().items()}
+        model.__dict__[SHAPES] = shapes
+    return shapes
 
 
 def _tie(model: Any) -> None:

@@ -78,8 +78,8 @@ def _merge_in_float32(model: nn.Module, names, dtype: torch.dtype | None = None)
     refuse_used_twice(model, dict(packed))
     for path, layer in packed.items():
         _refuse_overflow(path, layer, [names] if isinstance(names, str) else names, dtype or layer.stored_dtype)
-    kept = ("_parameters", "_buffers", "_non_persistent_buffers_set")
-    before = [(m, type(m), {**m.__dict__, **{k: copy.copy(m.__dict__[k]) for k in kept}}) for m in packed.values()]
+    copied_attributes = ("_parameters", "_buffers", "_non_persistent_buffers_set")
+    before = [(m, type(m), {**m.__dict__, **{k: copy.copy(m.__dict__[k]) for k in copied_attributes}}) for m in packed.values()]
     try:
         for layer in packed.values():
             decode(layer, torch.float32)

@@ -89,7 +89,7 @@ def quantize_model(
     """Replace the Linear and Conv1D layers by `Linear4bit`, in place, one at a time. Heads, embeddings and norms stay.
 
     skip: further modules to leave, by the end of their name; a name that fits none raises. exclude_heads: paths of the task's
-    heads, where the model's structure does not tell them (`matching.new_heads`). compute_dtype: of the products; None
+    heads, where the model's structure does not tell them (`matching.new_heads`). compute_dtype: of the matmuls; None
     is each weight's own. Raises ValueError for a model that is quantised or adapted already, and for tied weights.
     """
     if any(isinstance(m, LoraLayer | Linear4bit) for m in model.modules()):
@@ -133,11 +133,11 @@ def stand_in(new: Linear4bit, old: nn.Module) -> Linear4bit:
 
 
 def refuse_used_twice(model: nn.Module, layers: dict[str, nn.Module]) -> None:
-    mine = {id(layer): path for path, layer in layers.items()}
+    path_of = {id(layer): path for path, layer in layers.items()}
     for path, module in model.named_modules(remove_duplicate=False):
-        if mine.get(id(module), path) != path:
+        if path_of.get(id(module), path) != path:
             raise ValueError(
-                f"{mine[id(module)]} and {path} are one and the same layer: replacing it in one place would untie them"
+                f"{path_of[id(module)]} and {path} are one and the same layer: replacing it in one place would untie them"
             )
 
 

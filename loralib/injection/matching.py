@@ -53,8 +53,8 @@ def heads_to_save(model: nn.Module, wanted: list[str] | None) -> list[str]:
         return new_heads(model)
     if not wanted:
         return []
-    found = _matching(model_paths(model), wanted, "modules_to_save", model)
-    heads = [n for n in found if not _inside(n, [other for other in found if other != n])]  # a part is saved with its whole
+    matches = _matching(model_paths(model), wanted, "modules_to_save", model)
+    heads = [n for n in matches if not _inside(n, [other for other in matches if other != n])]  # a part is saved with its whole
     for head in heads:
         _check_head(model, head)
     return heads
@@ -69,12 +69,12 @@ def new_heads(model: nn.Module) -> list[str]:
     kind = type(model).__name__
     if WORD_MODEL.search(kind) and output_head(model) is not None:
         return []
-    found = _children_beside_the_base(model)
-    if not found and LABEL_MODEL.search(kind) and any(True for _ in model.parameters()):
+    heads = _children_beside_the_base(model)
+    if not heads and LABEL_MODEL.search(kind) and any(True for _ in model.parameters()):
         raise ValueError(
             f"no head was found in {kind}, whose name promises one: name it in modules_to_save=[...], or give [] to train none"
         )
-    return found
+    return heads
 
 
 WORD_MODEL = re.compile(r"(LM|LMHead|LMHeadModel|ForConditionalGeneration|ForPreTraining)$")
@@ -113,10 +113,10 @@ def output_head(model: nn.Module) -> str | None:
 
 def _matching(paths: list[str], wanted: list[str] | str, setting: str, model: nn.Module) -> list[str]:
     if isinstance(wanted, str):
-        found = [p for p in paths if re.fullmatch(wanted, p)]
-        if not found:
+        matches = [p for p in paths if re.fullmatch(wanted, p)]
+        if not matches:
             raise ValueError(f"{setting}={wanted!r} (a regular expression, matched in full) {_nothing(wanted, paths, model)}")
-        return found
+        return matches
     for name in wanted:
         if not any(name_ends_with(p, name) for p in paths):
             raise ValueError(f"{setting}={wanted}: {name!r} {_nothing(name, paths, model)}")
@@ -151,9 +151,9 @@ def _of_layers(names: list[str], config: AdapterConfig) -> list[str]:
 
 def _layer_number(path: str, patterns: list[str]) -> int | None:
     for pattern in patterns:
-        found = re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", path)  # the first number: an expert's own number comes later
-        if found:
-            return int(found.group(1))
+        match = re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", path)  # the first number: an expert's own number comes later
+        if match:
+            return int(match.group(1))
     return None
 
 

@@ -52,8 +52,8 @@ def merge(model: nn.Module, names: str | list[str] | None = None) -> list[str]:
         use_biases(model, bias_before)
         raise
     for path, layer in layers.items():  # from here on nothing can fail
-        kept = layer.weight.data if path in weights else None, layer.get_parameter("bias").data if path in biases else None
-        layer._before_merge = (*kept, layer.active)
+        original = layer.weight.data if path in weights else None, layer.get_parameter("bias").data if path in biases else None
+        layer._before_merge = (*original, layer.active)
         layer.weight.data = weights.get(path, layer.weight.data)
         if path in biases:
             layer.get_parameter("bias").data = biases[path]
@@ -70,10 +70,10 @@ def unmerge(model: nn.Module) -> None:
         raise RuntimeError("nothing is merged, so there is nothing to unmerge")
     for layer in lora_layers(model).values():
         weight, bias, active = layer._before_merge
-        for name, kept in (("weight", weight), ("bias", bias)):
-            if kept is not None:
+        for name, original in (("weight", weight), ("bias", bias)):
+            if original is not None:
                 p = layer.get_parameter(name)
-                p.data = kept.to(p.device, p.dtype)  # the model may have moved since
+                p.data = original.to(p.device, p.dtype)  # the model may have moved since
         layer._before_merge, layer.merged, layer.active = (None, None, ()), (), tuple(n for n in active if n in layer.variants)
     use_biases(model, model_biases(model).before_merge)
     for head in saved_modules(model).values():
@@ -82,8 +82,8 @@ def unmerge(model: nn.Module) -> None:
 
 def merged_adapters(model: nn.Module) -> list[str]:
     """Names of the adapters that are in the weights now."""
-    found = [n for m in model.modules() if isinstance(m, LoraLayer) for n in m.merged]
-    return list(dict.fromkeys(found))
+    names = [n for m in model.modules() if isinstance(m, LoraLayer) for n in m.merged]
+    return list(dict.fromkeys(names))
 
 
 def merge_and_unload(model: nn.Module, names: str | list[str] | None = None) -> nn.Module:
@@ -129,9 +129,9 @@ def _merged(path: str, layer: LoraLayer, kind: str, names: list[str]) -> torch.T
 
 
 def _refuse_tied(model: nn.Module, layers: list[LoraLayer]) -> None:
-    mine = {layer.weight.data_ptr() for layer in layers if layer.weight.device.type != "meta"}
+    pointers = {layer.weight.data_ptr() for layer in layers if layer.weight.device.type != "meta"}
     for pointer, paths in shared_pointers(model).items():
-        if pointer in mine:
+        if pointer in pointers:
             raise ValueError(
                 f"{' and '.join(paths)} share one weight (tied): merging would change them all. "
                 "Untie them first (give one its own copy of the weight), or keep the adapter unmerged"

@@ -1,7 +1,7 @@
 """Many adapters in one batch: every row names its adapter, or None for the base.
 
 The base runs once for all rows; each adapter adds its update to its own rows. The outputs are those of running each row
-alone with its adapter (to the rounding of a batched product).
+alone with its adapter (to the rounding of a batched matmul).
 """
 
 from collections.abc import Iterator, Sequence
@@ -48,9 +48,9 @@ def mixed_batch(model: nn.Module, names: Sequence[str | None], repeats: int = 1)
         yield
     finally:
         handle.remove()
-        for user, kept in zip(users, before, strict=True):
+        for user, rows_before in zip(users, before, strict=True):
             if isinstance(user, LoraLayer | SavedModule):  # not a layer whose last adapter was deleted inside
-                user.rows = kept
+                user.rows = rows_before
 
 
 def _count_tokens(users: list, rows: Rows, model: nn.Module, args: tuple, kwargs: dict) -> None:

@@ -43,18 +43,18 @@ def set_trainable(model: nn.Module, names: str | list[str]) -> None:
     model.requires_grad_(False)
     for p in record.originals.values():  # they are not in the model while copies stand in their places
         p.requires_grad_(False)
-    watched, others = {}, []
+    first_parameters, others = {}, []
     for path, layer in layers.items():
         for name in (n for n in names if n in layer.variants):
             trained = layer.trained(name)
             for p in trained.values():
                 p.requires_grad_(True)
-            watched[path] = trained[layer.variants[name].first_trained or next(iter(trained))]
+            first_parameters[path] = trained[layer.variants[name].first_trained or next(iter(trained))]
     for head in saved_modules(model).values():
         for name in (n for n in names if n in head.copies):
             head.copies[name].requires_grad_(True)
             others += head.copies[name].parameters()
-    watch_gradients(model, watched, others)
+    watch_gradients(model, first_parameters, others)
     for name, copies in record.copies.items():
         for p in copies.values():
             p.requires_grad_(name in names)

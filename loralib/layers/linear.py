@@ -17,7 +17,7 @@ from loralib.variants.lora import Lora
 
 
 class Projection(LoraLayer):
-    """Linear and Conv1D: one matrix multiplication, told apart only by how the weight is stored."""
+    """Linear and Conv1D: one matrix multiplication; they differ only in how the weight is stored."""
 
     bias: nn.Parameter | None
 

@@ -3,7 +3,7 @@
     y = x · dequant(W)ᵀ + b            dx = dy · dequant(W)
 
 The weight is decoded in forward, thrown away, and decoded again in backward: between the two only the packed bytes exist. The
-products run in `compute_dtype`. Nothing is kept for backward, not even x: a frozen weight needs no gradient.
+matmuls run in `compute_dtype`. Nothing is saved for the backward pass, not even x: a frozen weight needs no gradient.
 """
 
 from dataclasses import replace
@@ -23,7 +23,7 @@ class Linear4bit(nn.Module):
     """Made from a quantised (d_out, d_in) weight. `weight` holds the packed bytes, as in bitsandbytes' layer.
 
     source_cls: what the layer was; GPT-2's Conv1D becomes itself again when the weight is decoded for good.
-    compute_dtype: of the products; None is the dtype of the weight that was quantised. (bitsandbytes: float32 or the input's.)
+    compute_dtype: of the matmuls; None is the dtype of the weight that was quantised. (bitsandbytes: float32 or the input's.)
     """
 
     nested_absmax: Tensor | None
@@ -84,20 +84,22 @@ class Linear4bit(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs):
         name = f"{prefix}weight"
-        mine = {k.removeprefix(name): t for k, t in state_dict.items() if k == name or k.startswith(f"{name}.")}
-        rest = {k: t for k, t in state_dict.items() if k.removeprefix(name) not in mine}
+        weight_tensors = {k.removeprefix(name): t for k, t in state_dict.items() if k == name or k.startswith(f"{name}.")}
+        rest = {k: t for k, t in state_dict.items() if k.removeprefix(name) not in weight_tensors}
         known = to_file(self.quantized)
-        unexpected_keys += [f"{name}{key}" for key in mine if key not in known and not key.startswith((".nested", ".quant_"))]
+        unexpected_keys += [
+            f"{name}{key}" for key in weight_tensors if key not in known and not key.startswith((".nested", ".quant_"))
+        ]
         rest[name] = self.weight
-        if not mine:
+        if not weight_tensors:
             missing_keys.append(name)
             return super()._load_from_state_dict(rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         try:
-            found = from_file(mine, name)
-            if found.shape != self.quantized.shape:
-                raise ValueError(f"{name} is {tuple(found.shape)}, the layer {tuple(self.quantized.shape)}")
-            self.stored_dtype, self.blocksize, self.quant_type = found.dtype, found.blocksize, found.quant_type
-            self._hold(_moved(found, self.weight.device))
+            loaded = from_file(weight_tensors, name)
+            if loaded.shape != self.quantized.shape:
+                raise ValueError(f"{name} is {tuple(loaded.shape)}, the layer {tuple(self.quantized.shape)}")
+            self.stored_dtype, self.blocksize, self.quant_type = loaded.dtype, loaded.blocksize, loaded.quant_type
+            self._hold(_moved(loaded, self.weight.device))
         except ValueError as error:
             error_msgs.append(str(error))
         rest[name] = self.weight

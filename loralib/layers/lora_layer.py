@@ -193,14 +193,14 @@ def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
     Raises ValueError where there is none: the usual cause of 'trained nothing'.
     """
     model = bare_model(model)
-    found = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
-    if not found:
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    if not layers:
         raise ValueError(
             f"{type(model).__name__} has no LoRA layers, so there is nothing to train, save or merge. "
             "Marking parameters does not add any: call get_peft_model(model, LoraConfig(...)) first, "
             "or build the model from loralib.Linear"
         )
-    return found
+    return layers
 
 
 def is_adapter_parameter(name: str) -> bool:

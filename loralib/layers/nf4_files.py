@@ -60,12 +60,12 @@ def _check(q: Quantized, tensors: dict[str, Tensor], facts: dict, name: str) -> 
     """Sizes and tables: others would decode to something, silently."""
     count = q.shape.numel()
     blocks = -(-count // q.blocksize)
-    found = {"packed": len(q.packed), "absmax": len(q.absmax)}
+    lengths = {"packed": len(q.packed), "absmax": len(q.absmax)}
     expected = {"packed": (count + 1) // 2, "absmax": blocks}
     if q.nested is not None:
-        found["nested_absmax"], expected["nested_absmax"] = len(q.nested.absmax), -(-blocks // NESTED_BLOCKSIZE)
-    if found != expected:
-        raise ValueError(f"{name}: {found} entries for a weight of {tuple(q.shape)} in blocks of {q.blocksize}, not {expected}")
+        lengths["nested_absmax"], expected["nested_absmax"] = len(q.nested.absmax), -(-blocks // NESTED_BLOCKSIZE)
+    if lengths != expected:
+        raise ValueError(f"{name}: {lengths} entries for a weight of {tuple(q.shape)} in blocks of {q.blocksize}, not {expected}")
     dtype = torch.float32 if q.nested is None else torch.uint8
     if q.absmax.dtype != dtype or (q.nested is None) != (".nested_absmax" not in tensors):
         raise ValueError(

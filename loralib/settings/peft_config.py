@@ -21,7 +21,7 @@ NO_EFFECT = {  # switched on by default, or only a note, in peft's files
     "peft_version",
     "qalora_group_size",
     "revision",
-    "fan_in_fan_out",  # told by the layer's type
+    "fan_in_fan_out",  # given by the layer's type
     "target_parameters",  # peft names the experts of a mixture by itself; where it adapted them, the file holds their tensors
 }
 STARTS = ("gaussian", "eva", "orthogonal")

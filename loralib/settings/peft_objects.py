@@ -8,7 +8,7 @@ from loralib.settings.peft_config import config_from_peft
 from loralib.variants.config import AdapterConfig, LoraConfig
 
 WITH_HEADS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
-"""task types for which peft trains the new head without being told"""
+"""task types for which peft trains the new head without a setting"""
 
 
 def is_lora_config(config: Any) -> bool:
@@ -33,10 +33,10 @@ def our_config(config: Any) -> AdapterConfig:
     start = settings.pop("init_lora_weights", True)
     if start not in (True, False, "pissa"):
         raise ValueError(f"init_lora_weights={start!r} of peft is not supported here; expected True, False or 'pissa'")
-    found = config_from_peft(settings)
+    ours = config_from_peft(settings)
     if settings.get("modules_to_save") is None and settings.get("task_type") in WITH_HEADS:
-        found = replace(found, modules_to_save=None)  # finds the new heads
-    return replace(found, init_lora_weights=start) if isinstance(found, LoraConfig) else found
+        ours = replace(ours, modules_to_save=None)  # finds the new heads
+    return replace(ours, init_lora_weights=start) if isinstance(ours, LoraConfig) else ours
 
 
 def _plain(value: Any) -> Any:

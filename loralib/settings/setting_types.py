@@ -69,7 +69,7 @@ EXPECTED: dict[str, tuple[Check, str]] = {
     "enable_lora_patterns": (_list_of(_dict_of(_is_number)), "two patterns, of ranks and of lora_alpha"),
     "r": (_is_whole, "a whole number of at least 1"),
     "lora_alpha": (_is_number, "a number"),
-    "lora_dropout": (_is_number, "a rate in [0, 1)"),
+    "lora_dropout": (_is_number, "a probability in [0, 1)"),
     "bias": (_is_text, "none, all or lora_only (VeRA: vera_only)"),
     "vera_dropout": (_is_number, "a probability in [0, 1)"),
     "d_initial": (_is_number, "a number"),

@@ -106,7 +106,7 @@ class LoraConfig(AdapterConfig):
         for name, alpha in self.alpha_pattern.items():
             _check_alpha(alpha, f"alpha_pattern[{name!r}]")
         if not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"lora_dropout={self.lora_dropout!r}: expected a rate in [0, 1)")
+            raise ValueError(f"lora_dropout={self.lora_dropout!r}: expected a probability in [0, 1)")
         for name, parts in self.enable_lora.items():
             if not any(parts):
                 raise ValueError(f"enable_lora[{name!r}]={parts}: no part is switched on, so nothing would train")

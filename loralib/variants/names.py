@@ -23,11 +23,11 @@ def of_pattern(pattern: dict[str, Any], path: str, default: Any) -> Any:
 def named(setting: str, given: list[str] | str, paths: list[str]) -> set[str]:
     """The paths that a list of names, or one regular expression, names. ValueError for a name of none of them."""
     if isinstance(given, str):
-        found = {path for path in paths if re.fullmatch(given, path)}
-        unused = [] if found else [given]
+        matches = {path for path in paths if re.fullmatch(given, path)}
+        unused = [] if matches else [given]
     else:
         unused = [key for key in given if not any(name_ends_with(path, key) for path in paths)]
-        found = {path for path in paths if any(name_ends_with(path, key) for key in given)}
+        matches = {path for path in paths if any(name_ends_with(path, key) for key in given)}
     if unused:
         raise ValueError(f"{setting}: {unused[0]!r} is none of the matched modules, e.g. {paths[:3]}")
-    return found
+    return matches

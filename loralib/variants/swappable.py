@@ -36,7 +36,8 @@ class Scale(nn.Module):
 
 @dataclass(frozen=True)
 class Swappable(Lora):
-    """Plain LoRA with room for larger ranks: A (room, d_in), B (d_out, room), zero beyond `r`. The scale: `layer.hot_scale`."""
+    """Plain LoRA with space for larger ranks: A (largest, d_in), B (d_out, largest), zero beyond `r`. The scale:
+    `layer.hot_scale`."""
 
     title: ClassVar[str] = "lora"
     layers: ClassVar[tuple[str, ...]] = ("Conv1D", "Linear", "Linear4bit")

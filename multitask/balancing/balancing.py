@@ -7,15 +7,22 @@ is the default: with a tuned learning rate and enough regularisation nothing her
 al. 2022). Some methods look at losses alone; GradNorm and those of `gradients.py` look at each task's gradient.
 """
 
+import inspect
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from multitask.balancing.gradients import GRADIENT_METHODS
-from multitask.balancing.weightings import DWA_PERIOD, METHODS
+from multitask.balancing.weightings import DWA_PERIOD, METHODS, OPTIONS
 
 
-class Equal(nn.Module):
-    """Every task as it is, times its static weight. The other methods build on this one."""
+class Balancing(nn.Module):
+    """The base class of all methods: what a method says about the tasks' losses or gradients.
+
+    A method has `term` and `weight` (it looks at the losses), or `looks_at_gradients` and `solve` (it looks at each task's
+    gradient).
+    """
 
     looks_at_gradients = False
     learning_rate: float | None = None
@@ -28,24 +35,31 @@ class Equal(nn.Module):
             raise ValueError(f"task weights {weights}: expected {len(kinds)} numbers of at least 0, not all 0")
         self.static = [float(w) for w in weights]
 
+    def weight(self, k: int) -> float:
+        """The factor on L_k at present; for a method that looks at gradients, on the gradient of the head of task k."""
+        raise NotImplementedError(f"{type(self).__name__} does not say its weights")
+
     def term(self, k: int, loss: Tensor, part: float) -> Tensor:
         """What stands for task k in the step's loss, before static weight and share. `loss` may be a part of its mean loss, over
         `part` of its answers; the terms of all parts add up."""
         return self.weight(k) * loss
 
-    def weight(self, k: int) -> float:
-        """The factor on L_k at present."""
-        return 1.0
-
     def solve(self, G: Tensor, last: Tensor, tasks: list[int], losses: dict[int, float], step: int) -> Tensor:
-        """Weights (K,) of the gradients of `tasks`, from their products G (K, K); `last`: those in the last shared matrix."""
-        return torch.ones(len(tasks), dtype=G.dtype)
+        """Weights (K,) of the gradients of `tasks`, from their Gram matrix G (K, K); `last`: that of the last shared matrix."""
+        raise NotImplementedError(f"{type(self).__name__} does not look at gradients")
 
     def after(self, losses: dict[int, float]) -> None:
         """A step is done; its mean losses, of the tasks that took part."""
 
 
-class Uncertainty(Equal):
+class Equal(Balancing):
+    """Every task as it is, times its static weight."""
+
+    def weight(self, k: int) -> float:
+        return 1.0
+
+
+class Uncertainty(Balancing):
     """Kendall et al. 2018, equations 7 to 10: with s_k = log σ_k² learned, the term is
 
         ½ e^-s L + ½ s     for a squared error (regression)
@@ -70,7 +84,7 @@ class Uncertainty(Equal):
         return self.factors[k] * float(torch.exp(-self.log_vars[k].detach()))
 
 
-class DynamicWeightAverage(Equal):
+class DynamicWeightAverage(Balancing):
     """DWA (Liu et al. 2019, section 3.2): tasks whose loss falls slowly count more, w = K softmax(r / T).
 
     r_k is the mean loss of one period over that of the period before; in the first two all weights are 1.
@@ -82,8 +96,9 @@ class DynamicWeightAverage(Equal):
     """(2, K): of the losses, and how many"""
     steps: Tensor
 
-    def __init__(self, kinds: list[str], static: list[float] | None = None, period: int = DWA_PERIOD, temperature: float = 2.0):
+    def __init__(self, kinds: list[str], static: list[float] | None = None, period: float = DWA_PERIOD, temperature: float = 2.0):
         super().__init__(kinds, static)
+        period = int(period)
         if period < 1 or temperature <= 0:
             raise ValueError(f"period={period}, temperature={temperature}: expected at least 1, and above 0")
         self.period, self.temperature = period, temperature
@@ -111,21 +126,21 @@ class DynamicWeightAverage(Equal):
         self.sums.zero_()
 
 
-class GradNorm(Equal):
+class GradNorm(Balancing):
     """GradNorm (Chen et al. 2018, algorithm 1): weights w_k, of sum K, that bring the gradient norms G_k = w_k ‖∇L_k‖ in the last
     shared matrix to their mean times (relative loss)^α: a task that has learnt less than the others gets a longer gradient.
 
-    w moves against the sign of G_k - target by `rate` times the task's norm over the mean norm, so that the unit of the losses
-    does not matter; the paper steps along the same gradient with its own learning rate.
+    w moves against the sign of G_k - target by `step_size` times the task's norm over the mean norm, so that the unit of the
+    losses does not matter; the paper steps along the same gradient with its own learning rate.
     """
 
     looks_at_gradients = True
     weights: Tensor
     first: Tensor
 
-    def __init__(self, kinds: list[str], static: list[float] | None = None, alpha: float = 1.5, rate: float = 0.025):
+    def __init__(self, kinds: list[str], static: list[float] | None = None, alpha: float = 1.5, step_size: float = 0.025):
         super().__init__(kinds, static)
-        self.alpha, self.rate = alpha, rate
+        self.alpha, self.step_size = alpha, step_size
         self.register_buffer("weights", torch.ones(len(kinds), dtype=torch.float64))
         self.register_buffer("first", torch.full((len(kinds),), torch.nan, dtype=torch.float64))
 
@@ -140,35 +155,55 @@ class GradNorm(Equal):
         relative = now / first[tasks].clamp(min=1e-12)
         target = (used * norms).mean() * (relative / relative.mean().clamp(min=1e-12)) ** self.alpha
         slope = torch.sign(used * norms - target) * norms / norms.mean().clamp(min=1e-30)
-        weights = weights.index_copy(0, torch.tensor(tasks), (used - self.rate * slope).clamp(min=1e-3))
+        weights = weights.index_copy(0, torch.tensor(tasks), (used - self.step_size * slope).clamp(min=1e-3))
         self.weights.copy_(weights * len(weights) / weights.sum())
         self.first.copy_(first)
         return used
 
 
-class FromGradients(Equal):
-    """One of `gradients.GRADIENT_METHODS` on the shared parameters; heads keep their own gradients."""
+class FromGradients(Balancing):
+    """One of `gradients.GRADIENT_METHODS` on the shared parameters; heads keep their own gradients.
+
+    A method that draws at random has a `generator` argument; the step decides what it draws, so that a resumed run draws the
+    same.
+    """
 
     looks_at_gradients = True
 
-    def __init__(self, kinds: list[str], static: list[float] | None = None, method: str = "pcgrad"):
+    def __init__(self, kinds: list[str], static: list[float] | None = None, method: str = "pcgrad", **options: float):
         super().__init__(kinds, static)
-        self.method = method
+        self.method, self.options = GRADIENT_METHODS[method], options
+        self.is_random = "generator" in inspect.signature(self.method).parameters
+
+    def weight(self, k: int) -> float:
+        return 1.0
 
     def solve(self, G: Tensor, last: Tensor, tasks: list[int], losses: dict[int, float], step: int) -> Tensor:
-        if self.method == "pcgrad":  # its order is random; the step decides, so that a resumed run draws the same
-            return GRADIENT_METHODS["pcgrad"](G, torch.Generator().manual_seed(step))
-        return GRADIENT_METHODS[self.method](G)
+        random = {"generator": torch.Generator().manual_seed(step)} if self.is_random else {}
+        return self.method(G, **self.options, **random)
 
 
-def make_balancing(method: str, kinds: list[str], static: list[float] | None = None) -> Equal:
-    """A method by its name; ValueError for an unknown one."""
+BALANCING: dict[str, Callable[..., Balancing]] = {
+    "equal": Equal,
+    "uncertainty": Uncertainty,
+    "dwa": DynamicWeightAverage,
+    "gradnorm": GradNorm,
+}
+"""the methods that are classes; those of `gradients.GRADIENT_METHODS` are functions of the Gram matrix"""
+
+
+def make_balancing(method: str, kinds: list[str], static: list[float] | None = None, **options: float) -> Balancing:
+    """A method by its name. options: those in `weightings.OPTIONS`. ValueError for an unknown name or option."""
+    unknown = sorted(set(options) - set(OPTIONS.get(method, {}))) if method in METHODS else []
+    if unknown:
+        raise ValueError(
+            f"loss weighting {method!r} has no option {unknown[0]!r}; it has {', '.join(OPTIONS.get(method, {})) or 'none'}"
+        )
     if method in GRADIENT_METHODS:
-        return FromGradients(kinds, static, method)
-    known = {"equal": Equal, "uncertainty": Uncertainty, "dwa": DynamicWeightAverage, "gradnorm": GradNorm}
-    if method not in known:
-        raise ValueError(f"loss weighting {method!r} is unknown; there are {', '.join(METHODS)}")
-    return known[method](kinds, static)
+        return FromGradients(kinds, static, method, **options)
+    if method not in BALANCING:
+        raise ValueError(f"loss weighting {method!r} is unknown; there are {', '.join((*BALANCING, *GRADIENT_METHODS))}")
+    return BALANCING[method](kinds, static, **options)
 
 
 def expected_update(probabilities: dict[str, float], weights: dict[str, float]) -> dict[str, float]:

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from multitask.balancing.weightings import LARGEST_MGDA
+
 Gram = Float[Tensor, "K K"]
 Weights = Float[Tensor, "K"]
 
@@ -30,7 +32,7 @@ def inverse_norm(G: Gram) -> Weights:
 def pcgrad(G: Gram, generator: torch.Generator | None = None) -> Weights:
     """Project each gradient off those that it conflicts with, in random order; then the sum (Yu et al. 2020, algorithm 1).
 
-    A projected gradient is a mix of the given ones, g'_i = Σ_j C_ij g_j, so G tells all its products.
+    A projected gradient is a mix of the given ones, g'_i = Σ_j C_ij g_j, so G gives all its inner products.
     """
     K = len(G)
     C = torch.eye(K, dtype=G.dtype)
@@ -45,9 +47,15 @@ def pcgrad(G: Gram, generator: torch.Generator | None = None) -> Weights:
 def mgda(G: Gram) -> Weights:
     """The shortest vector in the hull of the gradients: min ‖Σ w_i g_i‖² over the simplex (Sener & Koltun 2018, section 3.2).
 
-    Exact: the best w of every face that a set of tasks spans; of those with no negative weight, the shortest.
+    Exact: the best w of every face that a set of tasks spans; of those with no negative weight, the shortest. There are 2^K - 1
+    faces, so ValueError for more than 12 tasks.
     """
-    G = G / G.diagonal().max().clamp(min=torch.finfo(G.dtype).tiny)  # beside large products the condition Σ w = 1 would be lost
+    if len(G) > LARGEST_MGDA:
+        raise ValueError(
+            f"mgda tries all {2 ** len(G) - 1:,} subsets of {len(G)} tasks: expected at most {LARGEST_MGDA} tasks. "
+            "Take cagrad, which looks for the same minimum step by step"
+        )
+    G = G / G.diagonal().max().clamp(min=torch.finfo(G.dtype).tiny)  # beside large entries the condition Σ w = 1 would be lost
     K, best, shortest = len(G), torch.full((len(G),), 1 / len(G), dtype=G.dtype), torch.inf
     for face in itertools.chain.from_iterable(itertools.combinations(range(K), size) for size in range(1, K + 1)):
         at = list(face)
@@ -119,8 +127,8 @@ def aligned_mtl(G: Gram) -> Weights:
     """
     _refuse_zeros(G)
     values, V = torch.linalg.eigh(G)
-    kept = values > len(G) * torch.finfo(G.dtype).eps * values.max()
-    values, V = values[kept], V[:, kept]
+    nonzero = values > len(G) * torch.finfo(G.dtype).eps * values.max()
+    values, V = values[nonzero], V[:, nonzero]
     return values.min().sqrt() * V @ torch.diag(values.rsqrt()) @ V.T.sum(1)
 
 

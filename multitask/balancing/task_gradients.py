@@ -20,12 +20,12 @@ def add_gradients(
     """
     sizes, reached = [p.numel() for p in shared], set()
     for i, (k, loss) in enumerate(losses.items()):
-        found = torch.autograd.grad(loss, [*shared, *own], retain_graph=i + 1 < len(losses), allow_unused=True)
-        for place, (part, gradient) in enumerate(zip(J[k].split(sizes), found, strict=False)):
+        gradients = torch.autograd.grad(loss, [*shared, *own], retain_graph=i + 1 < len(losses), allow_unused=True)
+        for place, (part, gradient) in enumerate(zip(J[k].split(sizes), gradients, strict=False)):
             if gradient is not None:
                 part += gradient.flatten().to(part.dtype)
                 reached.add(place)
-        for p, gradient in zip(own, found[len(shared) :], strict=True):
+        for p, gradient in zip(own, gradients[len(shared) :], strict=True):
             if gradient is not None:
                 gradient = gradient * (heads or {}).get(k, 1.0)
                 p.grad = gradient if p.grad is None else p.grad + gradient
@@ -41,7 +41,7 @@ def no_gradients(count: int, shared: Sequence[Tensor]) -> Tensor:
 
 
 def gram(J: Tensor) -> Tensor:
-    """All products g_i · g_j (K, K), in float64."""
+    """All inner products g_i · g_j (K, K), in float64."""
     J = J.double()
     return (J @ J.T).cpu()
 

@@ -7,3 +7,11 @@ GRADIENT_NAMES = ("pcgrad", "mgda", "cagrad", "imtl_g", "nash_mtl", "aligned_mtl
 METHODS = (*LOSS_METHODS, "gradnorm", *GRADIENT_NAMES)
 DWA_PERIOD = 50
 """steps over which dynamic weight averaging compares losses"""
+OPTIONS = {
+    "dwa": {"period": float(DWA_PERIOD), "temperature": 2.0},
+    "gradnorm": {"alpha": 1.5, "step_size": 0.025},
+    "cagrad": {"c": 0.5},
+}
+"""the options of methods that have some, with their defaults"""
+LARGEST_MGDA = 12
+"""tasks up to which MGDA enumerates all 2^K - 1 subsets"""

@@ -41,26 +41,26 @@ def run(settings: TransferSettings) -> "Transfer":
     console = Console(soft_wrap=True, highlight=False)
     tasks = list(settings.run.specs())
     out = Path(settings.run.out or f"runs/multitask-transfer-{'-'.join(tasks)}")
-    found = measure_transfer(settings.run, settings.seeds, out, console.print)
-    chart = draw_gains(found.gains(), tasks, out / "transfer.png")
-    text = page(found, tasks, settings, chart.name)
+    transfer = measure_transfer(settings.run, settings.seeds, out, console.print)
+    chart = draw_gains(transfer.gains(), tasks, out / "transfer.png")
+    text = page(transfer, tasks, settings, chart.name)
     write_atomic(out / "report.md", text.encode())
-    cells = {f"{source}>{target}": scores for (source, target), scores in found.after.items()}
-    write_json(out / "results.json", {"alone": found.alone, "after": cells})
+    cells = {f"{source}>{target}": scores for (source, target), scores in transfer.after.items()}
+    write_json(out / "results.json", {"alone": transfer.alone, "after": cells})
     Console().print(Markdown(text))
     print(f"report: {out / 'report.md'}   chart: {chart}")
-    return found
+    return transfer
 
 
-def page(found: "Transfer", tasks: list[str], settings: TransferSettings, chart: str) -> str:
+def page(transfer: "Transfer", tasks: list[str], settings: TransferSettings, chart: str) -> str:
     """Scores of every target after every source, and the picture of the gains."""
     from training.reports.paired import spread
     from training.reports.records import markdown_table
 
     signs = {"helps": " ▲", "hurts": " ▼", "": ""}
-    lines = [["alone", *(spread(found.alone[target]) for target in tasks)]]
+    lines = [["alone", *(spread(transfer.alone[target]) for target in tasks)]]
     for source in tasks:
-        cells = (spread(found.after[source, target]) + signs[found.verdict(source, target)] for target in tasks)
+        cells = (spread(transfer.after[source, target]) + signs[transfer.verdict(source, target)] for target in tasks)
         lines.append([f"after {source}", *cells])
     return (
         f"# Transfer between {len(tasks)} tasks\n\n`{shlex.join(['python', '-m', 'multitask', *sys.argv[1:]])}`\n\n"

@@ -89,7 +89,9 @@ class MultitaskDataManager:
         taken = {k: [self.features[self.names[k]][i] for i in self.streams[self.names[k]].take(n)] for k, n in numbers.items()}
         rows = [(k, feature) for k in sorted(taken) for feature in taken[k]]
         batches = [collate(rows[j::parts], self.kinds, self.pad_id) for j in range(parts)]
-        measure(batches, {k: sum(answers_in(f, self.kinds[k]) for f in mine) for k, mine in taken.items()}, numbers)
+        measure(
+            batches, {k: sum(answers_in(f, self.kinds[k]) for f in task_features) for k, task_features in taken.items()}, numbers
+        )
         return batches
 
     def state_dict(self) -> dict:

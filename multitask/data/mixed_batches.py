@@ -64,21 +64,23 @@ def tasks_in(batch: MixedBatch) -> list[int]:
 
 def labels_of(batch: MixedBatch, k: int) -> dict[str, Tensor]:
     """The labels of task number `k`."""
-    found = {name.partition(".")[2]: value for name, value in batch.items() if name.partition(".")[0] == str(k)}
-    return {name: value for name, value in found.items() if name not in PER_STEP}
+    labels = {name.partition(".")[2]: value for name, value in batch.items() if name.partition(".")[0] == str(k)}
+    return {name: value for name, value in labels.items() if name not in PER_STEP}
 
 
 def split_by_task(batch: MixedBatch) -> list[MixedBatch]:
     """The same step as one batch for each task, for backbones that pay for padding to another task's length."""
-    found = []
+    parts = []
     for k in tasks_in(batch):
-        mine = batch["task_ids"] == k
-        width = int(batch["attention_mask"][mine].sum(1).max())
-        part = {name: batch[name][mine][:, :width] for name in TEXT if name in batch} | {"task_ids": batch["task_ids"][mine]}
+        of_task = batch["task_ids"] == k
+        width = int(batch["attention_mask"][of_task].sum(1).max())
+        part = {name: batch[name][of_task][:, :width] for name in TEXT if name in batch} | {
+            "task_ids": batch["task_ids"][of_task]
+        }
         for name, value in batch.items():
             if name.partition(".")[0] == str(k):
                 tagging = value.dim() == 2 and value.shape[1] == batch["input_ids"].shape[1]
                 part[name] = value[:, :width] if tagging else value
-        part["leads"] = batch["leads"] * int(not found)
-        found.append(part)
-    return found
+        part["leads"] = batch["leads"] * int(not parts)
+        parts.append(part)
+    return parts

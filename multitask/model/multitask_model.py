@@ -93,12 +93,12 @@ class MultitaskModel(nn.Module):
         if ids.min() < 0 or ids.max() >= len(self.names):
             raise ValueError(f"task_ids {ids.tolist()}: expected 0 to {len(self.names) - 1} ({', '.join(self.names)})")
         states = self.states(batch["input_ids"], mask, batch.get("token_type_ids"), ids)
-        found = {}
+        answers = {}
         for k in tasks_in(batch):
-            mine = ids == k
-            rows = labels_of(batch, k) | {"input_ids": batch["input_ids"][mine], "attention_mask": mask[mine]}
-            found[self.names[k]] = self.heads(states[mine], self.names[k], mask[mine]), rows
-        return found
+            of_task = ids == k
+            rows = labels_of(batch, k) | {"input_ids": batch["input_ids"][of_task], "attention_mask": mask[of_task]}
+            answers[self.names[k]] = self.heads(states[of_task], self.names[k], mask[of_task]), rows
+        return answers
 
     def states(self, input_ids: Tensor, mask: Tensor, token_type_ids: Tensor | None, task_ids: Tensor) -> Tensor:
         """The backbone's last hidden states (B, T, d)."""
@@ -152,10 +152,10 @@ class MultitaskModel(nn.Module):
 
     def _own(self) -> list[nn.Parameter]:
         owners = list(self.heads.owner.values())
-        found = [p for task in self.names if owners.count(task) == 1 for p in self.heads[task].parameters()]
-        found += list(self.embeddings.parameters()) if self.embeddings is not None else []
+        parameters = [p for task in self.names if owners.count(task) == 1 for p in self.heads[task].parameters()]
+        parameters += list(self.embeddings.parameters()) if self.embeddings is not None else []
         own = self.adapters.task_of() if self.adapters is not None else {}
-        return found + [p for p in self.backbone.parameters() if id(p) in own]
+        return parameters + [p for p in self.backbone.parameters() if id(p) in own]
 
     def _mean_loss(self, task: str, answer: Answer, batch: dict[str, Tensor]) -> Tensor:
         """Sum over count; 0 where no answer has a label."""

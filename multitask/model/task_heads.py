@@ -152,9 +152,11 @@ def _make(spec: TaskSpec, hidden_size: int, dropout_rate: float, pooling: str) -
 def _check_shared(task: str, owner: str, owners: dict[str, str], tasks: dict[str, TaskSpec]) -> None:
     if owner not in tasks or owners[owner] != owner:
         raise ValueError(f"task {task!r} is to use the head of {owner!r}, which has none of its own; tasks: {', '.join(tasks)}")
-    mine, its = tasks[task], tasks[owner]
-    if (mine.kind, mine.labels) != (its.kind, its.labels):
-        raise ValueError(f"tasks {task!r} and {owner!r} cannot share a head: {mine.kind} {mine.labels}, {its.kind} {its.labels}")
+    spec, owner_spec = tasks[task], tasks[owner]
+    if (spec.kind, spec.labels) != (owner_spec.kind, owner_spec.labels):
+        raise ValueError(
+            f"tasks {task!r} and {owner!r} cannot share a head: {spec.kind} {spec.labels}, {owner_spec.kind} {owner_spec.labels}"
+        )
 
 
 def _key(task: str) -> str:

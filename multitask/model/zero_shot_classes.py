@@ -42,9 +42,9 @@ def zero_shot(
     encoded = tokenizer(premises, list(hypotheses) * len(texts), truncation="only_first", max_length=max_length)
     refuse_unknown_words(encoded["input_ids"], tokenizer)
     rows = [{name: encoded[name][i] for name in encoded} for i in range(len(texts) * len(hypotheses))]
-    device, found = next(model.parameters()).device, []
+    device, predictions = next(model.parameters()).device, []
     with answering(model):
         for batch in batches(rows, tokenizer, batch_size):
             logits = model(**{k: v.to(device) for k, v in batch.items()}, task_name=nli_task)["logits"]
-            found.append(logits.float().log_softmax(-1)[:, place].cpu())
-    return torch.cat(found).view(len(texts), len(hypotheses))
+            predictions.append(logits.float().log_softmax(-1)[:, place].cpu())
+    return torch.cat(predictions).view(len(texts), len(hypotheses))

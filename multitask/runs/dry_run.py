@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from multitask.balancing.weightings import DWA_PERIOD
 from multitask.model.files import load_multitask
 from multitask.runs.run import TRAINED, load_rows, run_multitask
 from multitask.runs.settings import MultitaskSettings
-from multitask.balancing.weightings import DWA_PERIOD
+from training.evaluation.evaluation import HeldOut
 from training.models.base_models import window
 from training.runs.dry_run import ROWS, refuse_unwritable
-from training.evaluation.evaluation import HeldOut
 
 
 def check_multitask(settings: MultitaskSettings, say: Callable[[str], None]) -> None:
@@ -27,10 +27,10 @@ def check_multitask(settings: MultitaskSettings, say: Callable[[str], None]) -> 
         rows = load_rows(few, tokenizer, min(limit, window(model.backbone, tokenizer)))
         held_out: dict[str, HeldOut] = {name: part.held_out for name, part in rows.items()}
         scores = model.evaluate_all_tasks(held_out, tokenizer)
-    for task, found in scores.items():
-        if abs(found["eval_loss"] - result["tasks"][task]["loss"]) > 1e-5 * (1 + abs(found["eval_loss"])):
+    for task, task_scores in scores.items():
+        if abs(task_scores["eval_loss"] - result["tasks"][task]["loss"]) > 1e-5 * (1 + abs(task_scores["eval_loss"])):
             raise RuntimeError(
-                f"{task}: the model that was saved and loaded again has loss {found['eval_loss']}, the trained one "
+                f"{task}: the model that was saved and loaded again has loss {task_scores['eval_loss']}, the trained one "
                 f"{result['tasks'][task]['loss']}"
             )
     say(f"checked in {time.perf_counter() - started:.1f} s: {steps} steps, evaluation, saving and loading work")

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from multitask.balancing.task_gradients import add_gradients, gram, no_gradients
 from multitask.data.data_manager import MultitaskDataManager
 from multitask.data.mixed_batches import MixedBatch
 from multitask.runs.steps import Learner
-from multitask.balancing.task_gradients import add_gradients, gram, no_gradients
 from training.loop.randomness import seeded
 
 ROWS_PER_TASK = 32
@@ -23,14 +23,14 @@ STEP = 1e-2  # of the lookahead: the same in every run, so that matrices can be 
 
 
 def cosines(G: Tensor) -> Tensor:
-    """Of the angles between gradients, from their products G (K, K); 0 where a gradient is zero."""
+    """Of the angles between gradients, from their inner products G (K, K); 0 where a gradient is zero."""
     norms = G.diagonal().clamp(min=0).sqrt()
     lengths = norms[:, None] * norms[None, :]
     return torch.where(lengths > 0, G / lengths, 0.0)
 
 
 def task_gram(learner: Learner, batch: MixedBatch) -> Tensor:
-    """The products of all tasks' gradients (K, K) on one batch that has rows of every task. Gradients of the model stay."""
+    """The inner products of all tasks' gradients (K, K) on one batch that has rows of every task. Gradients of the model stay."""
     shared = list(learner.model.shared_parameters().values())
     if not shared:
         raise ValueError("the tasks share no parameter that trains, so their gradients cannot meet")
@@ -44,17 +44,17 @@ def affinity(learner: Learner, batch: MixedBatch, rate: float) -> Tensor:
     shared = list(learner.model.shared_parameters().values())
     before = _losses(learner, batch)
     Z = torch.zeros(len(before), len(before), dtype=torch.float64)
-    kept = [p.detach().clone() for p in shared]
+    originals = [p.detach().clone() for p in shared]
     for i in range(len(before)):
-        found = learner.losses(batch)[i][0]
-        gradients = torch.autograd.grad(found, shared, allow_unused=True)
+        loss = learner.losses(batch)[i][0]
+        gradients = torch.autograd.grad(loss, shared, allow_unused=True)
         with torch.no_grad():
             for p, g in zip(shared, gradients, strict=True):
                 if g is not None:
                     p -= rate * g
         Z[i] = 1 - _losses(learner, batch) / before
         with torch.no_grad():
-            for p, old in zip(shared, kept, strict=True):
+            for p, old in zip(shared, originals, strict=True):
                 p.copy_(old)
     return Z
 
@@ -78,26 +78,28 @@ class Interference:
         learner, names = self.learner, self.learner.model.names
         device = next(learner.parameters()).device
         batch = {name: value.to(device) for name, value in self.batch.items()}
-        was, seen, shares = learner.training, dict(learner.seen), dict(learner.shares)
+        was, losses_before, shares = learner.training, dict(learner.step_losses), dict(learner.shares)
         with seeded(0):
             learner.eval()
             angles, Z = cosines(task_gram(learner, batch)), affinity(learner, batch, STEP)
         learner.train(was)
-        learner.seen, learner.shares = seen, shares
+        learner.step_losses, learner.shares = losses_before, shares
         pairs = [(i, j) for i in range(len(names)) for j in range(len(names))]
-        found = {f"cosine/{names[i]}~{names[j]}": float(angles[i, j]) for i, j in pairs if i < j}
-        return found | {f"affinity/{names[i]}>{names[j]}": float(Z[i, j]) for i, j in pairs}
+        values = {f"cosine/{names[i]}~{names[j]}": float(angles[i, j]) for i, j in pairs if i < j}
+        return values | {f"affinity/{names[i]}>{names[j]}": float(Z[i, j]) for i, j in pairs}
 
 
 def mean_matrices(rows: list[dict], names: list[str]) -> tuple[Tensor, Tensor] | None:
     """(cosines, affinities) (K, K), means over the evaluations that a run's rows tell of; None where they tell of none."""
-    told = [row for row in rows if f"affinity/{names[0]}>{names[0]}" in row]
-    if not told:
+    measured = [row for row in rows if f"affinity/{names[0]}>{names[0]}" in row]
+    if not measured:
         return None
     angle = lambda row, i, j: 1.0 if i == j else row[f"cosine/{names[min(i, j)]}~{names[max(i, j)]}"]  # noqa: E731
     places = [(i, j) for i in range(len(names)) for j in range(len(names))]
-    angles = torch.tensor([[angle(row, i, j) for i, j in places] for row in told], dtype=torch.float64)
-    affinities = torch.tensor([[row[f"affinity/{names[i]}>{names[j]}"] for i, j in places] for row in told], dtype=torch.float64)
+    angles = torch.tensor([[angle(row, i, j) for i, j in places] for row in measured], dtype=torch.float64)
+    affinities = torch.tensor(
+        [[row[f"affinity/{names[i]}>{names[j]}"] for i, j in places] for row in measured], dtype=torch.float64
+    )
     K = len(names)
     return angles.mean(0).view(K, K), affinities.mean(0).view(K, K)
 

@@ -44,6 +44,8 @@ class MixtureOptions:
     """count a task as at most so many examples when sampling"""
     loss_weighting: Literal[METHODS] = "equal"  # pyright: ignore[reportInvalidTypeForm]
     """how the tasks' losses, or their gradients, are put together"""
+    weighting_options: str = ""
+    """of loss_weighting: c=0.4 (cagrad), alpha=1.5,step_size=0.025 (gradnorm), period=50,temperature=2 (dwa)"""
     task_weights: str = ""
     """fixed weights beside it: nli=2,topic=0.5; others are 1"""
 

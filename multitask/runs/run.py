@@ -13,19 +13,19 @@ from multitask.model.multitask_model import MultitaskModel
 from multitask.runs.report import write_report
 from multitask.runs.settings import MultitaskSettings, pairs
 from multitask.runs.trainer import MultitaskTrainer
-from training.loop import processes
-from training.models.base_models import Source, load_backbone, window
 from training.data.batching import checksum
 from training.data.data import evaluation_split, load_task, some_rows
 from training.data.encoding import encode
+from training.data.tasks import is_world
+from training.data.world_tasks import ceiling
 from training.evaluation.evaluation import HeldOut
 from training.evaluation.padding import check_states
+from training.loop import processes
+from training.models.base_models import Source, load_backbone, window
+from training.models.threads import threads_restored, use_threads
 from training.reports.read_counts import counts_of
 from training.runs.run_folder import RESULT, RunFolder, read_result, write_json
-from training.data.tasks import is_world
-from training.models.threads import threads_restored, use_threads
 from training.runs.trackers import Trackers, tracker_names
-from training.data.world_tasks import ceiling
 
 TRAINED = "model"
 TASK_ADAPTERS = {"none": None, "lora": LoraConfig(target_modules="all-linear"), "bottleneck": BottleneckConfig()}
@@ -47,7 +47,7 @@ class TaskRows:
 
 def load_rows(settings: MultitaskSettings, tokenizer: Any, limit: int) -> dict[str, TaskRows]:
     """The rows of every task. ValueError where data does not fit its task, or no answer is left within `limit` tokens."""
-    folders, found = pairs(settings.data_dirs, "data_dirs"), {}
+    folders, encodeds = pairs(settings.data_dirs, "data_dirs"), {}
     for name, spec in settings.specs().items():
         folder = folders.get(name)
         data = load_task(spec, folder, settings.seed, settings.rows_of(name))
@@ -63,8 +63,8 @@ def load_rows(settings: MultitaskSettings, tokenizer: Any, limit: int) -> dict[s
             f"{name}, train": counts_of(spec, len(data["train"]), encoded, lost),
             f"{name}, evaluated": counts_of(spec, len(rows), held_out.encoded),
         }
-        found[name] = TaskRows(train, held_out, best, encoded.truncated, lost, counts)
-    return found
+        encodeds[name] = TaskRows(train, held_out, best, encoded.truncated, lost, counts)
+    return encodeds
 
 
 def build_model(settings: MultitaskSettings) -> tuple[MultitaskModel, Any, Source]:
@@ -161,7 +161,7 @@ def kept_row(rows: list[dict], keep: str) -> dict:
 
 
 def _result(settings, model: MultitaskModel, rows, folder: RunFolder, update, trainer: MultitaskTrainer, file_bytes: int) -> dict:
-    first, kept = folder.rows[0], kept_row(folder.rows, settings.keep)
+    first, chosen = folder.rows[0], kept_row(folder.rows, settings.keep)
     steps = [row for row in folder.rows if "seconds" in row]
     tasks = {}
     for task, spec in model.tasks.items():
@@ -169,8 +169,8 @@ def _result(settings, model: MultitaskModel, rows, folder: RunFolder, update, tr
         tasks[task] = {
             "metric_name": spec.metric,
             "start_metric": first[key],
-            "metric": kept[key],
-            "loss": kept[f"{task}/eval_loss"],
+            "metric": chosen[key],
+            "loss": chosen[f"{task}/eval_loss"],
             "ceiling": rows[task].ceiling,
             "train_rows": len(rows[task].train),
             "steps": sum(f"loss/{task}" in row for row in steps),
@@ -180,7 +180,7 @@ def _result(settings, model: MultitaskModel, rows, folder: RunFolder, update, tr
         "tasks": tasks,
         "data": {split: counts for part in rows.values() for split, counts in part.counts.items()},
         "steps": settings.steps,
-        "kept_step": kept["step"],
+        "kept_step": chosen["step"],
         "seed": settings.seed,
         "learning_rate": trainer.learning_rate,
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from multitask.balancing.weightings import DWA_PERIOD, LOSS_METHODS, OPTIONS
 from multitask.runs import option_groups as groups
-from multitask.balancing.weightings import DWA_PERIOD, LOSS_METHODS
-from training.runs.setting_checks import at_least, below_one, known_choices, positive
 from training.data.tasks import TaskSpec, find_task
+from training.runs.setting_checks import at_least, below_one, known_choices, positive
 
 KINDS = ("classification", "multilabel", "regression", "tagging", "qa")
 
@@ -49,8 +49,9 @@ class MultitaskSettings(  # the last class comes first among the fields
         self.weights()
 
     def _check_weighting(self) -> None:
-        if self.loss_weighting == "dwa" and self.steps <= 2 * DWA_PERIOD:
-            raise ValueError(f"loss_weighting 'dwa' is 'equal' for the first {2 * DWA_PERIOD} steps, and steps={self.steps}")
+        period = int(self.balancing_options().get("period", DWA_PERIOD))
+        if self.loss_weighting == "dwa" and self.steps <= 2 * period:
+            raise ValueError(f"loss_weighting 'dwa' is 'equal' for the first {2 * period} steps, and steps={self.steps}")
         if self.batching == "one_task" and self.loss_weighting not in LOSS_METHODS:
             raise ValueError(
                 f"loss_weighting={self.loss_weighting!r} joins the gradients of several tasks, and with batching='one_task' a "
@@ -81,6 +82,18 @@ class MultitaskSettings(  # the last class comes first among the fields
                 "term of the loss, which belongs to no task), and without use_task_embeddings (the backbone is frozen)"
             )
 
+    def balancing_options(self) -> dict[str, float]:
+        """The options of the weighting method. ValueError for one that the method does not have."""
+        given = pairs(self.weighting_options, "weighting_options")
+        known = OPTIONS.get(self.loss_weighting, {})
+        wrong = sorted(set(given) - set(known))
+        if wrong:
+            raise ValueError(
+                f"weighting_options={self.weighting_options!r}: loss_weighting {self.loss_weighting!r} has no option "
+                f"{wrong[0]!r}; it has {', '.join(known) or 'none'}"
+            )
+        return {name: _number(value, f"weighting_options: {name}") for name, value in given.items()}
+
     def member_folders(self) -> list[Path]:
         return [Path(folder) for folder in self.members.split(",") if folder]
 
@@ -89,11 +102,11 @@ class MultitaskSettings(  # the last class comes first among the fields
         names = [name.strip() for name in self.tasks.split(",") if name.strip()]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"tasks={self.tasks!r}: expected different names, joined by commas")
-        found = {name: find_task(name) for name in names}
-        for name, spec in found.items():
+        specs = {name: find_task(name) for name in names}
+        for name, spec in specs.items():
             if spec.kind not in KINDS:
                 raise ValueError(f"task {name!r} is of kind {spec.kind}: multitask heads answer {', '.join(KINDS)}")
-        return found
+        return specs
 
     def weights(self) -> list[float]:
         """The static weight of each task."""
@@ -121,13 +134,13 @@ class MultitaskSettings(  # the last class comes first among the fields
 
 def pairs(text: str, option: str) -> dict[str, str]:
     """`a=1,b=2` as a dictionary; ValueError for anything else."""
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for part in filter(None, text.split(",")):
         name, equals, value = part.partition("=")
-        if not equals or not name.strip() or not value.strip() or name.strip() in found:
+        if not equals or not name.strip() or not value.strip() or name.strip() in values:
             raise ValueError(f"{option}={text!r}: expected NAME=VALUE, joined by commas, each name once")
-        found[name.strip()] = value.strip()
-    return found
+        values[name.strip()] = value.strip()
+    return values
 
 
 def _number(text: str, name: str) -> float:

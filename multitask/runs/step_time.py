@@ -7,8 +7,8 @@ from multitask.runs.run import build_model, load_rows
 from multitask.runs.settings import MultitaskSettings
 from multitask.runs.steps import OBJECTIVE, Learner, MultitaskSteps
 from multitask.runs.trainer import MultitaskTrainer
-from training.models.base_models import window
 from training.loop.loop import LoopSettings
+from training.models.base_models import window
 
 WARM_UP = 3
 WAYS = ("mixed", "task by task")

@@ -6,14 +6,14 @@ from typing import Any
 from torch import Tensor, distributed, nn
 
 from adapters.fusion.fusion import fusion_penalty
-from multitask.balancing.balancing import Equal
+from multitask.balancing.balancing import Balancing
+from multitask.balancing.task_gradients import add_gradients, gram, no_gradients, set_gradients
 from multitask.data.mixed_batches import MixedBatch, tasks_in
 from multitask.model.multitask_model import MultitaskModel
-from multitask.balancing.task_gradients import add_gradients, gram, no_gradients, set_gradients
 from multitask.model.task_heads import Answer
+from training.data.batching import Batch
 from training.evaluation import metrics
 from training.loop import processes
-from training.data.batching import Batch
 from training.loop.checks import assert_finite
 from training.loop.trainer import Objective, Trainer
 
@@ -22,26 +22,26 @@ class Learner(nn.Module):
     """A model and the method that weighs its tasks; what the loop trains."""
 
     model: MultitaskModel
-    balancing: Equal
+    balancing: Balancing
 
-    def __init__(self, model: MultitaskModel, balancing: Equal):
+    def __init__(self, model: MultitaskModel, balancing: Balancing):
         super().__init__()
         self.model, self.balancing = model, balancing
-        self.seen: dict[int, float] = {}
+        self.step_losses: dict[int, float] = {}
         """of the present step: the sum of what each task's batches gave, which is its mean loss once all have run"""
         self.shares: dict[int, float] = {}
         """of the present step: each task's share of the rows"""
 
     def losses(self, batch: MixedBatch) -> dict[int, tuple[Tensor, float, float]]:
         """{task number: (its mean loss over the step, this batch's part of it; the part of its answers; its share of rows)}."""
-        found = {}
+        losses = {}
         for task, (answer, rows) in self.model.forward_mixed(batch).items():
             k, kind = self.model.number(task), self.model.tasks[task].kind
             count, share = max(int(batch[f"{k}.count"]), 1), float(batch[f"{k}.share"])
             loss = self.mean_loss(k, answer, rows, batch, count)
-            self.seen[k], self.shares[k] = self.seen.get(k, 0.0) + float(loss.detach()), share
-            found[k] = loss, metrics.answer_count(kind, rows) / count, share
-        return found
+            self.step_losses[k], self.shares[k] = self.step_losses.get(k, 0.0) + float(loss.detach()), share
+            losses[k] = loss, metrics.answer_count(kind, rows) / count, share
+        return losses
 
     def mean_loss(self, k: int, answer: Answer, rows: dict[str, Tensor], batch: MixedBatch, count: int) -> Tensor:
         """This batch's part of the mean loss of task number `k` over the step's `count` answers.
@@ -93,9 +93,9 @@ class MultitaskSteps(Trainer):
         groups, rate = super().groups(), self.learner.balancing.learning_rate
         if rate is None:
             return groups
-        mine = list(self.learner.balancing.parameters())
-        kept = [{**g, "params": [p for p in g["params"] if all(p is not q for q in mine)]} for g in groups]
-        return [*(g for g in kept if g["params"]), {"params": mine, "lr": rate, "weight_decay": 0.0}]
+        own_parameters = list(self.learner.balancing.parameters())
+        other_groups = [{**g, "params": [p for p in g["params"] if all(p is not q for q in own_parameters)]} for g in groups]
+        return [*(g for g in other_groups if g["params"]), {"params": own_parameters, "lr": rate, "weight_decay": 0.0}]
 
     def parts(self) -> dict[str, Any]:
         return super().parts() | {"balancing": self.learner.balancing}
@@ -105,7 +105,7 @@ class MultitaskSteps(Trainer):
         return {f"model.{name}" for name in self.learner.model.without_gradient(present)}
 
     def counts(self, batches: list[Batch]) -> list[float]:
-        self.learner.seen, self.learner.shares = {}, {}
+        self.learner.step_losses, self.learner.shares = {}, {}
         if self.joins_gradients:
             self.J, self.reached = no_gradients(len(self.learner.model.names), self.shared), set()
             return [1.0]
@@ -114,8 +114,8 @@ class MultitaskSteps(Trainer):
     def losses(self, batch: Batch, counts: list[float], step: int) -> tuple[Any, dict[str, Any]]:
         if not self.joins_gradients:
             return super().losses(batch, counts, step)
-        static, found = self.learner.balancing.static, self.learner.losses(batch)
-        return {k: share * static[k] * loss for k, (loss, _, share) in found.items()}, {"loss": 0.0}
+        static, losses = self.learner.balancing.static, self.learner.losses(batch)
+        return {k: share * static[k] * loss for k, (loss, _, share) in losses.items()}, {"loss": 0.0}
 
     def backward(self, loss: Any) -> None:
         """Gradient methods: one gradient for each task in J, and the heads' own gradients."""
@@ -126,7 +126,7 @@ class MultitaskSteps(Trainer):
         self.reached |= add_gradients(self.J, loss, self.shared, self.own, weights)
 
     def loss_row(self, totals: dict[str, float], counts: list[float], step: int) -> dict[str, Any]:
-        names, losses = self.learner.model.names, self._over_ranks(self.learner.seen)
+        names, losses = self.learner.model.names, self._over_ranks(self.learner.step_losses)
         if self.joins_gradients:
             totals, weights = self._join_gradients(losses, step)
         else:
@@ -166,9 +166,9 @@ class MultitaskSteps(Trainer):
 
     def _last(self) -> slice:
         """Where the last shared matrix lies in J."""
-        start, found = 0, slice(0, 0)
+        start, last = 0, slice(0, 0)
         for p in self.shared:
             if p.ndim > 1:
-                found = slice(start, start + p.numel())
+                last = slice(start, start + p.numel())
             start += p.numel()
-        return found
+        return last

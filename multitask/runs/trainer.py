@@ -8,15 +8,15 @@ from accelerate import Accelerator
 
 from multitask.balancing.balancing import expected_update, make_balancing
 from multitask.data.data_manager import MultitaskDataManager
-from multitask.runs.interference import Interference
 from multitask.model.multitask_model import MultitaskModel, Scores
+from multitask.runs.interference import Interference
 from multitask.runs.settings import MultitaskSettings
 from multitask.runs.steps import OBJECTIVE, Learner, MultitaskSteps
-from training.loop import loop, processes
 from training.evaluation.evaluation import HeldOut
-from training.models.methods import default_learning_rate
+from training.loop import loop, processes
 from training.loop.progress import Progress
 from training.loop.randomness import seeded
+from training.models.methods import default_learning_rate
 
 
 class MultitaskTrainer:
@@ -34,7 +34,7 @@ class MultitaskTrainer:
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.accelerator = accelerator or processes.make_accelerator(settings.mixed_precision)
         kinds = [spec.kind for spec in model.tasks.values()]
-        self.balancing = make_balancing(settings.loss_weighting, kinds, settings.weights())
+        self.balancing = make_balancing(settings.loss_weighting, kinds, settings.weights(), **settings.balancing_options())
         self.interference: Interference | None = None
 
     @property
@@ -96,9 +96,9 @@ class MultitaskTrainer:
 
     def _evaluate(self, eval_sets: dict[str, HeldOut], compute_metrics_fn: Scores | None) -> dict[str, float]:
         options = {"accelerator": self.accelerator, "compute_metrics_fn": compute_metrics_fn}
-        found = self.model.evaluate_all_tasks(eval_sets, self.tokenizer, **options)
-        row = {f"{task}/{name}": value for task, scores in found.items() for name, value in scores.items()}
-        mains = [found[task].get(spec.metric) for task, spec in self.model.tasks.items() if task in found]
+        scoress = self.model.evaluate_all_tasks(eval_sets, self.tokenizer, **options)
+        row = {f"{task}/{name}": value for task, scores in scoress.items() for name, value in scores.items()}
+        mains = [scoress[task].get(spec.metric) for task, spec in self.model.tasks.items() if task in scoress]
         if mains and None not in mains:  # a function of the user's own may give other names
             row["mean_score"] = sum(m for m in mains if m is not None) / len(mains)
         return row | (self.interference.measure() if self.interference else {})

@@ -91,12 +91,12 @@ def alone(settings: MultitaskSettings, task: str, steps: int, out: Path) -> Mult
 
 def verdict(multitask: Way, single: Way, task: str) -> str:
     """`better`, `worse` or `no difference`, by the rule of `training.reports.paired`; one seed decides nothing."""
-    mine, its, up = multitask.scores(task), single.scores(task), find_task(task).higher_is_better
-    if len(mine) < 2:
+    together, alone, up = multitask.scores(task), single.scores(task), find_task(task).higher_is_better
+    if len(together) < 2:
         return "one seed"
-    if clearly_better(mine, its, up):
+    if clearly_better(together, alone, up):
         return "better"
-    return "worse" if clearly_better(its, mine, up) else "no difference"
+    return "worse" if clearly_better(alone, together, up) else "no difference"
 
 
 def mean_delta(multitask: Way, single: Way, tasks: list[str]) -> float | None:
@@ -105,8 +105,8 @@ def mean_delta(multitask: Way, single: Way, tasks: list[str]) -> float | None:
         return None
     values = []
     for i in range(len(single.results)):
-        mine, its = ({task: way.scores(task)[i] for task in tasks} for way in (multitask, single))
-        values.append(delta_m(mine, its))
+        together, alone = ({task: way.scores(task)[i] for task in tasks} for way in (multitask, single))
+        values.append(delta_m(together, alone))
     return statistics.mean(values)
 
 
@@ -126,14 +126,14 @@ def inference_times(
         "one of the K models": [],
     }
     for number in range(rounds + 2):
-        found = {
+        timess = {
             "K models": seconds_of(lambda: [m(**batch, task_name=m.names[0]) for m in single]),
             "one model, K heads": seconds_of(lambda: _all_answers(together, batch)),
             "one model, one task": seconds_of(lambda: together(**batch, task_name=together.names[0])),
             "one of the K models": seconds_of(lambda: single[0](**batch, task_name=single[0].names[0])),
         }
         if number >= 2:
-            for name, seconds in found.items():
+            for name, seconds in timess.items():
                 times[name].append(seconds)
     return times
 

@@ -67,9 +67,9 @@ def times_table(times: dict[str, list[float]]) -> str:
     """Each against the K models, round by round."""
     base = times["K models"]
     lines = []
-    for name, mine in times.items():
-        low, middle, high = ratio(base, mine)
-        lines.append((name, f"{1000 * statistics.median(mine):.1f} ms", f"{middle:.2f} ({low:.2f}–{high:.2f})"))
+    for name, seconds in times.items():
+        low, middle, high = ratio(base, seconds)
+        lines.append((name, f"{1000 * statistics.median(seconds):.1f} ms", f"{middle:.2f} ({low:.2f}–{high:.2f})"))
     return markdown_table(("all tasks about the same 64 texts", "time", "K models / this (20–80 %)"), lines)
 
 

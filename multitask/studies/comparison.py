@@ -16,7 +16,7 @@ def delta_m(scores: dict[str, float], single: dict[str, float], lower_is_better:
 
 
 def gap_closed(score: float, start: float, ceiling: float) -> float:
-    """The share of the way from `start` (chance, or another model) to the known ceiling: 0 is the start, 1 the ceiling."""
+    """The normalized score: 0 is `start` (chance, or another model), 1 the known ceiling."""
     if ceiling == start:
         raise ValueError(f"start and ceiling are both {start}: there is no gap to close")
     return (score - start) / (ceiling - start)

@@ -92,12 +92,12 @@ def verdicts(results: list[TaskResult]) -> str:
 
 
 def _verdict(result: TaskResult, row: str, rival: str) -> str:
-    better, mine, other = TASKS[result.task].higher_is_better, result.values(row), result.values(rival)
-    gain = (statistics.mean(mine) - statistics.mean(other)) * (1 if better else -1)
+    better, values, other = TASKS[result.task].higher_is_better, result.values(row), result.values(rival)
+    gain = (statistics.mean(values) - statistics.mean(other)) * (1 if better else -1)
     word = "gains" if gain > 0 else "loses" if gain < 0 else "changes"
     sure = "one seed: nothing is sure"
-    if len(mine) > 1:
-        clear = clearly_better(mine, other, better) or clearly_better(other, mine, better)
+    if len(values) > 1:
+        clear = clearly_better(values, other, better) or clearly_better(other, values, better)
         sure = "more than two standard errors" if clear else "within the noise of the seeds"
     return f"{LABELS[row]} {word} {abs(gain):.3f} against {LABELS[rival]} ({sure})"
 

@@ -37,7 +37,17 @@ from training.runs.run_folder import TRAINED, read_settings
 from training.runs.settings import TrainSettings
 
 PROBES = "probes.json"
-KEPT = ("metric", "metric_name", "start_metric", "loss", "trainable", "file_bytes", "seconds_per_step", "learning_rate", "steps")
+COLUMNS = (
+    "metric",
+    "metric_name",
+    "start_metric",
+    "loss",
+    "trainable",
+    "file_bytes",
+    "seconds_per_step",
+    "learning_rate",
+    "steps",
+)
 
 
 @dataclass(frozen=True)
@@ -75,29 +85,29 @@ class TaskResult:
 
 def run_study(study: Study, say: Callable[[str], None]) -> list[TaskResult]:
     """All adapters first, then the fusions, then full fine-tuning; finished runs are read from disk."""
-    found: dict[str, TaskResult] = {task: TaskResult(task, [], [], [], [], [], [], []) for task in study.tasks}
+    results: dict[str, TaskResult] = {task: TaskResult(task, [], [], [], [], [], [], []) for task in study.tasks}
     for seed in range(study.seeds):
         folder, members = study.out / f"seed-{seed}", []
         for task, settings in study.tasks.items():
-            found[task].single.append(_train(settings, seed, folder / f"adapter_{task}", say))
+            results[task].single.append(_train(settings, seed, folder / f"adapter_{task}", say))
             members.append(str(folder / f"adapter_{task}" / TRAINED))
         for task, settings in study.tasks.items():
             changes = {**study.fusion, "method": "fusion", "members": ",".join(members), **_plain()}
-            found[task].fusion.append(_train(settings, seed, folder / f"fusion_{task}", say, **changes))
-            found[task].probes.append(_probes(folder / f"fusion_{task}", settings, seed, task, [Path(m) for m in members]))
+            results[task].fusion.append(_train(settings, seed, folder / f"fusion_{task}", say, **changes))
+            results[task].probes.append(_probes(folder / f"fusion_{task}", settings, seed, task, [Path(m) for m in members]))
         for task, settings in study.tasks.items():
             if study.longer:
                 steps = settings.steps + study.fusion["steps"]
-                found[task].longer.append(_train(settings, seed, folder / f"longer_{task}", say, steps=steps))
+                results[task].longer.append(_train(settings, seed, folder / f"longer_{task}", say, steps=steps))
             if study.full is not None:
                 changes = {**study.full, "method": "full", **_plain()}
-                found[task].full.append(_train(settings, seed, folder / f"full_{task}", say, **changes))
+                results[task].full.append(_train(settings, seed, folder / f"full_{task}", say, **changes))
         together = [("mix", study.fusion | {"members": ",".join(members)})] if study.mix else []
         together += [("heads", study.full)] if study.mix and study.full is not None else []
         for row, changes in together:
             for task, result in _together(study, changes, seed, folder / row, say).items():
-                getattr(found[task], row).append(result)
-    return list(found.values())
+                getattr(results[task], row).append(result)
+    return list(results.values())
 
 
 def _together(study: Study, changes: dict, seed: int, out: Path, say: Callable[[str], None]) -> dict[str, dict]:
@@ -122,7 +132,7 @@ def _together(study: Study, changes: dict, seed: int, out: Path, say: Callable[[
     costs |= {name: result[name] for name in ("file_bytes", "learning_rate", "steps")}
     for task, scores in result["tasks"].items():
         say(f"seed {seed}: {out.name}: {task}: {scores['metric_name']} {scores['start_metric']:.4f} → {scores['metric']:.4f}")
-    return {task: {name: ({**scores, **costs})[name] for name in KEPT} for task, scores in result["tasks"].items()}
+    return {task: {name: ({**scores, **costs})[name] for name in COLUMNS} for task, scores in result["tasks"].items()}
 
 
 def _plain() -> dict:
@@ -134,7 +144,7 @@ def _plain() -> dict:
 def _train(settings: TrainSettings, seed: int, out: Path, say: Callable[[str], None], **changes) -> dict:
     result: TrainResult = train_model(settings.task, replace(settings, seed=seed, out=str(out), **changes))
     say(f"seed {seed}: {out.name}: {result.metric_name} {result.start_metric:.4f} → {result.metric:.4f}")
-    return {name: getattr(result, name) for name in KEPT}
+    return {name: getattr(result, name) for name in COLUMNS}
 
 
 def _probes(folder: Path, settings: TrainSettings, seed: int, own: str, members: list[Path]) -> dict:
@@ -145,18 +155,18 @@ def _probes(folder: Path, settings: TrainSettings, seed: int, own: str, members:
     trained = load_trained(folder / TRAINED)
     held_out = held_out_rows(settings, seed, trained.base)
     names = list(active_fusion(trained.base.model).names)
-    found: dict = {"weights": attention(trained.base, held_out), "names": names, "average": None, "others": {}}
+    probes: dict = {"weights": attention(trained.base, held_out), "names": names, "average": None, "others": {}}
     if members_kind(trained.base.model, Fuse(*names)) == "bottleneck":
         base = load_base(TASKS[settings.task], trained.base.source)
         for name, member in zip(names, members, strict=True):
             load(base.model, member, name, with_heads=name == own)
         activate(base.model, Average(*names), own)
-        found["average"] = _score(base, held_out)
+        probes["average"] = _score(base, held_out)
         for name in names:
             activate(base.model, name, own)
-            found["others"][name] = _score(base, held_out)
-    write_atomic(path, (json.dumps(found) + "\n").encode())
-    return found
+            probes["others"][name] = _score(base, held_out)
+    write_atomic(path, (json.dumps(probes) + "\n").encode())
+    return probes
 
 
 def held_out_rows(settings: TrainSettings, seed: int, base: Base) -> HeldOut:

@@ -31,17 +31,17 @@ class Transfer:
     def gains(self) -> dict[tuple[str, str], float]:
         """{(source, target): relative gain}, means over the seeds."""
         seeds = range(len(next(iter(self.alone.values()))))
-        found = [
+        gainss = [
             transfer_gains({t: v[i] for t, v in self.alone.items()}, {p: v[i] for p, v in self.after.items()}) for i in seeds
         ]
-        return {pair: statistics.mean(gains[pair] for gains in found) for pair in self.after}
+        return {pair: statistics.mean(gains[pair] for gains in gainss) for pair in self.after}
 
     def verdict(self, source: str, target: str) -> str:
         """`helps`, `hurts` or "" against the target's own second training, by the rule of `training.reports.paired`."""
-        mine, its, up = self.after[source, target], self.after[target, target], find_task(target).higher_is_better
-        if source == target or len(mine) < 2:
+        transferred, direct, up = self.after[source, target], self.after[target, target], find_task(target).higher_is_better
+        if source == target or len(transferred) < 2:
             return ""
-        return "helps" if clearly_better(mine, its, up) else "hurts" if clearly_better(its, mine, up) else ""
+        return "helps" if clearly_better(transferred, direct, up) else "hurts" if clearly_better(direct, transferred, up) else ""
 
 
 def measure_transfer(settings: MultitaskSettings, seeds: int, out: Path, say: Callable[[str], None]) -> Transfer:
@@ -50,20 +50,20 @@ def measure_transfer(settings: MultitaskSettings, seeds: int, out: Path, say: Ca
     ValueError where a target alone scores 0, so that no gain is defined.
     """
     tasks = list(settings.specs())
-    found = Transfer({task: [] for task in tasks}, {(source, target): [] for target in tasks for source in tasks})
+    transfer = Transfer({task: [] for task in tasks}, {(source, target): [] for target in tasks for source in tasks})
     for seed in range(settings.seed, settings.seed + seeds):
         base, folder = replace(settings, seed=seed), out / f"seed-{seed}"
         for task in tasks:
-            found.alone[task].append(_score(alone(base, task, base.steps, folder / task), say))
-            if not found.alone[task][-1]:
+            transfer.alone[task].append(_score(alone(base, task, base.steps, folder / task), say))
+            if not transfer.alone[task][-1]:
                 raise ValueError(
                     f"task {task!r} alone scores 0 after {base.steps} steps: no relative gain is defined. Raise steps"
                 )
             _keep_backbone(folder / task, base.restart)
-        for source, target in found.after:
+        for source, target in transfer.after:
             start = replace(base, model=str(folder / source / BACKBONE), layers=None, random_weights=False)
-            found.after[source, target].append(_score(alone(start, target, base.steps, folder / f"{source}-{target}"), say))
-    return found
+            transfer.after[source, target].append(_score(alone(start, target, base.steps, folder / f"{source}-{target}"), say))
+    return transfer
 
 
 def _score(settings: MultitaskSettings, say: Callable[[str], None]) -> float:

@@ -12,6 +12,7 @@ from adapter_methods.test_adapters_bottleneck import GOLDEN, golden_model, hidde
 from adapters.bottleneck.attachment import activate, attach, attached, detach, sites, train_only
 from adapters.bottleneck.bottleneck import Bottleneck, BottleneckConfig
 from adapters.bottleneck.composition import Average, BatchSplit, Fuse, Parallel, Stack, members, repeated
+from adapters.bottleneck.places import PLACEMENTS, transformer_blocks
 from adapters.fusion.fuse import add_fusion, delete_fusion
 
 
@@ -251,3 +252,13 @@ def test_gradient_checkpointing_gives_the_same_gradients():
         results.append([p.grad for p in model.parameters() if p.requires_grad])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+def test_a_new_placement_is_one_function_and_one_line(monkeypatch):
+    """Only after attention. It goes into every family whose structure is known."""
+    monkeypatch.setitem(PLACEMENTS, "attention", lambda block: [(block.attention, "output")])
+    for family in ("bert", "distilbert", "gpt2", "llama", "t5"):
+        model = tiny.FAMILIES[family]()
+        report = attach(model, BottleneckConfig(placement="attention", reduction_factor=4), seed=0)
+        blocks = dict(transformer_blocks(model))
+        assert [row.path for row in report.rows] == [f"{path}.{block.attention}" for path, block in blocks.items()]

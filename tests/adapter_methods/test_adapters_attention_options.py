@@ -10,7 +10,7 @@ from torch import nn
 
 import adapters
 from adapters.virtual.attention_options import refuse_dropped_options, virtual_tokens_in_window
-from distill.losses.states import look
+from distill.losses.states import forward_with_states
 
 SMALL = {"vocab_size": 64, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
 SMALL |= {"max_position_embeddings": 64, "num_hidden_layers": 2, "pad_token_id": 0}
@@ -54,8 +54,8 @@ def test_a_prefix_of_a_text_is_that_text_in_a_sliding_window(kind, way):
 def test_which_virtual_tokens_a_window_shows():
     assert virtual_tokens_in_window(2, 3, 3, None, torch.device("cpu")) is None
     assert virtual_tokens_in_window(2, 3, 3, 5, torch.device("cpu")) is None  # all five positions fit
-    found = virtual_tokens_in_window(2, 3, 3, 3, torch.device("cpu"))
-    assert found.tolist() == [[True, True], [False, True], [False, False]]
+    result = virtual_tokens_in_window(2, 3, 3, 3, torch.device("cpu"))
+    assert result.tolist() == [[True, True], [False, True], [False, False]]
     assert virtual_tokens_in_window(2, 1, 3, 3, torch.device("cpu")).tolist() == [[False, False]]
 
 
@@ -75,7 +75,7 @@ def test_what_would_be_dropped_is_refused_before_anything_changes(model_class, c
     with pytest.raises(ValueError, match=f"computes with '{option}'"):
         adapters.attach(model, adapters.PrefixTuningConfig(num_virtual_tokens=2))
     with pytest.raises(ValueError, match=f"computes with '{option}'"):
-        look(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, attention=True)
+        forward_with_states(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, attention=True)
     assert torch.equal(model(input_ids=ids).logits, before)
 
 

@@ -33,8 +33,8 @@ def load_golden(model, kind: str, letter: str) -> str:
     """Attach our adapter under AdapterHub's name and give it AdapterHub's weights."""
     name = f"{kind}_{letter}"
     attach(model, BottleneckConfig(placement=PLACEMENT[kind], reduction_factor=4, modules_to_save=[]), name)
-    found = {path: site for path, site in sites(model).items() if name in site.bottlenecks}
-    for path, site in found.items():
+    result = {path: site for path, site in sites(model).items() if name in site.bottlenecks}
+    for path, site in result.items():
         layer = path.split(".")[2]
         part = "attention.output" if "attention" in path else "output"
         prefix = f"adapter.encoder.layer.{layer}.{part}.adapters.{name}."
@@ -93,7 +93,7 @@ def test_pt24_fusion_is_adapterhubs():
 
 
 def test_pt25_a_fusion_trains_alone_and_its_pull_is_in_the_loss():
-    """7.8: the penalty is a term of the loss, with a gradient of its own; 7.7: V can be told from all other weights."""
+    """7.8: the penalty is a term of the loss, with a gradient of its own; 7.7: V can be separated from all other weights."""
     model = golden_model()
     a, b = two(model)
     add_fusion(model, Fuse(a, b), seed=0)

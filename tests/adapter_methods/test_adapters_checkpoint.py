@@ -102,12 +102,12 @@ DAMAGES = {
 @pytest.mark.parametrize("what", DAMAGES)
 @pytest.mark.fault
 def test_a_damaged_folder_loads_nothing(what, tmp_path):
-    change, said = DAMAGES[what]
+    change, text = DAMAGES[what]
     save_bottleneck(trained(), tmp_path, "a")
     damage(tmp_path, **change)
     model = tiny.bert()
     before, output = {n: p.requires_grad for n, p in model.named_parameters()}, run(model, "bert")
-    with pytest.raises(AdapterFileError, match=said):
+    with pytest.raises(AdapterFileError, match=text):
         load_bottleneck(model, tmp_path, "a", trainable=True)
     assert torch.equal(run(model, "bert"), output) and not sites(model) and not attached(model)
     assert {n: p.requires_grad for n, p in model.named_parameters()} == before

@@ -141,10 +141,10 @@ def test_get_peft_model_takes_every_config_and_peft_objects_too(kind):
     model = tiny.bert()
     assert adapters.get_peft_model(model, CONFIGS[kind]) is model and list(adapters.attached(model)) == ["default"]
     peft = pytest.importorskip("peft")
-    ours, theirs = tiny.gpt2(), tiny.gpt2()
-    adapters.get_peft_model(theirs, peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True), seed=0)
+    ours, other = tiny.gpt2(), tiny.gpt2()
+    adapters.get_peft_model(other, peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True), seed=0)
     loralib.get_peft_model(ours, loralib.LoraConfig(r=2, target_modules=["c_attn"]), seed=0)
-    assert set(ours.state_dict()) == set(theirs.state_dict())
+    assert set(ours.state_dict()) == set(other.state_dict())
 
 
 def test_mistakes_are_named(tmp_path):

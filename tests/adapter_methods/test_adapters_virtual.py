@@ -25,7 +25,7 @@ MASKS = {"none": None, "left": LEFT, "right": LEFT.flip(1)}
 DECODERS = {"gpt2": tiny.gpt2, "llama": tiny.llama}
 
 
-def peft_model(model, kind: str, **options):
+def make_peft_model(model, kind: str, **options):
     make = {"prefix": peft.PrefixTuningConfig, "prompt": peft.PromptTuningConfig}[kind]
     return peft.get_peft_model(model, make(num_virtual_tokens=P, **options)).eval()
 
@@ -36,11 +36,11 @@ def config(kind: str, **options):
     return PrefixTuningConfig(num_virtual_tokens=P, init_weights="random", **options)
 
 
-def ours(model, kind: str, theirs=None, **options):
+def ours(model, kind: str, peft_model=None, **options):
     """Our model, with peft's numbers."""
     add_virtual_tokens(model, config(kind, **options), seed=0)
-    if theirs is not None:
-        state = theirs.prompt_encoder["default"].state_dict()
+    if other is not None:
+        state = other.prompt_encoder["default"].state_dict()
         virtual_encoder(model, "default").load_state_dict(state)
     return model.eval()
 
@@ -63,10 +63,10 @@ def logits(model, family: str, mask=LEFT) -> torch.Tensor:
 @pytest.mark.parametrize(("kind", "options"), [("prefix", {}), ("prefix", {"prefix_projection": True}), ("prompt", {})])
 def test_pt19_and_pt21_logits_and_gradients_are_pefts(family, mask, kind, options):
     options = options | ({"encoder_hidden_size": 7} if options else {})
-    theirs = peft_model(DECODERS[family](), kind, task_type="CAUSAL_LM", **options)
-    mine = ours(DECODERS[family](), kind, theirs, **options)
+    peft_model = make_peft_model(DECODERS[family](), kind, task_type="CAUSAL_LM", **options)
+    model = ours(DECODERS[family](), kind, peft_model, **options)
     batch = {"input_ids": tiny.ids(), "attention_mask": MASKS[mask], "labels": tiny.ids(3)}
-    a, b = mine(**batch), theirs(**batch)
+    a, b = model(**batch), peft_model(**batch)
     assert a.logits.shape == (3, 9 + (P if kind == "prompt" else 0), 40)
     real = torch.ones(3, 9, dtype=torch.long) if MASKS[mask] is None else MASKS[mask]
     real = torch.nn.functional.pad(real, (a.logits.shape[1] - 9, 0), value=1).bool()
@@ -74,27 +74,27 @@ def test_pt19_and_pt21_logits_and_gradients_are_pefts(family, mask, kind, option
     torch.testing.assert_close(a.loss, b.loss, atol=1e-5, rtol=1e-5)
     a.loss.backward()
     b.loss.backward()
-    for name, p in theirs.prompt_encoder["default"].named_parameters():
-        q = virtual_encoder(mine, "default").get_parameter(name)
+    for name, p in peft_model.prompt_encoder["default"].named_parameters():
+        q = virtual_encoder(model, "default").get_parameter(name)
         torch.testing.assert_close(q.grad, p.grad, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_a_prefix_on_an_encoder_is_pefts_where_positions_move(family, tmp_path):
-    theirs = peft_model(tiny.FAMILIES[family](), "prefix", task_type="SEQ_CLS")
-    mine = ours(tiny.FAMILIES[family](), "prefix", theirs, keep_positions=False)
-    torch.testing.assert_close(logits(mine, family), theirs(**inputs(family)).logits, atol=1e-5, rtol=1e-5)
+    peft_model = make_peft_model(tiny.FAMILIES[family](), "prefix", task_type="SEQ_CLS")
+    model = ours(tiny.FAMILIES[family](), "prefix", peft_model, keep_positions=False)
+    torch.testing.assert_close(logits(model, family), peft_model(**inputs(family)).logits, atol=1e-5, rtol=1e-5)
 
-    theirs.save_pretrained(tmp_path)
+    peft_model.save_pretrained(tmp_path)
     again = tiny.FAMILIES[family]()
     load_virtual_tokens(again, tmp_path, trainable=False)
-    torch.testing.assert_close(logits(again, family), theirs(**inputs(family)).logits, atol=1e-5, rtol=1e-5)
-    kept = ours(tiny.FAMILIES[family](), "prefix", theirs)
-    assert (logits(kept, family) - logits(mine, family)).abs().max() > 1e-4
-    save_virtual_tokens(kept, tmp_path / "kept")
+    torch.testing.assert_close(logits(again, family), peft_model(**inputs(family)).logits, atol=1e-5, rtol=1e-5)
+    keep = ours(tiny.FAMILIES[family](), "prefix", peft_model)
+    assert (logits(keep, family) - logits(model, family)).abs().max() > 1e-4
+    save_virtual_tokens(keep, tmp_path / "keep")
     again = tiny.FAMILIES[family]()
-    load_virtual_tokens(again, tmp_path / "kept", trainable=False)
-    assert torch.equal(logits(again, family), logits(kept, family))
+    load_virtual_tokens(again, tmp_path / "keep", trainable=False)
+    assert torch.equal(logits(again, family), logits(keep, family))
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
@@ -112,7 +112,7 @@ def test_an_encoders_text_keeps_its_positions(family):
 
 
 def test_a_prompt_that_peft_made_for_an_encoder_is_refused(tmp_path):
-    peft_model(tiny.bert(), "prompt", task_type="SEQ_CLS").save_pretrained(tmp_path)
+    make_peft_model(tiny.bert(), "prompt", task_type="SEQ_CLS").save_pretrained(tmp_path)
     with pytest.raises(AdapterFileError, match="read the first virtual token"):
         load_virtual_tokens(tiny.bert(), tmp_path, trainable=False)
 
@@ -131,32 +131,32 @@ def test_pt18_each_attention_gets_keys_and_values_of_its_own_heads():
 @pytest.mark.parametrize("family", DECODERS)
 @pytest.mark.parametrize("kind", ["prefix", "prompt"])
 def test_peft_reads_our_folder_and_we_read_pefts(family, kind, tmp_path):
-    mine = ours(DECODERS[family](), kind, task_type="CAUSAL_LM")
-    save_virtual_tokens(mine, tmp_path / "ours")
-    theirs = peft.PeftModel.from_pretrained(DECODERS[family](), tmp_path / "ours").eval()
-    torch.testing.assert_close(logits(mine, family), theirs(**inputs(family)).logits, atol=1e-5, rtol=1e-5)
-    theirs = peft_model(DECODERS[family](), kind, task_type="CAUSAL_LM")
-    theirs.save_pretrained(tmp_path / "peft")
-    mine = DECODERS[family]()
-    assert str(load_virtual_tokens(mine, tmp_path / "peft", trainable=False)) == "1/1 tensors loaded"
-    torch.testing.assert_close(logits(mine, family), theirs(**inputs(family)).logits, atol=1e-5, rtol=1e-5)
+    model = ours(DECODERS[family](), kind, task_type="CAUSAL_LM")
+    save_virtual_tokens(model, tmp_path / "ours")
+    peft_model = peft.PeftModel.from_pretrained(DECODERS[family](), tmp_path / "ours").eval()
+    torch.testing.assert_close(logits(model, family), peft_model(**inputs(family)).logits, atol=1e-5, rtol=1e-5)
+    peft_model = make_peft_model(DECODERS[family](), kind, task_type="CAUSAL_LM")
+    peft_model.save_pretrained(tmp_path / "peft")
+    model = DECODERS[family]()
+    assert str(load_virtual_tokens(model, tmp_path / "peft", trainable=False)) == "1/1 tensors loaded"
+    torch.testing.assert_close(logits(model, family), peft_model(**inputs(family)).logits, atol=1e-5, rtol=1e-5)
 
 
 def test_pt20_a_projection_is_ejected_and_saved_flat_as_in_peft(tmp_path):
-    mine = ours(tiny.llama(), "prefix", prefix_projection=True, encoder_hidden_size=7, task_type="CAUSAL_LM")
-    before = logits(mine, "llama")
-    save_virtual_tokens(mine, tmp_path / "before")
+    model = ours(tiny.llama(), "prefix", prefix_projection=True, encoder_hidden_size=7, task_type="CAUSAL_LM")
+    before = logits(model, "llama")
+    save_virtual_tokens(model, tmp_path / "before")
     table = load_file(tmp_path / "before" / "adapter_model.safetensors")
     assert {k: tuple(v.shape) for k, v in table.items()} == {"prompt_embeddings": (P, 2 * 3 * 12)}
-    eject_prefix(mine)
-    assert torch.equal(logits(mine, "llama"), before)
-    assert [n for n, p in mine.named_parameters() if p.requires_grad] == [
+    eject_prefix(model)
+    assert torch.equal(logits(model, "llama"), before)
+    assert [n for n, p in model.named_parameters() if p.requires_grad] == [
         "model.virtual_tokens.encoders.default.embedding.weight"
     ]
-    theirs = peft.PeftModel.from_pretrained(tiny.llama(), tmp_path / "before").eval()
-    torch.testing.assert_close(before, theirs(**inputs("llama")).logits, atol=1e-5, rtol=1e-5)
+    peft_model = peft.PeftModel.from_pretrained(tiny.llama(), tmp_path / "before").eval()
+    torch.testing.assert_close(before, peft_model(**inputs("llama")).logits, atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="nothing to eject"):
-        eject_prefix(mine)
+        eject_prefix(model)
 
 
 # ---------------------------------------------------------------- what mathematics gives
@@ -206,12 +206,12 @@ def test_generation_is_one_word_after_another(family, kind):
 
 def test_defect_7_13_a_zero_prefix_is_not_the_base():
     """peft calls it a no-op: a zero key still takes its share of the softmax."""
-    model, theirs = tiny.gpt2(), peft_model(tiny.gpt2(), "prefix", task_type="CAUSAL_LM", init_weights="zero")
+    model, peft_model = tiny.gpt2(), make_peft_model(tiny.gpt2(), "prefix", task_type="CAUSAL_LM", init_weights="zero")
     base = logits(model, "gpt2")
     add_virtual_tokens(model, PrefixTuningConfig(num_virtual_tokens=P, init_weights="zero"))
     off = (logits(model, "gpt2") - base).norm() / base.norm()
     assert 0.01 < off < 1
-    torch.testing.assert_close(logits(model, "gpt2"), theirs(**inputs("gpt2")).logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits(model, "gpt2"), peft_model(**inputs("gpt2")).logits, atol=1e-5, rtol=1e-5)
 
 
 def test_pefts_prompt_reads_the_wrong_token_of_a_padded_row_and_ours_does_not():
@@ -223,15 +223,15 @@ def test_pefts_prompt_reads_the_wrong_token_of_a_padded_row_and_ours_does_not():
         torch.manual_seed(0)
         return GPT2ForSequenceClassification(shape).eval()
 
-    theirs = peft_model(make(), "prompt", task_type="SEQ_CLS")
-    mine = ours(make(), "prompt", theirs)
-    mine.score.copies["default"].load_state_dict(theirs.base_model.score.modules_to_save["default"].state_dict())
+    peft_model = make_peft_model(make(), "prompt", task_type="SEQ_CLS")
+    model = ours(make(), "prompt", peft_model)
+    model.score.copies["default"].load_state_dict(peft_model.base_model.score.modules_to_save["default"].state_dict())
     ids, mask = tiny.ids().clamp(min=1), LEFT.flip(1)
     ids = ids * mask
     with torch.no_grad():
-        alone = torch.cat([mine(row[None, :n]).logits for row, n in zip(ids, mask.sum(1), strict=True)])
-        torch.testing.assert_close(mine(ids, attention_mask=mask).logits, alone, atol=1e-5, rtol=1e-5)
-        wrong = theirs(input_ids=ids, attention_mask=mask).logits
+        alone = torch.cat([model(row[None, :n]).logits for row, n in zip(ids, mask.sum(1), strict=True)])
+        torch.testing.assert_close(model(ids, attention_mask=mask).logits, alone, atol=1e-5, rtol=1e-5)
+        wrong = peft_model(input_ids=ids, attention_mask=mask).logits
     torch.testing.assert_close(wrong[0], alone[0], atol=1e-5, rtol=1e-5)
     assert (wrong[1:] - alone[1:]).abs().max() > 1e-3
 

@@ -7,7 +7,7 @@ from peft.tuners.prompt_tuning import PromptTuningInit
 from safetensors.torch import load_file, save_file
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
-from adapter_methods.test_adapters_virtual import P, ours, peft_model
+from adapter_methods.test_adapters_virtual import P, make_peft_model, ours
 from adapters.virtual.prefix import PrefixTuningConfig, tiled
 from adapters.virtual.prompt import PromptTuningConfig
 from adapters.virtual.virtual_files import load_virtual_tokens, save_virtual_tokens
@@ -42,13 +42,13 @@ def test_pt21_starts_are_real_words_and_the_texts_as_peft_tiles_it(tmp_path):
     for text in ("7 8 9", "1 2 3 4 5 6 7 8"):
         start = PromptTuningConfig(num_virtual_tokens=P, prompt_tuning_init="TEXT", prompt_tuning_init_text=text)
         add_virtual_tokens(model, start, f"t{len(text)}", tokenizer=tokenizer)
-        mine = virtual_encoder(model, f"t{len(text)}").embedding.weight
-        assert torch.equal(mine, words[tiled(tokenizer(text)["input_ids"], P)])
+        own = virtual_encoder(model, f"t{len(text)}").embedding.weight
+        assert torch.equal(own, words[tiled(tokenizer(text)["input_ids"], P)])
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *a, **k: tokenizer)
             init = {"prompt_tuning_init": PromptTuningInit.TEXT, "prompt_tuning_init_text": text, "tokenizer_name_or_path": "x"}
-            theirs = peft_model(tiny.gpt2(), "prompt", task_type="CAUSAL_LM", **init)
-        assert torch.equal(theirs.prompt_encoder["default"].embedding.weight, mine)
+            other = make_peft_model(tiny.gpt2(), "prompt", task_type="CAUSAL_LM", **init)
+        assert torch.equal(other.prompt_encoder["default"].embedding.weight, own)
 
 
 def test_bad_input_is_refused_and_nothing_is_changed():

@@ -27,10 +27,10 @@ class BareFinder(PathFinder):
 
     @staticmethod
     def find_distributions(*context):
-        for found in MetadataPathFinder.find_distributions(*context):
-            name = re.sub(r"[-_.]+", "_", found.metadata["Name"] or "").lower()
+        for result in MetadataPathFinder.find_distributions(*context):
+            name = re.sub(r"[-_.]+", "_", result.metadata["Name"] or "").lower()
             if OTHER_NAMES.get(name, name) not in HIDDEN:
-                yield found
+                yield result
 
 
 BareFinder.__name__ = "PathFinder"  # jaxtyping looks for the finder of this name, to install its own before it

@@ -149,18 +149,18 @@ def test_a_formula_that_is_not_understood_is_named():
         to_mathml(r"\brokensign")
 
 
-@pytest.mark.parametrize("room", ["loralib", "adapters", "training", "multitask", "distill"])
-def test_the_library_page_has_every_name_that_import_gives(room, built, pages):
-    package = importlib.import_module(room)
+@pytest.mark.parametrize("package", ["loralib", "adapters", "training", "multitask", "distill"])
+def test_the_library_page_has_every_name_that_import_gives(space, built, pages):
+    package = importlib.import_module(space)
     objects = {name: getattr(package, name) for name in package.__all__}
     objects = {name: x for name, x in objects.items() if inspect.isclass(x) or inspect.isfunction(x)}
     assert len(objects) >= 3
-    top = of(pages, built, f"{room}/index.html")
+    top = of(pages, built, f"{space}/index.html")
     for name, value in objects.items():
         anchor = f"{value.__module__}.{value.__qualname__}"
         page = of(pages, built, f"{value.__module__.replace('.', '/')}.py.html")
         assert anchor in page.anchors, f"{anchor} is not on {page.path}"
-        assert any(link.endswith(f"#{anchor}") for link in top.links), f"{room} does not lead to {name}"
+        assert any(link.endswith(f"#{anchor}") for link in top.links), f"{space} does not lead to {name}"
 
 
 def test_kernels_are_told_without_being_imported(built, pages):
@@ -179,7 +179,7 @@ def test_every_word_of_the_glossary_has_its_vietnamese_word(built, pages):
     page = of(pages, built, "tutorials/GLOSSARY.html")
     assert sum(anchor.startswith("term-") for anchor in page.anchors) == len(entries)
     shown = unescape(page.text)
-    words = [re.sub(r"<[^>]+>", "", found) for found in re.findall(r'<span class="vi">(.*?\.)</span>', shown)]
+    words = [re.sub(r"<[^>]+>", "", result) for result in re.findall(r'<span class="vi">(.*?\.)</span>', shown)]
     assert words == [f"{translated}." for _, translated, _ in entries]
 
 
@@ -209,7 +209,7 @@ def test_pages_in_a_browser(width, built, window):
     names += [f"tutorials/rendered/{lesson.path.stem}" for lesson in ALL]
     backgrounds = set()
     for number, name in enumerate(names):
-        window.look(width, 900, dark=number % 2 == 1)
+        window.resize(width, 900, dark=number % 2 == 1)
         window.open((built / f"{name}.html").as_uri())
         missing = window.run("[...document.images].filter(x => !(x.complete && x.naturalWidth)).map(x => x.src)")
         wide = window.run("document.documentElement.scrollWidth - innerWidth")
@@ -220,15 +220,15 @@ def test_pages_in_a_browser(width, built, window):
 
 
 def test_a_root_is_drawn(built, window):
-    """With the book's font the sign of the root takes room beside what stands under it; without a MATH table it takes none."""
-    window.look(1280, 900)
+    """With the book's font the sign of the root takes space beside what stands under it; without a MATH table it takes none."""
+    window.resize(1280, 900)
     window.open((built / "tutorials/rendered/00_setup_and_small_world.html").as_uri())
     assert window.run("document.fonts.load('16px \"Book Math\"').then(x => x[0].status)") == "loaded"
-    room = """(() => { const root = document.querySelector('msqrt'), inner = document.createRange();
+    space = """(() => { const root = document.querySelector('msqrt'), inner = document.createRange();
         inner.selectNodeContents(root);
         const left = root.firstElementChild.getBoundingClientRect().left;
         return left - root.getBoundingClientRect().left })()"""
-    assert window.run(room) > 3
+    assert window.run(space) > 3
 
 
 def test_the_search_finds_names_and_vietnamese_words_from_a_file(built, window):
@@ -239,13 +239,13 @@ def test_the_search_finds_names_and_vietnamese_words_from_a_file(built, window):
     ):
         window.open(f"{(built / 'search.html').as_uri()}?q={words}")
         window.wait_for("document.querySelector('#search-results p.search-summary')?.textContent.includes('found')")
-        found = window.wait_for("[...document.querySelectorAll('ul.search a')].map(x => x.href)")
-        assert any(wanted in link for link in found[:5]), found[:5]
+        result = window.wait_for("[...document.querySelectorAll('ul.search a')].map(x => x.href)")
+        assert any(wanted in link for link in result[:5]), result[:5]
     assert window.complaints == []
 
 
 def test_the_reader_can_choose_dark(built, window):
-    window.look(1280, 900)
+    window.resize(1280, 900)
     window.open((built / "index.html").as_uri())
     modes = set()
     for _ in range(3):

@@ -28,7 +28,7 @@ def test_every_part_of_the_course_is_shown_once():
 
 
 def test_signatures_are_those_that_python_sees():
-    seen = 0
+    visited = 0
     for path in (ROOT / "loralib").rglob("*.py"):
         if library.is_command(path) or path.name == "__init__.py":
             continue
@@ -36,25 +36,25 @@ def test_signatures_are_those_that_python_sees():
         for node in ast.parse(path.read_text()).body:
             value = getattr(module, getattr(node, "name", ""), None)
             if isinstance(node, ast.FunctionDef) and inspect.isfunction(inspect.unwrap(value)):
-                told = ast.parse(f"def f{library.signature(node)}: ...").body[0].args
-                wanted = [*told.posonlyargs, *told.args, told.vararg, *told.kwonlyargs, told.kwarg]
+                records = ast.parse(f"def f{library.signature(node)}: ...").body[0].args
+                wanted = [*records.posonlyargs, *records.args, records.vararg, *records.kwonlyargs, records.kwarg]
                 assert [x.arg for x in wanted if x] == list(inspect.signature(inspect.unwrap(value)).parameters), node.name
-                seen += 1
-    assert seen > 80
+                visited += 1
+    assert visited > 80
 
 
 def test_a_docstring_survives_markdown():
     """What CommonMark makes of `prose(docstring)` has the words and signs of the docstring, in order."""
-    markdown, seen = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table"), 0
-    for path in [file for room in library.ROOMS for file in (ROOT / room).rglob("*.py")]:
+    markdown, visited = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table"), 0
+    for path in [file for space in library.ROOMS for file in (ROOT / space).rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
                 back = unescape(re.sub(r"<[^>]+>", " ", markdown.render(library.prose(text))))
                 plain, back = (MARK.sub(r"\1", x.replace("`", "")) for x in (text, back))  # an indented paragraph keeps them
                 plain, back = (re.sub(r"^\s*(-|\d+\.)\s", "", x, flags=re.MULTILINE) for x in (plain, back))
                 assert re.sub(r"\s", "", back) == re.sub(r"\s", "", plain), f"{path}: {text}"
-                seen += 1
-    assert seen > 1000
+                visited += 1
+    assert visited > 1000
 
 
 def test_links_are_turned_to_pages_and_code_is_left_alone():

@@ -38,7 +38,7 @@ def test_storage():
 
 
 def test_ceilings_of_speed_and_memory():
-    forward, dx, dw = 1, 1, 1  # products of equal size
+    forward, dx, dw = 1, 1, 1  # matmuls of equal size
     assert (forward + dx + dw) / (forward + dx) == 1.5
     weights, gradients, adam = 4, 4, 8  # bytes a parameter
     assert (weights + gradients + adam) / weights == 4
@@ -64,8 +64,8 @@ def test_the_quoted_scores_are_those_of_the_results():
     mean = lambda rows, key: sum(r[key] for r in rows) / len(rows)  # noqa: E731
     assert f"{mean(sst2['LoRA r=8'], 'metric'):.3f}" == "0.844" and f"{mean(sst2['full'], 'metric'):.3f}" == "0.851"
     start, top = mean(e2e["untouched"], "metric"), mean(e2e["full"], "metric")
-    kept = [round(100 * (mean(e2e[f"LoRA r={r}"], "metric") - start) / (top - start)) for r in (1, 4, 8, 16)]
-    assert kept == [74, 85, 89, 93]
+    remaining = [round(100 * (mean(e2e[f"LoRA r={r}"], "metric") - start) / (top - start)) for r in (1, 4, 8, 16)]
+    assert remaining == [74, 85, 89, 93]
     other = [f"{mean(e2e[name], 'other_loss'):.3f}" for name in ("untouched", "LoRA r=1", "LoRA r=8", "full")]
     assert other == ["5.130", "5.306", "5.134", "4.958"] and all(value in TEXT for value in other)
 

@@ -43,20 +43,20 @@ def test_a_lesson_is_read_from_its_own_head(lesson):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [("# # 07 ·", "# # 08 ·", "title says 08"), ("**Memory**", "**Room**", "Memory"), ("# # 07 · Water", "# Water", "title")],
 )
-def test_a_lesson_with_a_wrong_head_is_refused(tmp_path, old, new, told):
+def test_a_lesson_with_a_wrong_head_is_refused(tmp_path, old, new, records):
     path = tmp_path / "07_water.py"
     path.write_text(HEAD.replace(old, new))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=records):
         lessons.read_lesson(path)
 
 
 def test_cells_are_told_apart():
-    found = lessons.cells(HEAD)
-    assert [cell.kind for cell in found] == ["markdown", "code"]
-    assert found[0].lines[0] == "# 07 · Water is wet" and found[1].source == 'print("wet")'
+    result = lessons.cells(HEAD)
+    assert [cell.kind for cell in result] == ["markdown", "code"]
+    assert result[0].lines[0] == "# 07 · Water is wet" and result[1].source == 'print("wet")'
 
 
 def test_find_takes_short_numbers_and_refuses_others():
@@ -86,9 +86,9 @@ SMALL_PROJECT = {
 
 def test_imports_are_followed_through_the_project(tmp_path):
     project(tmp_path, SMALL_PROJECT)
-    found = [p.relative_to(tmp_path).as_posix() for p in sources.project_files(tmp_path / "tutorials/07_water.py", tmp_path)]
-    assert found[0] == "tutorials/07_water.py"
-    assert found[1:-1] == [
+    result = [p.relative_to(tmp_path).as_posix() for p in sources.project_files(tmp_path / "tutorials/07_water.py", tmp_path)]
+    assert result[0] == "tutorials/07_water.py"
+    assert result[1:-1] == [
         "kernels/__init__.py",
         "kernels/fast.py",
         "training/__init__.py",
@@ -96,13 +96,13 @@ def test_imports_are_followed_through_the_project(tmp_path):
         "training/deep/inner.py",
         "training/world.py",
     ]
-    assert found[-1] == "training/world/weights.json"  # data beside a module count as part of it
+    assert result[-1] == "training/world/weights.json"  # data beside a module count as part of it
 
 
 def test_a_fingerprint_is_the_files_sha256(tmp_path):
     project(tmp_path, {"tutorials/07_water.py": "x = 1\n"})
-    found = sources.fingerprints(tmp_path / "tutorials/07_water.py", tmp_path)
-    assert found == {"tutorials/07_water.py": hashlib.sha256(b"x = 1\n").hexdigest()}
+    result = sources.fingerprints(tmp_path / "tutorials/07_water.py", tmp_path)
+    assert result == {"tutorials/07_water.py": hashlib.sha256(b"x = 1\n").hexdigest()}
 
 
 def test_a_page_keeps_results_and_drops_noise(lesson):

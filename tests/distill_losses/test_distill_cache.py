@@ -41,15 +41,21 @@ def test_a_full_cache_is_the_live_teacher_to_half_precision(kind, batch_size, tm
     teacher, rows = Teacher([pairs.model(kind, 2)], kind), pairs.features(kind)
     build_cache(tmp_path, teacher, rows, pairs.TOKENIZER, batch_size=5)
     cache = open_cache(tmp_path, teacher, rows)
-    for found, expected in zip(cached(cache, shuffled(rows), batch_size), live(teacher, shuffled(rows), batch_size), strict=True):
-        assert found.shape == expected.shape and found.dtype == torch.float32 and found.isfinite().all()
-        assert ((found == MASKED) == (expected == MASKED)).all(), "padding is no answer, also from the cache"
+    for result, expected in zip(
+        cached(cache, shuffled(rows), batch_size), live(teacher, shuffled(rows), batch_size), strict=True
+    ):
+        assert result.shape == expected.shape and result.dtype == torch.float32 and result.isfinite().all()
+        assert ((result == MASKED) == (expected == MASKED)).all(), "padding is no answer, also from the cache"
         real = expected != MASKED
-        error = (found.double() - expected).abs()[real]
+        error = (result.double() - expected).abs()[real]
         assert (error <= 1.01 * HALF * expected.abs()[real] + TINY).all()
     few = [teacher.answers(b).float() for b in batches(rows, pairs.TOKENIZER, 16)]
-    told = fidelity(kind, cached(cache, rows, 16), few)
-    assert told.get("agreement", 1.0) > 0.9 and told.get("kl_to_teacher", 0.0) < 1e-5 and told.get("rmse_to_teacher", 0) < 1e-2
+    records = fidelity(kind, cached(cache, rows, 16), few)
+    assert (
+        records.get("agreement", 1.0) > 0.9
+        and records.get("kl_to_teacher", 0.0) < 1e-5
+        and records.get("rmse_to_teacher", 0) < 1e-2
+    )
 
 
 @pytest.mark.parametrize("kind", ["classification", "tagging", "generation"])
@@ -58,17 +64,17 @@ def test_the_k_largest_are_exact_and_the_others_share_what_is_left(kind, tmp_pat
     top = {"classification": 2, "tagging": 1, "generation": 7}[kind]
     build_cache(tmp_path, teacher, rows, pairs.TOKENIZER, top, batch_size=5)
     cache = open_cache(tmp_path, teacher, rows, top)
-    for found, expected in zip(cached(cache, shuffled(rows), 4), live(teacher, shuffled(rows), 4), strict=True):
+    for result, expected in zip(cached(cache, shuffled(rows), 4), live(teacher, shuffled(rows), 4), strict=True):
         log_p, classes = expected.log_softmax(-1), expected.shape[-1]
         values, indices = log_p.topk(top, -1)
-        kept = found.gather(1, indices).double()
-        assert ((kept - values).abs() <= 1.01 * HALF * values.abs() + 1e-6).all()
+        remaining = result.gather(1, indices).double()
+        assert ((remaining - values).abs() <= 1.01 * HALF * values.abs() + 1e-6).all()
         others = torch.ones_like(expected, dtype=torch.bool).scatter(1, indices, False)
-        spread = found[others].view(len(found), classes - top)
+        spread = result[others].view(len(result), classes - top)
         assert (spread == spread[:, :1]).all(), "evenly"
         left = -torch.expm1(values.logsumexp(-1))
         assert ((spread.double().exp().sum(-1) - left).abs() <= 1.1 * HALF * left * left.log().abs() + 1e-6).all()
-        mass = found.double().exp().sum(-1)  # Σ p is off by Σ p |log p| · 2^-11, at most the entropy of C classes
+        mass = result.double().exp().sum(-1)  # Σ p is off by Σ p |log p| · 2^-11, at most the entropy of C classes
         assert ((mass - 1).abs() <= 1.1 * HALF * math.log(classes)).all()
     full = tmp_path / "full"
     build_cache(full, teacher, rows, pairs.TOKENIZER)
@@ -80,8 +86,8 @@ def test_a_sure_teacher_has_a_finite_rest(tmp_path):
     model = pairs.model("classification", 2, dtype=torch.float32)
     model.classifier.bias.data += torch.tensor([60.0, 0.0, 0.0, 0.0])
     teacher, rows = Teacher([model], "classification"), pairs.features("classification", 4)
-    [found] = cached(build_cache(tmp_path, teacher, rows, pairs.TOKENIZER, 1), rows, 4)
-    assert found.isfinite().all() and (found[:, 1:].exp().sum(-1) < 2e-7).all() and found[:, 0].abs().max() < 1e-6
+    [result] = cached(build_cache(tmp_path, teacher, rows, pairs.TOKENIZER, 1), rows, 4)
+    assert result.isfinite().all() and (result[:, 1:].exp().sum(-1) < 2e-7).all() and result[:, 0].abs().max() < 1e-6
 
 
 def test_two_rows_of_one_text_share_an_answer_and_rows_of_other_places_do_not(tmp_path):
@@ -91,8 +97,8 @@ def test_two_rows_of_one_text_share_an_answer_and_rows_of_other_places_do_not(tm
     teacher = Teacher([pairs.model("classification", 2)], "classification")
     cache = build_cache(tmp_path, teacher, twice, pairs.TOKENIZER)
     assert cache.card["rows"] == 4
-    [found] = cached(open_cache(tmp_path, teacher, twice), twice, 5)
-    assert len(found) == 5 and torch.equal(found[0], found[4]) and not torch.equal(found[0], found[1])
+    [result] = cached(open_cache(tmp_path, teacher, twice), twice, 5)
+    assert len(result) == 5 and torch.equal(result[0], result[4]) and not torch.equal(result[0], result[1])
     ids = {"input_ids": [1, 2, 3, 4], "attention_mask": [1] * 4}
     texts = with_keys([ids | {"labels": [-100, -100, 3, 4]}, ids | {"labels": [-100, 2, 3, 4]}])
     assert texts[0][KEY] != texts[1][KEY], "the same tokens, another prompt"
@@ -121,8 +127,8 @@ def test_a_cache_of_something_else_says_of_what(tmp_path):
         (teacher, with_keys(strange), None, "row_keys was"),
         (teacher, rows, 2, "top was None and is 2"),
     ]
-    for asked, features, top, told in cases:
-        with pytest.raises(CacheError, match=f"belongs to something else .*{told}"):
+    for asked, features, top, records in cases:
+        with pytest.raises(CacheError, match=f"belongs to something else .*{records}"):
             open_cache(tmp_path, asked, features, top)
     open_cache(tmp_path, teacher, shuffled(rows))
     with torch.no_grad():
@@ -201,16 +207,16 @@ def test_several_teachers_answer_with_the_mean_of_their_probabilities(kind):
     models = [pairs.model(kind, seed) for seed in (2, 3, 4)]
     [batch] = pairs.window(pairs.features(kind, 5), 5)
     alone = [Teacher([model], kind).answers(batch) for model in models]
-    found = Teacher(models, kind).answers(batch)
+    result = Teacher(models, kind).answers(batch)
     if kind == "regression":
-        torch.testing.assert_close(found, sum(alone) / 3)
+        torch.testing.assert_close(result, sum(alone) / 3)
     elif kind == "multilabel":
-        torch.testing.assert_close(found.sigmoid(), sum(a.sigmoid() for a in alone) / 3)
+        torch.testing.assert_close(result.sigmoid(), sum(a.sigmoid() for a in alone) / 3)
     else:
         mean = sum(log_probabilities(a).exp() for a in alone) / 3
-        torch.testing.assert_close(log_probabilities(found).exp(), mean)
+        torch.testing.assert_close(log_probabilities(result).exp(), mean)
     first = Teacher(models, kind).see(batch)
-    assert torch.equal(Teacher(models, kind).answers(batch, first), found)
+    assert torch.equal(Teacher(models, kind).answers(batch, first), result)
     same = mix_teachers([alone[0]] * 3, kind)  # also its level, which mse compares
     torch.testing.assert_close(same, alone[0], rtol=1e-9, atol=1e-9)
 
@@ -218,8 +224,8 @@ def test_several_teachers_answer_with_the_mean_of_their_probabilities(kind):
 def test_a_mean_of_sure_teachers_is_finite():
     sure = [torch.tensor([[90.0, -200.0]], dtype=dtype) for dtype in (torch.float32, torch.float64)]
     for logits in sure:
-        found = mix_teachers([logits, logits + 1], "multilabel")
-        torch.testing.assert_close(found, logits + torch.tensor([[1.0, 1.0]], dtype=logits.dtype), rtol=0, atol=1.0)
+        result = mix_teachers([logits, logits + 1], "multilabel")
+        torch.testing.assert_close(result, logits + torch.tensor([[1.0, 1.0]], dtype=logits.dtype), rtol=0, atol=1.0)
     with pytest.raises(ValueError, match="at least one model"):
         Teacher([], "classification")
 
@@ -236,8 +242,8 @@ def test_a_teacher_rests_in_eval_mode_unless_its_dropout_is_wanted():
 def test_a_teacher_reads_its_own_tokens_and_nothing_of_the_students():
     batch = {"input_ids": torch.ones(2, 3), "attention_mask": torch.ones(2, 3), "token_type_ids": torch.ones(2, 3)}
     own = batch | {"teacher.input_ids": torch.zeros(2, 5), "teacher.attention_mask": torch.ones(2, 5), "labels": torch.ones(2)}
-    found = own_batch(own)
-    assert set(found) == {"input_ids", "attention_mask", "labels"} and found["input_ids"].shape == (2, 5)
+    result = own_batch(own)
+    assert set(result) == {"input_ids", "attention_mask", "labels"} and result["input_ids"].shape == (2, 5)
     assert own_batch(batch) == batch
 
 
@@ -249,5 +255,5 @@ def test_a_classifier_on_a_decoder_finds_its_last_token_whatever_the_students_pa
     rows = pairs.features("classification", 8)
     alone = torch.cat([teacher.answers(pad([row], 39)) for row in rows])
     torch.testing.assert_close(teacher.answers(pad(rows, 0)), alone)
-    theirs = [{"input_ids": [1]} | {f"teacher.{n}": row[n] for n in ("input_ids", "attention_mask")} for row in rows]
-    torch.testing.assert_close(teacher.answers(pad(theirs, 7)), alone)
+    other = [{"input_ids": [1]} | {f"teacher.{n}": row[n] for n in ("input_ids", "attention_mask")} for row in rows]
+    torch.testing.assert_close(teacher.answers(pad(other, 7)), alone)

@@ -82,7 +82,7 @@ def test_kinds_of_layers_that_cannot_be_told_are_refused():
     teacher = teacher_of(config)
     assert copy_student(teacher, read_copy("copy:1,3")).config.first_k_dense_replace == 1
     assert copy_student(teacher, read_copy("copy:2,3")).config.first_k_dense_replace == 0
-    with pytest.raises(ValueError, match="tells the kinds of its layers by their numbers"):
+    with pytest.raises(ValueError, match="names the kinds of its layers by their numbers"):
         copy_student(teacher, read_copy("copy:3,1"))
     with pytest.raises(ValueError, match="no structure that is known"):
         copy_student(T.MambaForCausalLM(T.MambaConfig(hidden_size=32, num_hidden_layers=2, **SMALL)), read_copy("copy:1"))

@@ -27,7 +27,7 @@ def gradient(loss, student: torch.Tensor, *more, **options) -> torch.Tensor:
     return torch.autograd.grad(loss(student, *more, **options).sum(), student)[0]
 
 
-# One call for all: loss(student, teacher, mask), and the shape of what it takes; B = 2, T = 5 unless told.
+# One call for all: loss(student, teacher, mask), and the shape of what it takes; B = 2, T = 5 if nothing else is given.
 STATES, HEADS, SCORES = (lambda B, T: (B, T, 6)), (lambda B, T: (B, 2, T, 3)), (lambda B, T: (B, 2, T, T))
 ALL = {
     "hidden_mse": (lambda s, t, mask: hidden_mse(s, t), STATES),
@@ -115,14 +115,14 @@ def test_losses_on_states_are_their_formulas(seed, B, T, D):
 
 def test_attention_transfer_is_the_papers_norm_squared_and_the_codes_mean_times_T():
     s, t, mask = draw(3, 5, 6), draw(3, 5, 4, seed=1), torch.ones(3, 5, dtype=torch.long)
-    found = attention_transfer(s, t, mask)
+    result = attention_transfer(s, t, mask)
     maps = [F.normalize(x.pow(2).mean(-1), dim=-1) for x in (s, t)]  # the code's mean over channels normalises to the sum's map
-    torch.testing.assert_close(found, (maps[0] - maps[1]).norm(dim=-1) ** 2)
-    torch.testing.assert_close(found.mean() / 5, (maps[0] - maps[1]).pow(2).mean())
+    torch.testing.assert_close(result, (maps[0] - maps[1]).norm(dim=-1) ** 2)
+    torch.testing.assert_close(result.mean() / 5, (maps[0] - maps[1]).pow(2).mean())
     for b, (x, y) in enumerate(zip(s.tolist(), t.tolist(), strict=True)):
         x, y = ([sum(v * v for v in token) for token in row] for row in (x, y))
         wanted = sum((p / math.hypot(*x) - q / math.hypot(*y)) ** 2 for p, q in zip(x, y, strict=True))
-        assert float(found[b]) == pytest.approx(wanted, rel=1e-9)
+        assert float(result[b]) == pytest.approx(wanted, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -32,9 +32,9 @@ def test_half_precision_is_widened(name):
     loss, shape = ALL[name]
     for dtype in (torch.bfloat16, torch.float16):
         s, t = draw(*shape(2, 5)).to(dtype), draw(*shape(2, 5), seed=1).to(dtype)
-        found = loss(s, t, MASK)
-        assert found.dtype == torch.float32 and gradient(loss, s, t, MASK).dtype == dtype
-        torch.testing.assert_close(found, loss(s.float(), t.float(), MASK), rtol=0, atol=0)
+        result = loss(s, t, MASK)
+        assert result.dtype == torch.float32 and gradient(loss, s, t, MASK).dtype == dtype
+        torch.testing.assert_close(result, loss(s.float(), t.float(), MASK), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -42,11 +42,11 @@ def test_a_text_of_one_token(name):
     """It looks at itself alone, so its relations say nothing, and the gradient is 0 and not missing."""
     loss, shape = ALL[name]
     s, t, mask = draw(*shape(1, 1)), draw(*shape(1, 1), seed=1), torch.ones(1, 1, dtype=torch.long)
-    found, slope = loss(s, t, mask), gradient(loss, s, t, mask)
+    result, slope = loss(s, t, mask), gradient(loss, s, t, mask)
     if name.startswith(("attention_kl", "value_relation", "relations", "attention_transfer")):
-        assert found.abs().max() < 1e-15 and slope.abs().max() < 1e-15
+        assert result.abs().max() < 1e-15 and slope.abs().max() < 1e-15
     else:
-        assert found.min() > 0 and slope.abs().max() > 0
+        assert result.min() > 0 and slope.abs().max() > 0
 
 
 def test_scores_or_probabilities():

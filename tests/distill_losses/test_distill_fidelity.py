@@ -21,22 +21,22 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("kind", pairs.KINDS)
 def test_a_model_is_like_itself_and_unlike_another(kind):
     one, other, rows = pairs.model(kind, 1), pairs.model(kind, 2), pairs.features(kind)
-    mine = answers_of(one.train(), rows, pairs.TOKENIZER, kind, CPU)
+    own = answers_of(one.train(), rows, pairs.TOKENIZER, kind, CPU)
     assert one.training, "its mode stays"
     itself, another = (teachers_answers(Teacher([m], kind), rows, pairs.TOKENIZER, CPU) for m in (one, other))
-    same, apart = fidelity(kind, mine, itself), fidelity(kind, mine, another)
+    same, apart = fidelity(kind, own, itself), fidelity(kind, own, another)
     if kind == "regression":
-        expected = math.sqrt(sum((float(a) - float(b)) ** 2 for a, b in zip(mine[0], another[0], strict=True)) / 16)
+        expected = math.sqrt(sum((float(a) - float(b)) ** 2 for a, b in zip(own[0], another[0], strict=True)) / 16)
         assert same == {"rmse_to_teacher": 0.0} and apart["rmse_to_teacher"] == pytest.approx(expected)
         return
     assert same["agreement"] == 1.0 and same.get("kl_to_teacher", 0.0) == pytest.approx(0, abs=1e-12)
     assert 0 <= apart["agreement"] < 1
     if kind == "multilabel":
-        pairs_ = list(zip(mine[0].flatten(), another[0].flatten(), strict=True))
+        pairs_ = list(zip(own[0].flatten(), another[0].flatten(), strict=True))
         assert apart == {"agreement": pytest.approx(sum((a > 0) == (b > 0) for a, b in pairs_) / len(pairs_))}
         return
     by_hand, equal = [], []
-    for z, v in zip(mine[0].double(), another[0].double(), strict=True):
+    for z, v in zip(own[0].double(), another[0].double(), strict=True):
         p, q = v.softmax(-1), z.softmax(-1)
         by_hand.append(sum(float(a * (a / b).log()) for a, b in zip(p, q, strict=True) if a > 0))
         equal.append(int(z.argmax()) == int(v.argmax()))
@@ -53,7 +53,7 @@ def test_calibration_is_the_gap_between_being_right_and_being_sure():
             confidence, choice = float(row.max()), int(row.argmax())
             bins.setdefault(min(math.ceil(confidence * 15), 15), []).append((confidence, choice == int(label)))
     count = sum(map(len, bins.values()))
-    expected = sum(abs(sum(c for c, _ in found) - sum(r for _, r in found)) for found in bins.values()) / count
+    expected = sum(abs(sum(c for c, _ in result) - sum(r for _, r in result)) for result in bins.values()) / count
     assert calibration_error(logits, labels) == pytest.approx(expected)
     sure = torch.tensor([[100.0, 0.0], [100.0, 0.0], [0.0, 100.0], [0.0, 0.0]])
     assert calibration_error(sure[:3], torch.tensor([0, 0, 1])) == pytest.approx(0)
@@ -99,7 +99,7 @@ def test_the_page_tells_what_was_measured_and_leaves_out_what_was_not(tmp_path):
     result |= {"teacher_parameters": 56789, "labelled_rows": 40, "transfer_rows": 8, "learning_rate": 1e-3, "file_bytes": 4936}
     result |= {"train_seconds": 10.0, "teacher_seconds": 2.5, "peak_bytes": 10**6}
     text = page(result)
-    for told in (
+    for records in (
         "0.7000 | 0.9000",
         "0.2000",
         "0.7500",
@@ -108,7 +108,7 @@ def test_the_page_tells_what_was_measured_and_leaves_out_what_was_not(tmp_path):
         "40 rows with labels, 8 without",
         "25 %",
     ):
-        assert told in text, text
+        assert records in text, text
     assert "best possible" not in text and "KL" not in text
     assert "accuracy, best possible | 0.9500 | 0.9500" in page(result | {"ceiling": 0.95})
     rng = random.Random(0)

@@ -10,17 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from distill.losses import loss_specs
+from distill.losses.loss_specs import read_losses
 from distill.losses.losses import (
     LOSSES,
     binary_soft_targets,
     generalized_jsd,
     masked_mean,
+    register_loss,
     reverse_kl,
     skewed_kl,
     skewed_reverse_kl,
     soft_targets,
     total_variation,
 )
+from distill.losses.terms import soft_sum
 
 GOLDEN = json.loads(Path(__file__).parents[1].joinpath("golden", "distill.json").read_text())
 ALL = {**LOSSES, "binary": binary_soft_targets}
@@ -74,10 +78,10 @@ def in_words(name: str, z: list[float], v: list[float], T: float) -> float:
 )
 def test_a_loss_is_its_formula_row_by_row(name, seed, rows, C, T):
     z, v, T = draw(*rows, C, seed=seed), draw(*rows, C, seed=seed + 1), 1 if name == "mse" else T
-    found = ALL[name](z, v, T)
-    assert found.shape == tuple(rows)
+    result = ALL[name](z, v, T)
+    assert result.shape == tuple(rows)
     wanted = [in_words(name, a, b, T) for a, b in zip(z.view(-1, C).tolist(), v.view(-1, C).tolist(), strict=True)]
-    torch.testing.assert_close(found.flatten(), torch.tensor(wanted, dtype=torch.float64), rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(result.flatten(), torch.tensor(wanted, dtype=torch.float64), rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5, 0.9])
@@ -108,13 +112,13 @@ def test_T_squared_keeps_the_size_of_the_gradient():
     assert float(limit.norm()) == pytest.approx(0.59127, abs=5e-6)
     for T, wanted in ((1, 0.40397), (2, 0.49821), (4, 0.54665), (8, 0.56972), (16, 0.58072)):
         q, p = softmax(Z.tolist(), T), softmax(V.tolist(), T)
-        found = gradient(soft_targets, Z, V, T)
+        result = gradient(soft_targets, Z, V, T)
         torch.testing.assert_close(
-            found, T * (torch.tensor(q, dtype=Z.dtype) - torch.tensor(p, dtype=Z.dtype)), rtol=1e-12, atol=1e-15
+            result, T * (torch.tensor(q, dtype=Z.dtype) - torch.tensor(p, dtype=Z.dtype)), rtol=1e-12, atol=1e-15
         )
-        assert float(found.norm()) == pytest.approx(wanted, abs=5e-6)
+        assert float(result.norm()) == pytest.approx(wanted, abs=5e-6)
         bare = gradient(lambda z, T=T: F.kl_div(F.log_softmax(z / T, -1), F.softmax(V / T, -1), reduction="sum"), Z)
-        torch.testing.assert_close(T**2 * bare, found, rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(T**2 * bare, result, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize(
@@ -157,8 +161,8 @@ def test_batchmean_and_not_mean():
 def test_tinybert_averages_over_the_classes():
     """Its soft cross-entropy, (-softmax(v) · log softmax(z)).mean(): the gradient of ours, C times too small."""
     z, v = draw(7, 10), draw(7, 10, seed=1)
-    theirs = gradient(lambda z: (-F.softmax(v, -1) * F.log_softmax(z, -1)).mean(), z)
-    torch.testing.assert_close(10 * theirs, gradient(soft_targets, z, v) / 7, rtol=1e-9, atol=1e-15)
+    other = gradient(lambda z: (-F.softmax(v, -1) * F.log_softmax(z, -1)).mean(), z)
+    torch.testing.assert_close(10 * other, gradient(soft_targets, z, v) / 7, rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -217,3 +221,29 @@ def test_the_gradient_never_reaches_the_teacher(name):
     student, teacher = draw(2, 5).requires_grad_(), draw(2, 5, seed=1).requires_grad_()
     ALL[name](student, teacher).sum().backward()
     assert teacher.grad is None and student.grad.abs().max() > 0
+
+
+@pytest.fixture
+def without_new_losses():
+    """The registry as it was."""
+    before = list(loss_specs.LOGITS)
+    yield
+    for name in set(loss_specs.LOGITS) - set(before):
+        del LOSSES[name], loss_specs.OPTIONS[name]
+    loss_specs.LOGITS[:] = before
+    loss_specs.DEFAULTS.pop("power", None)
+
+
+def test_a_new_loss_is_one_function_and_one_line(without_new_losses):
+    def distance(student, teacher, temperature, power=2.0):
+        return ((student - teacher.detach()) / temperature).abs().pow(power).sum(-1)
+
+    register_loss("distance", distance, power=2.0)
+    [spec] = read_losses(["distance:T=2,a=1,power=3"])
+    assert (spec.name, spec.number("power", 0.0), spec.number("T", 0.0)) == ("distance", 3.0, 2.0)
+    z, v = torch.randn(4, 3), torch.randn(4, 3)
+    options = {"power": spec.number("power", 0.0)}
+    result = soft_sum("classification", "distance", z, v, 2.0, **options)
+    torch.testing.assert_close(result, ((z - v) / 2).abs().pow(3).sum())
+    with pytest.raises(ValueError, match="is taken by another loss"):
+        register_loss("kd", distance)

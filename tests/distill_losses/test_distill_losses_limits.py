@@ -77,9 +77,9 @@ def test_squares_of_logits():
 
 def test_hard_targets_are_torchs_cross_entropy():
     z, labels = draw(2, 3, 5), torch.tensor([[0, 4, -100], [2, -100, 1]])
-    found = hard_targets(z, labels)
-    assert found[0, 2] == found[1, 1] == 0
-    torch.testing.assert_close(masked_mean(found, labels != -100), F.cross_entropy(z.flatten(0, 1), labels.flatten()))
+    result = hard_targets(z, labels)
+    assert result[0, 2] == result[1, 1] == 0
+    torch.testing.assert_close(masked_mean(result, labels != -100), F.cross_entropy(z.flatten(0, 1), labels.flatten()))
     assert hard_targets(z, torch.full((2, 3), -100)).sum() == 0
     assert sequence_nll is hard_targets
     torch.testing.assert_close(hard_targets(z[0, 0], labels[0, 0]), -F.log_softmax(z[0, 0], -1)[0])
@@ -127,9 +127,9 @@ def test_outputs_that_both_mask_are_as_good_as_cut_away(name, T, dtype):
 def test_half_precision_is_widened(name):
     for dtype in (torch.bfloat16, torch.float16):
         z, v = draw(3, 50).to(dtype), draw(3, 50, seed=1).to(dtype)
-        found = ALL[name](z, v)
-        assert found.dtype == torch.float32 and gradient(ALL[name], z, v).dtype == dtype
-        torch.testing.assert_close(found, ALL[name](z.float(), v.float()), rtol=0, atol=0)
+        result = ALL[name](z, v)
+        assert result.dtype == torch.float32 and gradient(ALL[name], z, v).dtype == dtype
+        torch.testing.assert_close(result, ALL[name](z.float(), v.float()), rtol=0, atol=0)
     assert ALL[name](draw(3, 5), draw(3, 5, seed=1)).dtype == torch.float64
 
 

@@ -137,7 +137,7 @@ def test_what_makes_no_sense_is_refused(teacher, tmp_path):
 
 
 @pytest.mark.parametrize("losses", [("hidden:1->1", "hard"), ("hard",)])
-def test_a_student_whose_table_is_padded_otherwise_is_measured_on_the_common_words(losses, tmp_path):
+def test_a_student_whose_table_is_padded_otherwise_is_measured_on_the_common_vocabulary(losses, tmp_path):
     """Qwen's small and large models share a tokenizer, and their tables have 151,936 and 152,064 rows."""
     rows = [{"prompt": f"Say the number {i}.", "completion": f" It is {i}."} for i in range(12)]
     data = tmp_path / "data"

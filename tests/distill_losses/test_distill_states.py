@@ -8,9 +8,9 @@ from torch import nn
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from adapters import PrefixTuningConfig, attach
-from distill.losses.loss_words import read_losses
+from distill.losses.loss_specs import read_losses
 from distill.losses.losses import MASKED
-from distill.losses.states import NAME, Heard, answer_logits, answers_in, look
+from distill.losses.states import NAME, AttentionInputs, answer_logits, answers_in, forward_with_states
 from distill.losses.terms import make_projections, make_terms
 from distill.runs.trainer import Distiller
 from distill.teacher.teacher import Teacher
@@ -25,9 +25,9 @@ def batch(lengths=LENGTHS) -> dict:
     return {"input_ids": ids[:, :width], "attention_mask": mask}
 
 
-def probabilities(heard: Heard, mask: torch.Tensor, causal: bool) -> torch.Tensor:
-    allowed = (mask != 0)[:, None, None, :].expand(heard.scores().shape)
-    return heard.scores().masked_fill(~(allowed.tril() if causal else allowed), -torch.inf).softmax(-1)
+def probabilities(recorded: AttentionInputs, mask: torch.Tensor, causal: bool) -> torch.Tensor:
+    allowed = (mask != 0)[:, None, None, :].expand(recorded.scores().shape)
+    return recorded.scores().masked_fill(~(allowed.tril() if causal else allowed), -torch.inf).softmax(-1)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "gpt2", "llama"])
@@ -35,40 +35,40 @@ def test_scores_and_states_are_those_of_transformers(family):
     """Shared key heads and rotated queries (Llama), fused ones (GPT-2), padding. Two ways to sum 9 numbers, in float64."""
     model, rows = tiny.FAMILIES[family]().double(), batch()
     causal = family in ("gpt2", "llama")
-    seen = look(model, rows, hidden=True, attention=True)
+    visited = forward_with_states(model, rows, hidden=True, attention=True)
     model.set_attn_implementation("eager")
-    theirs = model(**rows, output_attentions=True, output_hidden_states=True)
+    other = model(**rows, output_attentions=True, output_hidden_states=True)
     real = rows["attention_mask"] != 0
-    assert len(seen.heard) == model.config.num_hidden_layers == len(seen.hidden) - 1
-    for heard, expected in zip(seen.heard, theirs.attentions, strict=True):
-        found = probabilities(heard, rows["attention_mask"], causal)
-        torch.testing.assert_close(found.transpose(1, 2)[real], expected.transpose(1, 2)[real].double(), rtol=0, atol=1e-6)
-    for mine, its in zip(seen.hidden, theirs.hidden_states, strict=True):
-        torch.testing.assert_close(mine[real], its[real], rtol=0, atol=1e-5 if family == "llama" else 1e-12)
+    assert len(visited.attentions) == model.config.num_hidden_layers == len(visited.hidden) - 1
+    for recorded, expected in zip(visited.attentions, other.attentions, strict=True):
+        result = probabilities(recorded, rows["attention_mask"], causal)
+        torch.testing.assert_close(result.transpose(1, 2)[real], expected.transpose(1, 2)[real].double(), rtol=0, atol=1e-6)
+    for own, teacher in zip(visited.hidden, other.hidden_states, strict=True):
+        torch.testing.assert_close(own[real], teacher[real], rtol=0, atol=1e-5 if family == "llama" else 1e-12)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_joined_vectors_are_the_projections_of_the_layer(family):
     model, rows = tiny.FAMILIES[family]().double(), batch()
-    seen = look(model, rows, hidden=True, attention=True)
-    for k, heard in enumerate(seen.heard):
+    visited = forward_with_states(model, rows, hidden=True, attention=True)
+    for k, recorded in enumerate(visited.attentions):
         if family == "bert":
             layer = model.bert.encoder.layer[k].attention.self
-            expected = [part(seen.hidden[k]) for part in (layer.query, layer.key, layer.value)]
+            expected = [part(visited.hidden[k]) for part in (layer.query, layer.key, layer.value)]
         else:
             block = model.transformer.h[k]
-            expected = block.attn.c_attn(block.ln_1(seen.hidden[k])).chunk(3, -1)
-        for name, its in zip(("query", "key", "value"), expected, strict=True):
-            torch.testing.assert_close(heard.joined(name), its)
+            expected = block.attn.c_attn(block.ln_1(visited.hidden[k])).chunk(3, -1)
+        for name, teacher in zip(("query", "key", "value"), expected, strict=True):
+            torch.testing.assert_close(recorded.joined(name), teacher)
 
 
 def test_each_query_meets_the_key_that_its_group_shares():
     model = tiny.llama().double()
-    [heard, *_] = look(model, batch(), attention=True).heard
-    assert heard.query.shape[1] == 4 and heard.key.shape[1] == heard.value.shape[1] == 2
+    [recorded, *_] = forward_with_states(model, batch(), attention=True).attentions
+    assert recorded.query.shape[1] == 4 and recorded.key.shape[1] == recorded.value.shape[1] == 2
     for h in range(4):
-        by_hand = heard.query[:, h] @ heard.key[:, h // 2].mT / heard.query.shape[-1] ** 0.5
-        torch.testing.assert_close(heard.scores()[:, h], by_hand)
+        by_hand = recorded.query[:, h] @ recorded.key[:, h // 2].mT / recorded.query.shape[-1] ** 0.5
+        torch.testing.assert_close(recorded.scores()[:, h], by_hand)
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
@@ -77,25 +77,25 @@ def test_the_model_keeps_its_own_attention_and_its_answers(implementation):
         model, rows = make(), batch()
         model.set_attn_implementation(implementation)
         before = model(**rows).logits
-        seen = look(model, rows, hidden=True, attention=True)
+        visited = forward_with_states(model, rows, hidden=True, attention=True)
         assert model.config._attn_implementation == implementation != NAME
-        torch.testing.assert_close(seen.out.logits, before, rtol=0, atol=1e-5)
+        torch.testing.assert_close(visited.out.logits, before, rtol=0, atol=1e-5)
         assert torch.equal(model(**rows).logits, before)
-        assert look(model, rows).heard == () and look(model, rows).hidden == ()
+        assert forward_with_states(model, rows).attentions == () and forward_with_states(model, rows).hidden == ()
 
 
 def test_the_model_keeps_its_own_attention_after_an_error():
     model = tiny.bert()
     with pytest.raises(IndexError):
-        look(model, {"input_ids": torch.tensor([[10**6]]), "attention_mask": torch.ones(1, 1)}, attention=True)
+        forward_with_states(model, {"input_ids": torch.tensor([[10**6]]), "attention_mask": torch.ones(1, 1)}, attention=True)
     assert model.config._attn_implementation == "sdpa"
-    assert look(model, batch()).heard == (), "nobody listens any more"
+    assert forward_with_states(model, batch()).attentions == (), "nothing is recorded any more"
 
 
 def test_gradients_pass_through_what_was_heard():
     model = tiny.bert()
-    heard = look(model, batch(), attention=True).heard
-    heard[1].scores().sum().backward()
+    recorded = forward_with_states(model, batch(), attention=True).attentions
+    recorded[1].scores().sum().backward()
     assert model.bert.encoder.layer[0].output.dense.weight.grad.abs().sum() > 0
     assert model.bert.encoder.layer[1].attention.self.value.weight.grad is None, "scores of a layer need no values of it"
 
@@ -111,8 +111,8 @@ def test_a_model_with_attention_of_its_own_is_refused_for_attention_alone():
             return inputs
 
     with pytest.raises(ValueError, match="Deaf: its attentions do not go through"):
-        look(Deaf(), batch(), attention=True)
-    assert "input_ids" in look(Deaf(), batch()).out
+        forward_with_states(Deaf(), batch(), attention=True)
+    assert "input_ids" in forward_with_states(Deaf(), batch()).out
 
 
 def test_a_prefix_is_not_taken_away_silently():
@@ -120,8 +120,8 @@ def test_a_prefix_is_not_taken_away_silently():
     attach(model, PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"), seed=0)
     before = model(**batch()).logits
     with pytest.raises(ValueError, match="reads its prefix in its attention"):
-        look(model, batch(), attention=True)
-    assert torch.equal(look(model, batch(), hidden=True).out.logits, before)
+        forward_with_states(model, batch(), attention=True)
+    assert torch.equal(forward_with_states(model, batch(), hidden=True).out.logits, before)
 
 
 # ---------------------------------------------------------------- the answers of a batch
@@ -139,15 +139,15 @@ def test_answers_are_what_the_hard_loss_looks_at(kind):
     labels = one.get("labels")
     if kind == "qa":
         labels = torch.stack([one["start_positions"], one["end_positions"]], 1).flatten()
-        found = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / 2
+        result = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / 2
     elif kind == "regression":
-        found = (logits[:, 0] - labels).square().sum()
+        result = (logits[:, 0] - labels).square().sum()
     elif kind == "multilabel":
-        found = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels.double(), reduction="none").mean(-1).sum()
+        result = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels.double(), reduction="none").mean(-1).sum()
     else:
         labels = labels[:, 1:] if kind == "generation" else labels
-        found = torch.nn.functional.cross_entropy(logits, labels[labels != -100], reduction="sum")
-    torch.testing.assert_close(found, expected)
+        result = torch.nn.functional.cross_entropy(logits, labels[labels != -100], reduction="sum")
+    torch.testing.assert_close(result, expected)
     alone = [answer_logits(kind, model(**{n: b[n] for n in ("input_ids", "attention_mask")}), b) for b in pairs.window(rows, 1)]
     assert [len(a) for a in alone] == counts, "each row's answers stand together"
     for a, b in zip(alone, logits.split(counts), strict=True):
@@ -176,8 +176,8 @@ def test_a_decoder_that_classifies_answers_once_for_a_row():
     config = GPT2Config(**tiny.gpt2().config.to_diff_dict() | {"pad_token_id": 0, "num_labels": 3})
     model, rows = GPT2ForSequenceClassification(config).eval(), batch()
     rows = rows | {"input_ids": rows["input_ids"].clamp(min=1) * rows["attention_mask"], "labels": torch.tensor([0, 1, 2])}
-    seen = look(model, rows, attention=True)
-    assert answer_logits("classification", seen.out, rows).shape == (3, 3)
+    visited = forward_with_states(model, rows, attention=True)
+    assert answer_logits("classification", visited.out, rows).shape == (3, 3)
 
 
 def test_a_projection_that_would_not_learn_is_refused():

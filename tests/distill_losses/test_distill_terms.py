@@ -6,9 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from distill.losses import features, relations
-from distill.losses.loss_words import DEFAULTS, OPTIONS, needs_teacher, read_losses
+from distill.losses.loss_specs import DEFAULTS, OPTIONS, needs_teacher, read_losses
 from distill.losses.losses import LOSSES, binary_soft_targets
-from distill.losses.states import answer_logits, answers_in, look
+from distill.losses.states import answer_logits, answers_in, forward_with_states
 from distill.losses.terms import LABELLED, labelled_only, make_projections, make_terms, soft_sum
 from distill.teacher.teacher import Teacher
 from training.evaluation import metrics
@@ -18,10 +18,10 @@ CASES += [(name, kind) for kind in ("classification", "generation") for name in 
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 
 
-def close(found: dict, expected: dict, **tolerance) -> None:
-    assert found.keys() == expected.keys() and found
-    for name in found:
-        torch.testing.assert_close(found[name], expected[name], **(tolerance or EXACT), msg=lambda m, n=name: f"{n}: {m}")
+def close(result: dict, expected: dict, **tolerance) -> None:
+    assert result.keys() == expected.keys() and result
+    for name in result:
+        torch.testing.assert_close(result[name], expected[name], **(tolerance or EXACT), msg=lambda m, n=name: f"{n}: {m}")
 
 
 # ---------------------------------------------------------------- words
@@ -61,7 +61,7 @@ WRONG = [
     (("relations:1->1,heads=2..4",), "expected one number"),
     (("kd:a=0..1.5",), "a=1.5 is outside"),
     (("kd:a=nan",), "a=nan is outside"),
-    (("kd:a=0",), "a=0 asks the teacher and does not listen"),
+    (("kd:a=0",), "a=0 gives the teacher the weight 0"),
     (("kd:T=0",), "T=0 is outside"),
     (("kd:T=inf",), "T=inf is outside"),
     (("hidden:1->1,w=-1",), "w=-1 is outside"),
@@ -72,11 +72,11 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("texts", "told"), WRONG)
-def test_wrong_words_are_refused(texts, told):
+@pytest.mark.parametrize(("texts", "message"), WRONG)
+def test_wrong_words_are_refused(texts, message):
     with pytest.raises(ValueError) as caught:
         read_losses(texts)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_every_loss_is_a_word_here_and_tested_here():
@@ -97,11 +97,11 @@ def test_losses_between_distributions_are_refused_for_numbers_and_yes_or_no_ques
 def by_hand(name: str, kind: str, student, teacher, row: dict) -> torch.Tensor:
     """One row without padding, so no mask and no order can go wrong."""
     [one] = pairs.window([row], 1)
-    mine, its = (look(model, one, hidden=True, attention=True) for model in (student, teacher))
+    own, teachers = (forward_with_states(model, one, hidden=True, attention=True) for model in (student, teacher))
     if name == "hard":
-        return metrics.loss_sum(kind, mine.out, one)
+        return metrics.loss_sum(kind, own.out, one)
     if name in LOSSES:
-        z, v = (answer_logits(kind, seen.out, one) for seen in (mine, its))
+        z, v = (answer_logits(kind, visited.out, one) for visited in (own, teachers))
         if kind == "multilabel" and name == "kd":
             return binary_soft_targets(z, v, 2.0).sum() / 3
         return LOSSES[name](z, v, 1.0 if name == "mse" else 2.0).sum()
@@ -120,8 +120,11 @@ def by_hand(name: str, kind: str, student, teacher, row: dict) -> torch.Tensor:
         ),
     }[name]
     if name in ("hidden", "cosine", "patient", "transfer"):  # hidden:0->0,1->2 and so on, see `pairs.BETWEEN`
-        return sum(between(mine.hidden[a], its.hidden[b]).sum() for a, b in ((0, 0), (1, 2)))
-    return sum(between(mine.heard[a], its.heard[b]).sum() for a, b in (((0, 1),) if name == "relations" else ((0, 1), (1, 0))))
+        return sum(between(own.hidden[a], teachers.hidden[b]).sum() for a, b in ((0, 0), (1, 2)))
+    return sum(
+        between(own.attentions[a], teachers.attentions[b]).sum()
+        for a, b in (((0, 1),) if name == "relations" else ((0, 1), (1, 0)))
+    )
 
 
 def count_by_hand(name: str, kind: str, rows: list[dict]) -> int:
@@ -144,12 +147,12 @@ def test_a_term_is_its_sum_over_rows_by_hand_whatever_the_batches(name, kind):
         pairs.freeze_unreached(one, rows)
     total = sum(by_hand(name, kind, student, teacher, row) for row in rows)
     expected = float(total.detach()) / count_by_hand(name, kind, rows)
-    found, gradients = pairs.backward(one, rows, 8)
-    assert found["loss"] == pytest.approx(expected, rel=1e-6 if name in ("patient", "cosine") else 1e-9) and expected > 1e-4
-    assert found["tokens"] == sum(len(row["input_ids"]) for row in rows)
+    result, gradients = pairs.backward(one, rows, 8)
+    assert result["loss"] == pytest.approx(expected, rel=1e-6 if name in ("patient", "cosine") else 1e-9) and expected > 1e-4
+    assert result["tokens"] == sum(len(row["input_ids"]) for row in rows)
     for batch_size in (4, 1):
         again, others = pairs.backward(one, rows, batch_size)
-        assert again["loss"] == pytest.approx(found["loss"], rel=1e-10)
+        assert again["loss"] == pytest.approx(result["loss"], rel=1e-10)
         close(others, gradients)
 
 
@@ -165,12 +168,12 @@ def test_the_gradient_never_reaches_the_teacher_and_vanishes_where_the_student_i
     one = pairs.distiller(same, kind, student, teacher)
     if name in pairs.BETWEEN:
         pairs.freeze_unreached(one, rows)
-    found, gradients = pairs.backward(one, rows, 5)
+    result, gradients = pairs.backward(one, rows, 5)
     if name == "hard":
         assert max(float(g.abs().max()) for g in gradients.values()) > 1e-4, "the labels know better than the teacher"
     else:
-        assert abs(found["loss"]) < 1e-14
-        limit = 1e-12  # float64: a sum of some hundred products of rounding errors
+        assert abs(result["loss"]) < 1e-14
+        limit = 1e-12  # float64: a sum of some hundred multiplications of rounding errors
         assert max(float(g.abs().max()) for g in gradients.values()) < limit
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters()) and not teacher.training
     assert teacher.state_dict().keys() == weights.keys()
@@ -182,18 +185,18 @@ def test_the_gradient_never_reaches_the_teacher_and_vanishes_where_the_student_i
 def test_a_decoder_learns_nothing_from_scores_behind_its_mask():
     """With causal=True a key after its query has no gradient; with False it has (that would be noise)."""
     student, teacher = pairs.model("generation", 1), pairs.model("generation", 2)
-    rows, found = pairs.features("generation", 4), []
+    rows, result = pairs.features("generation", 4), []
     for causal in (True, False):
         one = pairs.distiller("scores:1->1", "generation", student, teacher, causal=causal)
         pairs.freeze_unreached(one, rows)
-        found.append(pairs.backward(one, rows, 4)[0]["loss"])
+        result.append(pairs.backward(one, rows, 4)[0]["loss"])
     [batch] = pairs.window(rows, 4)
-    mine, its = (look(m, batch, attention=True).heard[0].scores() for m in (student, teacher))
+    own, teachers = (forward_with_states(m, batch, attention=True).attentions[0].scores() for m in (student, teacher))
     real = (batch["attention_mask"] != 0)[:, None, :, None] & (batch["attention_mask"] != 0)[:, None, None, :]
-    for loss, allowed in zip(found, (real.tril(), real), strict=True):
-        squares = (mine - its).square().masked_fill(~allowed, 0).mean(1).sum(-1) / allowed.sum(-1)[:, 0].clamp(min=1)
+    for loss, allowed in zip(result, (real.tril(), real), strict=True):
+        squares = (own - teachers).square().masked_fill(~allowed, 0).mean(1).sum(-1) / allowed.sum(-1)[:, 0].clamp(min=1)
         assert loss == pytest.approx(float(squares.detach().sum() / batch["attention_mask"].sum()), rel=1e-9)
-    assert found[0] != pytest.approx(found[1], rel=1e-3)
+    assert result[0] != pytest.approx(result[1], rel=1e-3)
 
 
 # ---------------------------------------------------------------- schedules, and rows without labels
@@ -228,13 +231,13 @@ def test_rows_without_labels_teach_by_the_teacher_alone(kind):
     word = "mse:a=0.5" if kind == "regression" else "kd:T=2,a=0.5"
     rows, known = pairs.features(kind, 12, labelled=5), pairs.features(kind, 12)[:5]
     one = pairs.distiller(word, kind, student, teacher)
-    found, gradients = pairs.backward(one, rows, 4)
+    result, gradients = pairs.backward(one, rows, 4)
     soft, hard = (pairs.backward(pairs.distiller(w, kind, student, teacher), r, 4) for w, r in ((word, rows), ("hard", known)))
     name = word.partition(":")[0]
-    assert found["loss/hard"] == pytest.approx(hard[0]["loss"]) and found[f"loss/{name}"] == pytest.approx(
+    assert result["loss/hard"] == pytest.approx(hard[0]["loss"]) and result[f"loss/{name}"] == pytest.approx(
         soft[0][f"loss/{name}"]
     )
-    assert found["loss"] == pytest.approx(0.5 * found["loss/hard"] + 0.5 * found[f"loss/{name}"])
+    assert result["loss"] == pytest.approx(0.5 * result["loss/hard"] + 0.5 * result[f"loss/{name}"])
     shuffled = [row | _other_labels(kind, row) if row[LABELLED] == 0 else row for row in rows]
     close(pairs.backward(one, shuffled, 4)[1], gradients)
     counted = [term.count(pairs.window(rows, 12)[0]) for term in one.terms]
@@ -252,8 +255,8 @@ def _other_labels(kind: str, row: dict) -> dict:
 @pytest.mark.parametrize("kind", pairs.KINDS)
 def test_a_batch_keeps_the_places_of_answers_that_it_may_not_learn(kind):
     [batch] = pairs.window(pairs.features(kind, 6, labelled=2), 6)
-    kept = labelled_only(kind, batch)
-    labels = kept["start_positions" if kind == "qa" else "labels"]
+    remaining = labelled_only(kind, batch)
+    labels = remaining["start_positions" if kind == "qa" else "labels"]
     assert len(labels) == 2 if kind in ("regression", "multilabel") else (labels[2:] == -100).all() and (labels[:2] != -100).any()
     assert sum(answers_in(kind, batch)) == sum(answers_in(kind, pairs.window(pairs.features(kind, 6), 6)[0]))
     whole = {name: value for name, value in batch.items() if name != LABELLED}

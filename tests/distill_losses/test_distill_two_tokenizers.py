@@ -64,6 +64,6 @@ def test_what_cannot_work_is_refused_before_the_teacher_writes(losses, words, ma
 
 
 @pytest.mark.parametrize("loss", ["kd:T=2,a=0.5", "reverse_kl:a=0.5", "mse:a=0.5"])
-def test_tables_of_two_sizes_are_compared_on_their_common_words(loss, made, tmp_path):
+def test_tables_of_two_sizes_are_compared_on_their_common_vocabulary(loss, made, tmp_path):
     result = run_distillation(settings(made, made[2], tmp_path / "s", losses=(loss,)))
     assert 0 <= result["agreement"] <= 1 and result["steps"] == 4

@@ -20,7 +20,7 @@ QUICK = {"trackers": "", "train_rows": 40, "eval_rows": 20, "batch_size": 8}
 def students(tmp_path_factory):
     root = tmp_path_factory.mktemp("students")
     teacher = train_model("topic", method="full", steps=30, eval_every=30, out=str(root / "t"), **QUICK)
-    found = {}
+    result = {}
     for name, changes in {"int8": {"bits": "int8"}, "cut": {"keep_units": 0.5}, "nf4": {"bits": "nf4"}}.items():
         out = root / name
         run_distillation(
@@ -28,8 +28,8 @@ def students(tmp_path_factory):
                 teacher=str(teacher.folder / "adapter"), student="copy:1,2", steps=20, out=str(out), **QUICK, **changes
             )
         )
-        found[name] = out / "adapter"
-    return found
+        result[name] = out / "adapter"
+    return result
 
 
 @pytest.mark.parametrize("name", ["int8", "cut"])
@@ -41,8 +41,8 @@ def test_transformers_finds_no_weights_instead_of_wrong_ones(name, students):
 @pytest.mark.parametrize("name", ["int8", "cut", "nf4"])
 def test_evaluate_reads_them(name, students, capsys):
     evaluate_trained(EvaluateSettings(adapter=str(students[name]), rows=20))
-    said = capsys.readouterr().out
-    assert "compressed" in said and "| accuracy |" in said and "said music" in said and "| test | 20 |" in said
+    text = capsys.readouterr().out
+    assert "compressed" in text and "| accuracy |" in text and "said music" in text and "| test | 20 |" in text
     with pytest.raises(ValueError, match="leave --model and --task out"):
         load_any(str(students[name]), "sst2", None)
 

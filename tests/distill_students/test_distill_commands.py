@@ -52,9 +52,9 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "told"), WRONG, ids=lambda value: str(value)[:40])
-def test_mistakes_are_told_before_any_work(changes, told, teacher, tmp_path):
-    with pytest.raises(ValueError, match=told):
+@pytest.mark.parametrize(("changes", "message"), WRONG, ids=lambda value: str(value)[:40])
+def test_mistakes_are_told_before_any_work(changes, message, teacher, tmp_path):
+    with pytest.raises(ValueError, match=message):
         run_distillation(quick(tmp_path / "run", **{"teacher": teacher, **changes}))
     assert not (tmp_path / "run").exists()
 
@@ -69,8 +69,8 @@ def test_models_that_do_not_go_together_are_refused(teacher, tmp_path):
         ({"teacher": bytes_, "student": "encoder", "losses": ("kd", "hidden:1->1")}, "tokens' states cannot be compared"),
         ({"teacher": tags, "student": "encoder"}, "has an answer for every token: expected one tokenizer"),
     ]
-    for changes, told in cases:
-        with pytest.raises(ValueError, match=told):
+    for changes, message in cases:
+        with pytest.raises(ValueError, match=message):
             run_distillation(quick(tmp_path / "run", **{"teacher": teacher, **changes}))
         assert not (tmp_path / "run").exists()
 
@@ -85,9 +85,9 @@ def test_the_command_says_what_is_wrong_in_one_line_and_what_is_right_in_a_table
         ((*words,), "needs --teacher FOLDER"),
         (("train", "--teacher", teacher, *words), "train"),
     ]
-    for line, told in wrong:
+    for line, records in wrong:
         done = run_module("distill", *line)
-        assert done.returncode != 0 and told in re.sub(r"[│\s]+", " ", done.stderr), done.stderr
+        assert done.returncode != 0 and records in re.sub(r"[│\s]+", " ", done.stderr), done.stderr
         assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
     done = run_module("distill", "--teacher", teacher, *words)
     assert done.returncode == 0 and "12 rows with labels, 0 without" in done.stdout, done.stderr

@@ -47,9 +47,9 @@ def study(teacher, tmp_path_factory) -> tuple[list[Way], DistillSettings]:
 def test_every_word_of_a_way_changes_its_setting():
     base = DistillSettings(teacher="t", student="copy:1", train_rows=9, transfer_rows=5)
     text = "kd:T=3,a=0.5 hidden:1->2,w=2 student=copy:1,hidden=32 transfer=7 targets=data on_policy=0.5 steps=11 rate=0.002"
-    found = settings_of(text, base)
-    assert found.losses == ("kd:T=3,a=0.5", "hidden:1->2,w=2") and found.student == "copy:1,hidden=32"
-    assert (found.transfer_rows, found.on_policy, found.steps, found.learning_rate) == (7, 0.5, 11, 0.002)
+    result = settings_of(text, base)
+    assert result.losses == ("kd:T=3,a=0.5", "hidden:1->2,w=2") and result.student == "copy:1,hidden=32"
+    assert (result.transfer_rows, result.on_policy, result.steps, result.learning_rate) == (7, 0.5, 11, 0.002)
     cut = settings_of("kd heads=0.5 units=0.25 bits=int8", base)
     assert (cut.keep_heads, cut.keep_units, cut.bits, cut.transfer_rows) == (0.5, 0.25, "int8", 5)
     assert settings_of("kd zeros=0.75", base).zeros == 0.75
@@ -57,7 +57,7 @@ def test_every_word_of_a_way_changes_its_setting():
 
 
 @pytest.mark.parametrize(
-    ("way", "told"),
+    ("way", "message"),
     [
         ("transfer=0", "has no loss"),
         ("kd speed=3", "'speed'; expected losses, and student="),
@@ -71,9 +71,9 @@ def test_every_word_of_a_way_changes_its_setting():
         ("kd student=nowhere", "cannot be loaded"),
     ],
 )
-def test_a_wrong_way_is_told_before_the_first_run_of_the_others(way, told, teacher, tmp_path):
+def test_a_wrong_way_is_told_before_the_first_run_of_the_others(way, message, teacher, tmp_path):
     base = quick(tmp_path / "x", teacher, student="copy:1,2")
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         compare(["hard", way], base, 1, tmp_path / "study", lambda text: None)
     assert not (tmp_path / "study").exists()
 
@@ -122,17 +122,17 @@ def test_a_stopped_study_goes_on_runs_nothing_twice_and_restart_runs_all(teacher
 def test_numbers_of_cut_int8_and_nf4_students(study):
     """Parameters as counted by hand; operations: of int8 and NF4 as of floats, of a cut student fewer; bytes fall."""
     ways, base = study
-    found = costs(ways, f",{base.teacher}", 2, 500)  # longer than any window here
+    result = costs(ways, f",{base.teacher}", 2, 500)  # longer than any window here
     d, inner, layers = 64, 256, 2
     model = compare_module.load_trained(base.teacher).base.model
     d, inner, layers = model.config.hidden_size, model.config.intermediate_size, model.config.num_hidden_layers
     gone = layers * (4 * d * d // 2 + 3 * d // 2 + 2 * d * inner // 2 + inner // 2)  # half of Q, K, V, O and both dense layers
     whole, cut, int8, nf4 = (way.results[0]["parameters"] for way in ways)
     assert whole == int8 == nf4 == ways[0].results[0]["teacher_parameters"] and whole - cut == gone
-    rows, length = found["teacher"]["tokens"]
+    rows, length = result["teacher"]["tokens"]
     assert (rows, length) == (2, model.config.max_position_embeddings)
-    ops = [found[way.text]["operations"] for way in ways]
-    assert ops[0] == ops[2] == ops[3] == found["teacher"]["operations"]
+    ops = [result[way.text]["operations"] for way in ways]
+    assert ops[0] == ops[2] == ops[3] == result["teacher"]["operations"]
     tokens, attention = rows * length, layers * 2 * 2 * rows * length * length * d
     weights = layers * (4 * d * d + 2 * d * inner)
     assert ops[0] - ops[1] == (2 * tokens * weights + attention) // 2
@@ -148,7 +148,7 @@ def test_operations_do_not_change_with_the_bits_and_fall_with_cuts(family, monke
     quantize_int8(int8)
     quantize_model(nf4)
     assert operations(int8, batch) == operations(nf4, batch) == whole > 0
-    monkeypatch.setattr("distill.compression.int8_product.int_mm_is_exact", lambda: False)  # the other route of the same products
+    monkeypatch.setattr("distill.compression.int8_product.int_mm_is_exact", lambda: False)  # the other route of the same matmuls
     assert operations(int8, batch) == whole
     sites = find_sites(cut, "ffn")
     gone = sum(site.units - 1 for site in sites)
@@ -173,20 +173,20 @@ def test_the_page_holds_the_numbers_of_every_way(study):
     ways, _ = study
     seconds = {"teacher": [4.0] * 6} | {way.text: [2.0] * 6 for way in ways}
     assert speed_up(seconds, "hard", "teacher") == (2.0, 2.0, 2.0)
-    found = {name: {"operations": 5 * 10**9, "seconds": times, "tokens": [64, 32]} for name, times in seconds.items()}
-    text = page(ways, found, "compare.png", "the command")
+    result = {name: {"operations": 5 * 10**9, "seconds": times, "tokens": [64, 32]} for name, times in seconds.items()}
+    text = page(ways, result, "compare.png", "the command")
     assert "over 2 seeds" in text and "one batch of 64 × 32 tokens" in text and "`the command`" in text
     table = [line.split("|")[1:-1] for line in quality_table(ways).splitlines()]
     assert len({len(line) for line in table}) == 1 and [line[0].strip() for line in table[3:7]] == WAYS
     assert table[6][-1].strip() == "10" and table[3][-1].strip() == "0"
-    rows = [line.split("|")[1:-1] for line in costs_table(ways, found).splitlines()]
+    rows = [line.split("|")[1:-1] for line in costs_table(ways, result).splitlines()]
     assert [row[1].strip() for row in rows[3:]] == [f"{way.results[0]['parameters']:,}" for way in ways]
     assert all(row[3].strip() == "5.00" and row[4].strip() == "2.00 (2.00–2.00)" for row in rows[3:])
 
 
 def test_settings_that_would_do_nothing_are_refused():
     run = DistillSettings(teacher="t", student="copy:1", losses=("hard",))
-    for make, told in (
+    for make, message in (
         (lambda: CompareSettings(run), "a comparison has --ways"),
         (lambda: CompareSettings(ways=("hard", "hard")), "different ways"),
         (lambda: CompareSettings(ways=()), "at least one"),
@@ -195,7 +195,7 @@ def test_settings_that_would_do_nothing_are_refused():
         (lambda: SweepSettings(shares=()), "at least one of each"),
         (lambda: SweepSettings(seeds=0), "seeds"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             make()
     assert len({folder_name(way) for way in [*WAYS, "hard transfer=0", "hidden:1->2 kd"]}) == len(WAYS) + 2
 
@@ -205,8 +205,8 @@ def test_a_model_with_a_short_window_is_compared_too(tmp_path):
     base = tiny_folder.encoder(tmp_path / "base", window=24)
     folder = make_teacher(tmp_path / "short", model=base)
     settings = quick(tmp_path / "x", folder, student="copy:1", max_length=24)
-    found = costs(compare(["hard"], settings, 1, tmp_path / "study", lambda text: None), folder, 2)
-    assert found["hard"]["tokens"] == [2, 24] and torch.tensor(found["hard"]["seconds"]).min() > 0
+    result = costs(compare(["hard"], settings, 1, tmp_path / "study", lambda text: None), folder, 2)
+    assert result["hard"]["tokens"] == [2, 24] and torch.tensor(result["hard"]["seconds"]).min() > 0
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""int8 students: exact products on every route, training that equals its export bit for bit, files that bring the bits back."""
+"""int8 students: exact matmuls on every route, training that equals its export bit for bit, files that bring the bits back."""
 
 import os
 import subprocess
@@ -42,9 +42,9 @@ def logits(model, *more):
 @given(seed=st.integers(0, 10**6), M=st.integers(0, 40), N=st.integers(1, 70), K=st.integers(1, 300))
 def test_products_are_exact(route, seed, M, N, K):
     a, w = numbers(seed, M, K), numbers(seed + 1, N, K)
-    found = ROUTES[route](a, w)
-    assert found.dtype == torch.int32
-    np.testing.assert_array_equal(found.numpy(), a.numpy().astype(np.int64) @ w.numpy().astype(np.int64).T)
+    result = ROUTES[route](a, w)
+    assert result.dtype == torch.int32
+    np.testing.assert_array_equal(result.numpy(), a.numpy().astype(np.int64) @ w.numpy().astype(np.int64).T)
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -72,7 +72,7 @@ def test_single_rows_of_any_stride(route):
 
 
 def test_the_widest_sum_that_int32_holds_is_exact():
-    """n products of at most 127² sum to less than 2³¹ for n up to 133,144."""
+    """n terms of at most 127² sum to less than 2³¹ for n up to 133,144."""
     widest = torch.full((1, 133_144), 127, dtype=torch.int8)
     assert int8_product.INT_COLUMNS == 133_144
     assert int(int8_matmul(widest, widest)) == 133_144 * 127**2 < 2**31 <= 133_145 * 127**2
@@ -99,16 +99,16 @@ print(hashlib.sha256(y.numpy().tobytes()).hexdigest(), int_mm_is_exact())
 
 
 def test_a_cpu_without_vnni_gives_the_same_bits():
-    """oneDNN told to use AVX2 gives wrong int8 sums and says nothing; the probe must see that, and the answers stay."""
-    found = []
+    """oneDNN set to use AVX2 gives wrong int8 sums and says nothing; the probe must see that, and the answers stay."""
+    result = []
     for isa in ("ALL", "AVX2"):
         env = {**os.environ, "ONEDNN_MAX_CPU_ISA": isa, "OMP_NUM_THREADS": "1"}
         run = subprocess.run(
             [sys.executable, "-c", ANSWER], env=env, cwd=Path(__file__).parents[2], capture_output=True, text=True
         )
         assert run.returncode == 0, run.stderr
-        found.append(run.stdout.split())
-    assert found[0][0] == found[1][0], f"(digest, _int_mm exact): {found}"
+        result.append(run.stdout.split())
+    assert result[0][0] == result[1][0], f"(digest, _int_mm exact): {result}"
 
 
 @given(seed=st.integers(0, 10**6), exponent=st.integers(-25, 30), rows=st.integers(1, 9), K=st.integers(1, 65))
@@ -138,24 +138,24 @@ def test_the_layer_is_its_definition_and_no_row_depends_on_another():
     """More rows than one block; the three float32 steps as they are written down."""
     layer = nn.Linear(50, 33)
     rows = 3 * (ROWS // 2 + 1)
-    mine, x = int8_layer(layer), normal(1, rows, 50)
-    y = mine(x)
+    own, x = int8_layer(layer), normal(1, rows, 50)
+    y = own(x)
     q, s = quantize_rows(x)
-    exact = torch.from_numpy(q.numpy().astype(np.int64) @ mine.weight.numpy().astype(np.int64).T)
-    assert torch.equal(y, exact.float() * s * mine.scale + layer.bias.detach())
-    assert torch.equal(mine(x[40:41]), y[40:41]) and torch.equal(mine(x.flip(0)), y.flip(0))
-    assert mine(x.view(3, -1, 50)).shape == (3, rows // 3, 33) and mine(x[:0]).shape == (0, 33)
+    exact = torch.from_numpy(q.numpy().astype(np.int64) @ own.weight.numpy().astype(np.int64).T)
+    assert torch.equal(y, exact.float() * s * own.scale + layer.bias.detach())
+    assert torch.equal(own(x[40:41]), y[40:41]) and torch.equal(own(x.flip(0)), y.flip(0))
+    assert own(x.view(3, -1, 50)).shape == (3, rows // 3, 33) and own(x[:0]).shape == (0, 33)
 
 
 def test_the_error_is_within_its_bound():
     """|y - xWᵀ| ≤ Σ (s_x/2 |w| + s_w/2 |x| + s_x s_w / 4), each a rounding by half a step."""
     layer, x = nn.Linear(96, 40), normal(2, 30, 96)
-    mine = int8_layer(layer)
+    own = int8_layer(layer)
     w = layer.weight.detach().double()
     exact = x.double() @ w.T + layer.bias.detach().double()
-    s_x, s_w = quantize_rows(x)[1].double(), mine.scale.double()
+    s_x, s_w = quantize_rows(x)[1].double(), own.scale.double()
     bound = s_x / 2 * w.abs().sum(1) + s_w / 2 * x.double().abs().sum(1, keepdim=True) + 96 * s_x * s_w / 4
-    missed = (mine(x).double() - exact).abs()
+    missed = (own(x).double() - exact).abs()
     assert (missed <= bound * 1.001).all() and missed.max() > 1e-3 * bound.max()
 
 
@@ -209,19 +209,19 @@ def test_numbers_on_the_grid_have_the_gradient_of_the_plain_layer():
     y.backward(grad)
     z.backward(grad)
     assert torch.equal(y, z)
-    for mine, plain in zip(one, other, strict=True):
-        assert torch.equal(mine.grad, plain.grad)
+    for own, plain in zip(one, other, strict=True):
+        assert torch.equal(own.grad, plain.grad)
 
 
 def test_frozen_parts_get_no_gradient_and_x_is_kept_in_8_bits():
     x = normal(5, 64, 32)
     weight, bias = nn.Parameter(normal(6, 48, 32)), nn.Parameter(torch.zeros(48), requires_grad=False)
-    kept: list[torch.Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+    remaining: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: remaining.append(t) or t, lambda t: t):
         y = fake_int8_linear(x, weight, bias)
     y.sum().backward()
     assert bias.grad is None and weight.grad is not None
-    assert sum(t.nbytes for t in kept if len(t) == 64) == 64 * 32 + 64 * 4
+    assert sum(t.nbytes for t in remaining if len(t) == 64) == 64 * 32 + 64 * 4
 
 
 def test_unfake_gives_back_the_float_model():

@@ -25,9 +25,9 @@ def test_reloaded_models_answer_with_the_same_bits(kind, tmp_path):
     nbytes = save_compressed(model, tmp_path)
     other = FAMILIES[kind](seed=9)
     assert not torch.equal(logits(other), logits(model))
-    said = load_compressed(other, tmp_path)
+    text = load_compressed(other, tmp_path)
     count = len(load_file(tmp_path / WEIGHTS))
-    assert said == f"{count}/{count} tensors loaded"
+    assert text == f"{count}/{count} tensors loaded"
     assert torch.equal(logits(other), logits(model))
     header = int.from_bytes((tmp_path / WEIGHTS).read_bytes()[:8], "little") + 8 + (tmp_path / CARD).stat().st_size
     assert nbytes == report.nbytes + report.other_bytes + header
@@ -87,11 +87,11 @@ def test_files_are_read_strictly(tmp_path):
 
 def test_hooks_and_copies_survive():
     model = bert()
-    seen = []
-    model.bert.pooler.dense.register_forward_hook(lambda module, args, out: seen.append(type(module)))
+    visited = []
+    model.bert.pooler.dense.register_forward_hook(lambda module, args, out: visited.append(type(module)))
     quantize_int8(model)
     logits(copy.deepcopy(model))
-    assert seen == [Int8Linear]
+    assert visited == [Int8Linear]
 
 
 def test_int8_linear_keeps_the_dtype_of_its_input():

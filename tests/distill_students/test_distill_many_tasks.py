@@ -66,17 +66,17 @@ def learner(share, method: str = "equal", kinds=KINDS) -> DistilledLearner:
 
 def step_rows(each: int = 3) -> list[tuple[int, dict]]:
     """Rows of every task, the second half of each text of the second kind."""
-    rows = [(k, row) for k, found in enumerate(multi.features().values()) for row in found[:each]]
+    rows = [(k, row) for k, result in enumerate(multi.features().values()) for row in result[:each]]
     types = lambda n: [int(i >= n // 2) for i in range(n)]  # noqa: E731
     return [(k, row | {"token_type_ids": types(len(row["input_ids"]))}) for k, row in rows]
 
 
 def step_batches(count: int = 1, each: int = 3) -> list[dict]:
     rows = step_rows(each)
-    found = [collate(rows[i::count], KINDS, 0) for i in range(count)]
+    result = [collate(rows[i::count], KINDS, 0) for i in range(count)]
     answers = {k: sum(answers_of(row, KINDS[k]) for n, row in rows if n == k) for k in range(len(NAMES))}
-    measure(found, answers, dict.fromkeys(range(len(NAMES)), each))
-    return found
+    measure(result, answers, dict.fromkeys(range(len(NAMES)), each))
+    return result
 
 
 def answers_of(row: dict, kind: str) -> int:
@@ -118,12 +118,12 @@ def test_each_kinds_loss_is_the_mix_of_labels_and_teacher_whatever_the_padding(p
     one = learner((0.2, 0.8))
     one.progress = progress
     expected = by_hand(one.model, one.teachers, 0.2 + 0.6 * progress)
-    found = dict.fromkeys(NAMES, 0.0)
+    result = dict.fromkeys(NAMES, 0.0)
     for batch in step_batches(parts):
         for k, (loss, _, share) in one.losses(batch).items():
-            found[NAMES[k]] += float(loss.detach())
+            result[NAMES[k]] += float(loss.detach())
             assert share == pytest.approx(1 / len(NAMES), rel=1e-12)
-    assert found == pytest.approx(expected, rel=1e-9)
+    assert result == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_teacher_reads_which_text_is_which_and_one_that_knows_no_types_gets_none():
@@ -175,21 +175,21 @@ def test_pcgrad_joins_the_gradients_of_the_distilled_losses():
     cut = [a - (min(float(dot), 0.0) / float(b @ b)) * b for a, b in ((g[0], g[1]), (g[1], g[0]))]
     steps = DistilledSteps(one, iter([]), OBJECTIVE, loop.LoopSettings(steps=5, max_grad_norm=1e9))
     steps.step(1, window, update=False)
-    found = torch.cat([p.grad.flatten() for p in one.model.shared_parameters().values()])
-    torch.testing.assert_close(found, cut[0] + cut[1], rtol=1e-9, atol=1e-12)
+    result = torch.cat([p.grad.flatten() for p in one.model.shared_parameters().values()])
+    torch.testing.assert_close(result, cut[0] + cut[1], rtol=1e-9, atol=1e-12)
 
 
-class Watched(DistilledSteps):
-    seen: ClassVar[list[float]] = []
+class Observed(DistilledSteps):
+    progress_values: ClassVar[list[float]] = []
 
     def step(self, step, batches, update=True):
         row = super().step(step, batches, update)
-        self.seen.append(self.learner.progress)
+        self.progress_values.append(self.learner.progress)
         return row
 
 
-class WatchedTrainer(DistilledTrainer):
-    steps_type = Watched
+class ObservedTrainer(DistilledTrainer):
+    steps_type = Observed
 
 
 def options(folders, share=(0.0, 1.0)) -> dict:
@@ -210,11 +210,11 @@ def trace(out) -> tuple:
 def test_the_share_starts_at_the_first_step_ends_at_the_last_and_teachers_stay_as_they_are(steps, folders, tmp_path):
     how = options(folders)
     before = {task: teacher.checksum() for task, teacher in how["teachers"].items()}
-    Watched.seen = []
+    Observed.progress_values = []
     run_multitask(
-        MultitaskSettings(**QUICK | {"steps": steps}, out=str(tmp_path)), make_trainer=functools.partial(WatchedTrainer, **how)
+        MultitaskSettings(**QUICK | {"steps": steps}, out=str(tmp_path)), make_trainer=functools.partial(ObservedTrainer, **how)
     )
-    assert Watched.seen == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1] if steps == 6 else [0])
+    assert Observed.progress_values == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1] if steps == 6 else [0])
     assert {task: teacher.checksum() for task, teacher in how["teachers"].items()} == before
     assert not any(p.requires_grad for teacher in how["teachers"].values() for p in teacher.models[0].parameters())
     assert not any(teacher.models[0].training for teacher in how["teachers"].values())
@@ -260,30 +260,30 @@ def test_teachers_that_cannot_teach_are_refused_before_any_work(folders, tmp_pat
     tokenizer = multitask_run.build_model(MultitaskSettings(**QUICK))[1]
     nli, sentiment = (dict(paths(folders))[task] for task in ("nli", "sentiment"))
     other = make_teacher(tmp_path / "bytes", model=tiny_folder.encoder(tmp_path / "base"))
-    for task, where, told, limit in (
+    for task, where, records, limit in (
         ("nli", sentiment, "trained for sentiment, expected a teacher of nli", None),
         ("sentiment", tmp_path / "bytes", "has another tokenizer", None),
         ("nli", nli, "fewer than max_length=1000", 1000),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=records):
             load_teacher(task, where, tokenizer, limit)
     assert other
-    for wrong, told in (
+    for wrong, records in (
         ({"labels_from": 1.5}, "a share, 0 to 1"),
         ({"labels_from": 1.0}, "nothing is left to the teachers"),
         ({"kd_temperature": 0.0}, "more than 0"),
         ({"kd_temperature": float("nan")}, "more than 0"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=records):
             TasksSettings(**wrong)
 
 
 @pytest.mark.long
 def test_the_command_says_what_is_wrong_in_one_line_and_makes_a_run(folders, tmp_path):
     words = ["--tasks", "sentiment,nli", "--steps", "3", "--eval-rows", "12", "--train-rows", "24", "--out", tmp_path / "run"]
-    for wrong, told in ((f"topic={folders['nli']}", "expected TASK=FOLDER"), (f"nli={tmp_path}/no", "is no folder")):
+    for wrong, records in ((f"topic={folders['nli']}", "expected TASK=FOLDER"), (f"nli={tmp_path}/no", "is no folder")):
         done = run_module("distill", "tasks", *words, "--teachers", wrong)
-        assert done.returncode != 0 and told in done.stderr and "Traceback" not in done.stderr, done.stderr
+        assert done.returncode != 0 and records in done.stderr and "Traceback" not in done.stderr, done.stderr
         assert not (tmp_path / "run").exists()
     given = ",".join(f"{task}={folder}" for task, folder in folders.items())
     done = run_module("distill", "tasks", *words, "--teachers", given)

@@ -68,25 +68,25 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(way, teacher, tmp_path
 
 @pytest.mark.fault
 def test_a_finished_folder_answers_and_another_run_is_refused_there(teacher, tmp_path):
-    mine, data = shutil.copytree(teacher, tmp_path / "teacher"), tmp_path / "data"
+    own, data = shutil.copytree(teacher, tmp_path / "teacher"), tmp_path / "data"
     data.mkdir()
     rows = load_task(find_task("sentiment"))["test"][:40]
     columns = {name: rows[name] for name in ("sentence", "label")}
     for split in ("train", "validation"):
         (data / f"{split}.json").write_text(lines(columns))
-    settings = quick(tmp_path / "run", str(mine), data_dir=str(data))
-    said: list[str] = []
+    settings = quick(tmp_path / "run", str(own), data_dir=str(data))
+    text: list[str] = []
     result = run_distillation(settings)
-    assert run_distillation(settings, said.append) == result and "is finished already" in said[-1]
-    for changes, told in (({"steps": 9}, "steps was 8 and is 9"), ({"losses": ("hard",)}, "losses was")):
-        with pytest.raises(RunError, match=told):
+    assert run_distillation(settings, text.append) == result and "is finished already" in text[-1]
+    for changes, records in (({"steps": 9}, "steps was 8 and is 9"), ({"losses": ("hard",)}, "losses was")):
+        with pytest.raises(RunError, match=records):
             run_distillation(replace(settings, **changes))
     (data / "train.json").write_text(lines(columns | {"label": [1 - y for y in rows["label"]]}))
     with pytest.raises(RunError, match="train_checksum was"):
         run_distillation(settings)
     (data / "train.json").write_text(lines(columns))
-    shutil.rmtree(mine)
-    make_teacher(mine, seed=7)
+    shutil.rmtree(own)
+    make_teacher(own, seed=7)
     with pytest.raises(RunError, match="teacher_checksum was"):
         run_distillation(settings)
 
@@ -106,10 +106,10 @@ def test_the_teacher_is_the_same_after_a_run_and_the_student_comes_back(teacher,
     assert files() == before
     again = load_trained(tmp_path / "run" / "adapter")
     held_out = load_rows(again.spec, None, 0, (24, 0), 12, *[(again.base.tokenizer, 128)] * 2)
-    mine = fidelity.answers_of(again.base.model, held_out.teachers, again.base.tokenizer, "classification", torch.device("cpu"))
+    own = fidelity.answers_of(again.base.model, held_out.teachers, again.base.tokenizer, "classification", torch.device("cpu"))
     labels = torch.tensor([f["labels"] for f in held_out.teachers])
-    assert float((torch.cat(mine).argmax(-1) == labels).double().mean()) == result["metric"]
-    assert fidelity.calibration_error(torch.cat(mine), labels) == pytest.approx(result["ece"])
+    assert float((torch.cat(own).argmax(-1) == labels).double().mean()) == result["metric"]
+    assert fidelity.calibration_error(torch.cat(own), labels) == pytest.approx(result["ece"])
     assert result["parameters"] == sum(p.numel() for p in again.base.model.parameters()) < result["teacher_parameters"]
     rows = read_rows(tmp_path / "run" / "rows.jsonl")
     for row in rows[1:]:
@@ -131,8 +131,8 @@ def test_equal_teachers_are_one_and_unequal_ones_are_not(teacher, other, tmp_pat
 
 @pytest.mark.parametrize("cache", [False, True])
 def test_a_teacher_with_another_tokenizer_reads_its_own_tokens(cache, tmp_path):
-    theirs = make_teacher(tmp_path / "t", model=tiny_folder.encoder(tmp_path / "base", window=512))
-    spec, own = find_task("sentiment"), load_trained(theirs).base
+    other = make_teacher(tmp_path / "t", model=tiny_folder.encoder(tmp_path / "base", window=512))
+    spec, own = find_task("sentiment"), load_trained(other).base
     student = load_base(spec, "encoder")
     rows = load_rows(spec, None, 0, (24, 0), 12, (student.tokenizer, 96), (own.tokenizer, 512))
     texts = load_task(spec, None, 0, 24)["train"]["sentence"]
@@ -140,7 +140,7 @@ def test_a_teacher_with_another_tokenizer_reads_its_own_tokens(cache, tmp_path):
     assert [row["input_ids"] for row in rows.train] == student.tokenizer(list(texts))["input_ids"]
     changes = {"cache": str(tmp_path / "cache")} if cache else {}
     settings = quick(
-        tmp_path / "run", theirs, student="encoder", losses=("kd:T=1,a=1",), **changes, steps=1, batch_size=24, max_length=512
+        tmp_path / "run", other, student="encoder", losses=("kd:T=1,a=1",), **changes, steps=1, batch_size=24, max_length=512
     )
     result = run_distillation(settings)
     [_, row] = read_rows(tmp_path / "run" / "rows.jsonl")
@@ -157,9 +157,9 @@ def test_a_teacher_with_another_tokenizer_reads_its_own_tokens(cache, tmp_path):
 
 
 def test_losses_on_states_alone_say_what_stays_as_it_is(teacher, tmp_path):
-    said: list[str] = []
-    run_distillation(quick(tmp_path / "run", teacher, student="copy:1,2", losses=("hidden:1->2",)), said.append)
-    [line] = [line for line in said if "no loss reaches" in line]
+    text: list[str] = []
+    run_distillation(quick(tmp_path / "run", teacher, student="copy:1,2", losses=("hidden:1->2",)), text.append)
+    [line] = [line for line in text if "no loss reaches" in line]
     assert "student.bert.encoder.layer.1." in line
     before, after = (load_trained(where).base.model.state_dict() for where in (teacher, tmp_path / "run" / "adapter"))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -234,9 +234,9 @@ def test_every_flag_changes_the_run(teacher, other, tmp_path):
         {"max_grad_norm": 0.01},
         {"seed": 1},
     ]
-    found = []
+    result = []
     for i, change in enumerate(changes):
         run_distillation(quick(tmp_path / str(i), **{"teacher": teacher, "steps": 4, **change}))
-        found.append(tuple(row.get("loss") for row in read_rows(tmp_path / str(i) / "rows.jsonl")))
-    equal = [(changes[i], changes[j]) for i in range(len(found)) for j in range(i) if found[i] == found[j]]
+        result.append(tuple(row.get("loss") for row in read_rows(tmp_path / str(i) / "rows.jsonl")))
+    equal = [(changes[i], changes[j]) for i in range(len(result)) for j in range(i) if result[i] == result[j]]
     assert not equal

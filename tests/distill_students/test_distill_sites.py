@@ -1,4 +1,4 @@
-"""Where heads and units can be cut, and what is told where they cannot."""
+"""Where heads and units can be cut, and what is reported where they cannot."""
 
 import pytest
 from tiny import bert, gpt2, t5
@@ -33,7 +33,7 @@ def test_what_cannot_be_cut_is_refused():
         find_sites(model, "ffn")
     assert widths(model) == widths(gpt2())
     path = "bert.encoder.layer.0.intermediate"
-    for kept, match in (
+    for remaining, match in (
         ({"nowhere": [0]}, "nowhere has no units"),
         ({path: []}, "at least one"),
         ({path: [1, 0]}, "rising"),
@@ -41,4 +41,4 @@ def test_what_cannot_be_cut_is_refused():
         ({path: [-1, 0]}, "below 40"),
     ):
         with pytest.raises(ValueError, match=match):
-            shrink(bert(), kept)
+            shrink(bert(), remaining)

@@ -46,24 +46,24 @@ def randomised(kind):
 def test_cutting_what_nobody_reads_changes_nothing(kind, part):
     """Only the order of sums changes: < 100 terms, < 100 operations deep, of size < 100: 1e6 · 2⁻⁵³ ≈ 1e-10."""
     model = randomised(kind)
-    kept = {}
+    remaining = {}
     for n, site in enumerate(find_sites(model, part)):
-        kept[site.path] = [u for u in range(site.units) if u % 3 != n % 2][: site.units - 1]
-        for unit in set(range(site.units)) - set(kept[site.path]):
+        remaining[site.path] = [u for u in range(site.units) if u % 3 != n % 2][: site.units - 1]
+        for unit in set(range(site.units)) - set(remaining[site.path]):
             columns(model, site, unit).data.zero_()
     wanted, before = logits(model), sum(p.numel() for p in model.parameters())
     wrong = copy.deepcopy(model)
-    shrink(model, kept)
+    shrink(model, remaining)
     torch.testing.assert_close(logits(model), wanted, atol=1e-10, rtol=0)
     removed = 0
     for site in find_sites(model, part):
-        assert site.units == len(kept[site.path])
+        assert site.units == len(remaining[site.path])
         for p in (*site.ins, site.out):
             layer = model.get_submodule(p.path)
             sizes = (layer.nf, layer.nx) if isinstance(layer, Conv1D) else (layer.out_features, layer.in_features)
             assert sizes == (layer.weight.T.shape if isinstance(layer, Conv1D) else layer.weight.shape)
     for site in find_sites(wrong, part):
-        gone = site.units - len(kept[site.path])
+        gone = site.units - len(remaining[site.path])
         for p in site.ins:
             layer = wrong.get_submodule(p.path)
             d_in = layer.weight.shape[0] if isinstance(layer, Conv1D) else layer.weight.shape[1]
@@ -72,7 +72,7 @@ def test_cutting_what_nobody_reads_changes_nothing(kind, part):
     assert before - sum(p.numel() for p in model.parameters()) == removed
     others = {
         path: [(u + 1) % site.units for u in units]
-        for (path, units), site in zip(kept.items(), find_sites(wrong, part), strict=True)
+        for (path, units), site in zip(remaining.items(), find_sites(wrong, part), strict=True)
     }
     shrink(wrong, {path: sorted(units) for path, units in others.items()})
     assert not torch.allclose(logits(wrong), wanted, atol=1e-4), "other units are read"
@@ -96,17 +96,17 @@ def test_importance_is_the_slope_of_each_texts_loss(kind, part):
     scores = importance(model, find_sites(model, part), data, loss_sum)
     for site in find_sites(model, part):
         for unit in (0, site.units - 1):
-            seen = columns(model, site, unit).data
-            plain, slopes = seen.clone(), []
+            visited = columns(model, site, unit).data
+            plain, slopes = visited.clone(), []
             for x, labels in data:
                 for n in range(len(x)):
                     losses = []
                     for factor in (1 + h, 1 - h):
-                        seen.copy_(plain * factor)
+                        visited.copy_(plain * factor)
                         with torch.no_grad():
                             losses.append(float(loss_sum(model, (x[n : n + 1], labels[n : n + 1]))))
                     slopes.append(abs(losses[0] - losses[1]) / (2 * h))
-            seen.copy_(plain)
+            visited.copy_(plain)
             assert float(scores[site.path][unit]) == pytest.approx(np.mean(slopes), rel=1e-5, abs=1e-8)
 
 
@@ -145,9 +145,9 @@ def test_the_best_units_of_all_layers_are_kept():
 @given(width=st.integers(1, 4), sections=st.integers(1, 3), units=st.integers(1, 6), data=st.data())
 def test_the_rows_of_units(width, sections, units, data):
     """As a table (sections, units, width) of the row numbers, of which some units are taken."""
-    kept = sorted(data.draw(st.sets(st.integers(0, units - 1), min_size=1)))
+    remaining = sorted(data.draw(st.sets(st.integers(0, units - 1), min_size=1)))
     table = np.arange(sections * units * width).reshape(sections, units, width)
-    assert Part("x", width, sections).index(kept, units).tolist() == table[:, kept].ravel().tolist()
+    assert Part("x", width, sections).index(remaining, units).tolist() == table[:, remaining].ravel().tolist()
 
 
 @pytest.mark.parametrize("part", ["heads", "ffn"])
@@ -155,7 +155,7 @@ def test_the_rows_of_units(width, sections, units, data):
 def test_training_goes_on_with_the_moments_of_what_is_left(kind, part):
     """Cut units that nothing reads and that get no gradient: the other weights move as if nothing had been cut."""
     whole = randomised(kind)
-    kept = {site.path: list(range(1, site.units)) for site in find_sites(whole, part)}
+    remaining = {site.path: list(range(1, site.units)) for site in find_sites(whole, part)}
     sites = find_sites(whole, part)
     frozen = lambda model: [columns(model, site, 0) for site in sites]  # noqa: E731
 
@@ -169,11 +169,11 @@ def test_training_goes_on_with_the_moments_of_what_is_left(kind, part):
     cut = copy.deepcopy(whole)
     optimizers.append(torch.optim.AdamW(cut.parameters(), lr=1e-3, weight_decay=0.1))
     optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
-    shrink(cut, kept, optimizers[1])
+    shrink(cut, remaining, optimizers[1])
     train(whole, optimizers[0], 2, lambda step: close(whole), first=4)
     train(cut, optimizers[1], 2, first=4)
     assert {id(p) for p in cut.parameters()} == {id(p) for p in optimizers[1].param_groups[0]["params"]}
-    shrink(whole, kept)
+    shrink(whole, remaining)
     for (name, one), other in zip(whole.named_parameters(), cut.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-9, rtol=0, msg=name)  # Adam: 1e-3 · (1e-10 of the sums' order)
 
@@ -228,8 +228,8 @@ def test_pruning_takes_what_matters_least():
         for unit in range(0, site.units, 2):
             columns(model, site, unit).data.zero_()
     wanted = logits(model)
-    kept = StructuredPruner(model, "ffn", keep=40).step(batches(), loss_sum)
-    assert all(units == list(range(1, 40, 2)) for units in kept.values())
+    remaining = StructuredPruner(model, "ffn", keep=40).step(batches(), loss_sum)
+    assert all(units == list(range(1, 40, 2)) for units in remaining.values())
     torch.testing.assert_close(logits(model), wanted, atol=1e-5, rtol=0)  # float32, sums of 40 in another order
 
 

@@ -67,13 +67,13 @@ def test_a_copy_of_all_layers_is_the_teacher_and_shares_nothing_with_it(family):
 def test_each_layer_is_the_named_one_to_the_bit(family, layers):
     teacher = noisy(family)
     student = copy_student(teacher, CopySpec(layers, {}))
-    theirs, mine = teacher.state_dict(), student.state_dict()
+    other, own = teacher.state_dict(), student.state_dict()
     numbered = r"(\.layers?\.|\.h\.)(\d+)\."
-    for name, value in mine.items():
-        source = re.sub(numbered, lambda found: f"{found[1]}{layers[int(found[2])] - 1}.", name)
-        assert torch.equal(value, theirs[source]), (name, source)
+    for name, value in own.items():
+        source = re.sub(numbered, lambda result: f"{result[1]}{layers[int(result[2])] - 1}.", name)
+        assert torch.equal(value, other[source]), (name, source)
     assert student.config.num_hidden_layers == len(layers)
-    assert len({re.search(numbered, n)[2] for n in mine if re.search(numbered, n)}) == len(layers)
+    assert len({re.search(numbered, n)[2] for n in own if re.search(numbered, n)}) == len(layers)
     assert student.eval()(**rows()).logits.shape == teacher(**rows()).logits.shape
 
 
@@ -93,25 +93,25 @@ def test_narrower_parts_are_the_first_of_each_matrix(family, which):
         teacher = plain_llama()
     student = copy_student(teacher, CopySpec((2,), widths))
     changed = 0
-    for (name, mine), its in zip(student.named_parameters(), in_order(teacher, student, 2), strict=True):
-        width = mine.shape[-1]
+    for (name, own), teachers in zip(student.named_parameters(), in_order(teacher, student, 2), strict=True):
+        width = own.shape[-1]
         if "c_attn" in name:
-            full, part = its.shape[-1] // 3, width // 3
-            its = its[: mine.shape[0]] if mine.ndim == 2 else its
-            assert torch.equal(mine, torch.cat([its[..., i * full : i * full + part] for i in range(3)], -1)), name
+            full, part = teachers.shape[-1] // 3, width // 3
+            teachers = teachers[: own.shape[0]] if own.ndim == 2 else teachers
+            assert torch.equal(own, torch.cat([teachers[..., i * full : i * full + part] for i in range(3)], -1)), name
         else:
-            assert torch.equal(mine, its[tuple(map(slice, mine.shape))]), name
-        changed += mine.shape != its.shape
+            assert torch.equal(own, teachers[tuple(map(slice, own.shape))]), name
+        changed += own.shape != teachers.shape
     assert changed >= (2 if which.startswith("inter") else 10), "the widths are really smaller"
     assert student.eval()(**rows()).logits.isfinite().all()
-    seen = {p.shape[-1] for n, p in student.named_parameters()} | {p.shape[0] for n, p in student.named_parameters()}
-    assert set(widths.values()) - {widths.get("heads")} <= seen
+    visited = {p.shape[-1] for n, p in student.named_parameters()} | {p.shape[0] for n, p in student.named_parameters()}
+    assert set(widths.values()) - {widths.get("heads")} <= visited
 
 
 def in_order(teacher, student, layer: int) -> list[torch.Tensor]:
-    theirs = dict(teacher.named_parameters())
+    other = dict(teacher.named_parameters())
     numbered = r"(\.layers?\.|\.h\.)0\."
-    return [theirs[re.sub(numbered, lambda found: f"{found[1]}{layer - 1}.", name)] for name, _ in student.named_parameters()]
+    return [other[re.sub(numbered, lambda result: f"{result[1]}{layer - 1}.", name)] for name, _ in student.named_parameters()]
 
 
 def plain_llama(**changes) -> nn.Module:
@@ -128,9 +128,9 @@ def test_a_whole_head_answers_as_in_the_teacher():
     x = torch.zeros(1, 4, 24)
     x[..., :6] = torch.randn(1, 4, 6, generator=torch.Generator().manual_seed(0))
     for name in ("query", "key", "value"):
-        mine = getattr(student.bert.encoder.layer[0].attention.self, name)(x[..., :6])
-        its = getattr(teacher.bert.encoder.layer[0].attention.self, name)(x)[..., :6]
-        torch.testing.assert_close(mine, its)
+        own = getattr(student.bert.encoder.layer[0].attention.self, name)(x[..., :6])
+        teachers = getattr(teacher.bert.encoder.layer[0].attention.self, name)(x)[..., :6]
+        torch.testing.assert_close(own, teachers)
 
 
 @pytest.mark.fault
@@ -160,7 +160,7 @@ def test_gpt2_says_none_for_four_times():
 
 
 @pytest.mark.parametrize(
-    ("family", "spec", "told"),
+    ("family", "spec", "message"),
     [
         ("bert", CopySpec((1, 3), {}), r"layers \[3\]: the teacher has 2, counted from 1"),
         ("bert", CopySpec((0,), {}), r"layers \[0\]"),
@@ -174,8 +174,8 @@ def test_gpt2_says_none_for_four_times():
         ("t5", CopySpec((1,), {}), "is an encoder with a decoder"),
     ],
 )
-def test_what_a_teacher_cannot_give_is_refused(family, spec, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_a_teacher_cannot_give_is_refused(family, spec, message):
+    with pytest.raises(ValueError, match=message):
         copy_student(tiny.FAMILIES[family](), spec)
 
 
@@ -206,15 +206,15 @@ def test_a_saved_student_comes_back_with_its_bits(word, tmp_path):
 
 
 def test_the_cost_of_a_model_counts_attention_whatever_computes_it():
-    """By hand for BERT: each token of each layer takes 4 D² + 2 D F + 2 T D products, as many sums."""
-    found = []
+    """By hand for BERT: each token of each layer takes 4 D² + 2 D F + 2 T D multiplications, as many sums."""
+    result = []
     for layers in ((1,), (1, 2)):
         model = copy_student(tiny.bert(), CopySpec(layers, {})).eval()
         before = model.config._attn_implementation
-        found.append(operations(model, rows()))
+        result.append(operations(model, rows()))
         assert model.config._attn_implementation == before == "sdpa"
     B, T, D, F = 3, 9, 24, 40
-    assert found[1] - found[0] == 2 * B * T * (4 * D * D + 2 * D * F + 2 * T * D)
+    assert result[1] - result[0] == 2 * B * T * (4 * D * D + 2 * D * F + 2 * T * D)
 
 
 def test_times_are_taken_in_turn():

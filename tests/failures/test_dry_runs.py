@@ -37,9 +37,9 @@ QUICK = {"trackers": "", "train_rows": 30, "batch_size": 8}
     ],
 )
 def test_a_run_of_each_kind_can_be_tried_out(changes, tmp_path):
-    said = []
-    check_training(TrainSettings(**QUICK, steps=5000, out=str(tmp_path / "run"), **changes), said.append)
-    assert "30 train rows were read" in said[0] and "saving and loading work" in said[0]
+    text = []
+    check_training(TrainSettings(**QUICK, steps=5000, out=str(tmp_path / "run"), **changes), text.append)
+    assert "30 train rows were read" in text[0] and "saving and loading work" in text[0]
     assert list(tmp_path.iterdir()) == []  # nothing is left
 
 
@@ -78,13 +78,13 @@ def test_the_comparison_sees_one_bit():
 
 
 def test_the_other_trainers_too(tmp_path):
-    said = []
+    texts = []
     settings = MultitaskSettings(tasks="topic,nli", loss_weighting="dwa", steps=900, batch_size=8, train_rows="40", trackers="")
-    check_multitask(settings, said.append)
+    check_multitask(settings, texts.append)
     teacher = train_model("topic", method="full", steps=2, eval_rows=8, out=str(tmp_path / "t"), **QUICK)
     student = DistillSettings(teacher=str(teacher.folder / "adapter"), student="copy:1", bits="int8", trackers="", train_rows=40)
-    check_distillation(replace(student, out=str(tmp_path / "s")), said.append)
-    assert sum("saving and loading work" in text for text in said) == 2 and not (tmp_path / "s").exists()
+    check_distillation(replace(student, out=str(tmp_path / "s")), texts.append)
+    assert sum("saving and loading work" in text for text in texts) == 2 and not (tmp_path / "s").exists()
 
 
 @pytest.mark.long
@@ -122,18 +122,18 @@ def test_a_report_says_what_was_read(tmp_path):
     assert counts.sum(1).tolist() == list(test["labels"].values())
     page = (tmp_path / "run" / "report.md").read_text()
     assert "What was read" in page and "said music" in page and f"| {test['truncated']} |" in page
-    kept = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert kept["data"] == run.data and kept["confusion"] == run.confusion
+    remaining = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert remaining["data"] == run.data and remaining["confusion"] == run.confusion
 
 
 def test_counts_of_every_kind():
     tags, many = find_task("tagging"), replace(find_task("topic"), kind="multilabel")
     features = [{"labels": [-100, 0, 1, 1]}, {"labels": [0, -100, -100, -100]}]
-    found = counts_of(tags, 2, Encoded(features, 1), 1)
-    assert (found["truncated"], found["skipped"]) == (1, 1) and list(found["labels"].values())[:3] == [2, 2, 0]
+    result = counts_of(tags, 2, Encoded(features, 1), 1)
+    assert (result["truncated"], result["skipped"]) == (1, 1) and list(result["labels"].values())[:3] == [2, 2, 0]
     assert counts_of(many, 1, Encoded([{"labels": [1.0, 0.0, 1.0, 0.0]}], 0))["labels"]["food"] == 1
     assert counts_of(find_task("stsb"), 1, Encoded([{"labels": 1.5}], 0))["labels"] == {}
-    assert "| 1 | 1 |" in counts_table({"train": found})
+    assert "| 1 | 1 |" in counts_table({"train": result})
     assert confusion(find_task("sst2"), [1, 1, 0], [{"labels": 1}, {"labels": 0}, {"labels": 0}]) == [[1, 1], [0, 1]]
     assert confusion(tags, [], []) is None
 

@@ -19,16 +19,18 @@ THIS_VERSION = f"transformers {transformers.__version__}" in families.TABLE.read
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in TODAY else [pytest.mark.slow]) for n in TABLE])
 @pytest.mark.timeout(300)
 def test_a_family_gives_what_the_table_says(name):
-    found = families.try_family(name)
-    assert not [value for value in found.values() if value.startswith("silent")], found
+    result = families.try_family(name)
+    assert not [value for value in result.values() if value.startswith("silent")], result
     if THIS_VERSION:
-        worse = {run: value for run, value in found.items() if value != families.WORKS and TABLE[name].get(run) == families.WORKS}
+        worse = {
+            run: value for run, value in result.items() if value != families.WORKS and TABLE[name].get(run) == families.WORKS
+        }
         assert not worse, worse
 
 
 def test_the_table_has_every_family_and_no_silent_failure():
     assert list(TABLE) == list(families.FAMILIES) and len(TABLE) >= 25
-    cells = [value for found in TABLE.values() for value in found.values()]
+    cells = [value for result in TABLE.values() for value in result.values()]
     assert not [value for value in cells if value.startswith("silent")]
     assert sum(value == families.WORKS for value in cells) > 200
     assert {family.tokens for family in families.FAMILIES.values()} == {"bytes", "wordpiece", "pieces"}

@@ -1,4 +1,5 @@
-"""A full disk, a disk that became read-only, a folder that is not ours: told with the path, nothing lost, and the run goes on."""
+"""A full disk, a disk that became read-only, a folder that is not ours: reported with the path, nothing lost, and the run goes
+on."""
 
 import errno
 import os
@@ -73,18 +74,18 @@ def wholes(tmp_path_factory):
     """The trace of each trainer's run that nothing disturbs."""
     folder = tmp_path_factory.mktemp("wholes")
     trainers.prepare(folder)
-    found = {}
+    result = {}
     for name in trainers.NAMES:
         trainers.run(name, folder / name)
-        found[name] = trainers.trace(folder / name)
-    return found
+        result[name] = trainers.trace(folder / name)
+    return result
 
 
 @pytest.mark.parametrize("name", trainers.NAMES)
 def test_every_write_of_a_run_fails_once_and_the_run_ends_with_the_same_bits(name, wholes, tmp_path):
     """Start n fails at its n-th write, by turns for want of space and for a read-only disk; each goes on from the one before."""
     trainers.prepare(tmp_path)
-    out, told = tmp_path / "run", []
+    out, records = tmp_path / "run", []
     for number in range(1, 40):
         saved = (out / FILE).read_bytes() if (out / FILE).exists() else None
         try:
@@ -92,12 +93,12 @@ def test_every_write_of_a_run_fails_once_and_the_run_ends_with_the_same_bits(nam
                 trainers.run(name, out)
             break
         except OSError as error:
-            told.append(str(error))
-            assert str(tmp_path) in told[-1] and ("No space left" in told[-1] or "Read-only" in told[-1])
+            records.append(str(error))
+            assert str(tmp_path) in records[-1] and ("No space left" in records[-1] or "Read-only" in records[-1])
         trainers.readable(out)
         assert not trainers.leftovers(out) and not (out / RESULT).exists()
         assert saved is None or (out / FILE).exists(), "a checkpoint was lost"
-    assert len(told) >= 8 and any(FILE in t for t in told), told
+    assert len(records) >= 8 and any(FILE in t for t in records), records
     assert trainers.trace(out) == wholes[name] and not trainers.leftovers(out)
 
 
@@ -183,11 +184,11 @@ def test_a_folder_that_we_may_not_write(name, where, tmp_path):
     for folder in (out if out.exists() else tmp_path, tmp_path):
         folder.chmod(0o555)
     before = content(tmp_path)
-    mine, theirs = SERVER.Pipe()
-    process = SERVER.Process(target=unprivileged, args=(theirs, name, out))
+    own, other = SERVER.Pipe()
+    process = SERVER.Process(target=unprivileged, args=(other, name, out))
     process.start()
-    said = mine.recv() if mine.poll(120) else "no answer"
+    texts = own.recv() if own.poll(120) else "no answer"
     process.join()
     tmp_path.chmod(0o755)
-    assert said.startswith("PermissionError") and str(tmp_path) in said
+    assert texts.startswith("PermissionError") and str(tmp_path) in texts
     assert content(tmp_path) == before

@@ -1,4 +1,5 @@
-"""Every format we read, damaged: absent, empty, cut, of another format, one bit flipped. An error that names it, or it is told.
+"""Every format we read, damaged: absent, empty, cut, of another format, one bit flipped. An error that names it, or it is
+reported.
 
 FORMATS has each format with a way to make it and to load it. `sealed` formats carry checksums: there every flipped bit is seen.
 """
@@ -151,8 +152,8 @@ def trained(method, **config):
 
 
 def answers(folder):
-    found = load_trained(folder)
-    return found.max_length, found.base.model(tiny.ids()).logits
+    result = load_trained(folder)
+    return result.max_length, result.base.model(tiny.ids()).logits
 
 
 def student(**how):
@@ -166,8 +167,8 @@ def student(**how):
 
 
 def load_small(folder):
-    found = load_student(folder)
-    return found.max_length, found.base.model(tiny.ids()).logits
+    result = load_student(folder)
+    return result.max_length, result.base.model(tiny.ids()).logits
 
 
 def multitask(folder):
@@ -312,13 +313,13 @@ def refused(load, folder: Path, good: object = None) -> bool:
     """
     before = content(folder)
     try:
-        found = load(folder)
+        result = load(folder)
     except (ValueError, OSError) as error:
         assert str(folder) in str(error), f"{type(error).__name__} without the path: {error}"
         assert len(str(error)) > len(str(folder)) + 10
         raised = True
     else:
-        raised = good is not None and same(found, good)
+        raised = good is not None and same(result, good)
     assert content(folder) == before
     return raised
 
@@ -381,10 +382,10 @@ def test_damaged_targets_are_written_again(monkeypatch, tmp_path):
     monkeypatch.setattr(type(base.tokenizer), "decode", lambda self, ids, **options: words[ids[0]])
     read = lambda: teacher_rows(asked, spec, base, 1, 8, tmp_path, 1)[:]  # noqa: E731
     good, path = read(), tmp_path / "targets.jsonl"
-    kept, rng = path.read_bytes(), random.Random(0)
-    flips = [bytes([*kept[:i], kept[i] ^ 1, *kept[i + 1 :]]) for i in rng.sample(range(len(kept)), 20)]
-    for damage in (b"", kept[:-9], kept[:40], b"[1]\n", b"\xff\xfe", *flips):
+    remaining, rng = path.read_bytes(), random.Random(0)
+    flips = [bytes([*remaining[:i], remaining[i] ^ 1, *remaining[i + 1 :]]) for i in rng.sample(range(len(remaining)), 20)]
+    for damage in (b"", remaining[:-9], remaining[:40], b"[1]\n", b"\xff\xfe", *flips):
         path.write_bytes(damage)
         assert read() == good
-    path.write_bytes(kept.replace(b"ends here", b"ends hers"))
-    assert read() == good and path.read_bytes() == kept
+    path.write_bytes(remaining.replace(b"ends here", b"ends hers"))
+    assert read() == good and path.read_bytes() == remaining

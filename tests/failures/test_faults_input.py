@@ -90,9 +90,9 @@ BAD = {
 @pytest.mark.parametrize("name", trainers.NAMES)
 @pytest.mark.parametrize("what", BAD)
 def test_every_trainer_refuses_rows_before_any_work(what, name, models, tmp_path):
-    task, rows, told = BAD[what]
+    task, rows, records = BAD[what]
     data = write(tmp_path / "data", rows)
-    with pytest.raises(ValueError, match=told) as refused:
+    with pytest.raises(ValueError, match=records) as refused:
         run(name, data, models, tmp_path / "run", task)
     assert data in str(refused.value) and not (tmp_path / "run").exists()
 
@@ -128,8 +128,8 @@ def test_a_base_in_half_precision_trains_in_float32(name, models, tmp_path):
     tensors = {key: value.half() for key, value in load_file(half / "model.safetensors").items()}
     save_file(tensors, half / "model.safetensors", metadata={"format": "pt"})
     run(name, write(tmp_path / "data", GOOD), {"half": str(half)}, tmp_path / "run", base="half")
-    found = [t.dtype for p in (tmp_path / "run").rglob("*.safetensors") for t in load_file(p).values()]
-    assert found and {dtype for dtype in found if dtype.is_floating_point} == {torch.float32}
+    result = [t.dtype for p in (tmp_path / "run").rglob("*.safetensors") for t in load_file(p).values()]
+    assert result and {dtype for dtype in result if dtype.is_floating_point} == {torch.float32}
 
 
 # ---------------------------------------------------------------- models that are elsewhere, or others

@@ -24,7 +24,7 @@ def wholes(tmp_path_factory):
     """{trainer: (the trace of a run that nobody kills, how long such a process computes)}."""
     folder = tmp_path_factory.mktemp("wholes")
     trainers.prepare(folder)
-    found = {}
+    result = {}
     for name in trainers.NAMES:
         process, used = start(name, folder / name), 0.0
         while process.is_alive():
@@ -35,8 +35,8 @@ def wholes(tmp_path_factory):
             time.sleep(0.005)
         process.join()
         assert process.exitcode == 0
-        found[name] = trainers.trace(folder / name), used
-    return found
+        result[name] = trainers.trace(folder / name), used
+    return result
 
 
 @pytest.mark.parametrize("name", trainers.NAMES)

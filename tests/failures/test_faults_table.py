@@ -14,7 +14,7 @@ def is_fault(node: ast.AST) -> bool:
 
 def marked() -> set[tuple[str, str]]:
     """(file, test) of every test that carries the marker, by itself or by its file's `pytestmark`."""
-    found = set()
+    result = set()
     for path in HERE.rglob("test_*.py"):
         tree = ast.parse(path.read_text())
         whole = any(
@@ -22,8 +22,8 @@ def marked() -> set[tuple[str, str]]:
         )
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                found |= {(path.stem, node.name)} if whole or any(map(is_fault, node.decorator_list)) else set()
-    return found
+                result |= {(path.stem, node.name)} if whole or any(map(is_fault, node.decorator_list)) else set()
+    return result
 
 
 def test_the_table_names_every_fault_test_and_no_other():

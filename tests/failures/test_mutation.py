@@ -42,8 +42,8 @@ def test_every_core_file_has_test_files_that_exist():
     ],
 )
 def test_mutations_of_a_line(source, mutated):
-    found = [mutation.apply(source) for place in mutations(source) for mutation in place]
-    assert sorted(found) == sorted(mutated)
+    result = [mutation.apply(source) for place in mutations(source) for mutation in place]
+    assert sorted(result) == sorted(mutated)
 
 
 def test_a_mutation_is_where_it_says_and_nothing_else_changes():

@@ -21,12 +21,12 @@ TODAY = set(random.Random(current_commit()).sample(NAMES, 4))
 def test_a_class_gives_what_the_table_says(row):
     if not hasattr(transformers, row["class"]):
         pytest.skip(f"transformers {transformers.__version__} has no {row['class']}")
-    found = sweep.try_class(row["class"], row["task"])
-    assert not [value for value in found.values() if value.startswith("silent")], found
+    result = sweep.try_class(row["class"], row["task"])
+    assert not [value for value in result.values() if value.startswith("silent")], result
     if transformers.__version__ == VERSION:
         worse = {
             check: value
-            for check, value in found.items()
+            for check, value in result.items()
             if value != sweep.WORKS and value.split(":")[0] != row[check].split(":")[0]
         }
         assert not worse, f"the table says {row}"

@@ -20,11 +20,11 @@ SIZES = {"hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2, "nu
 OFF = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 torch.manual_seed(0)
 model = BertModel(BertConfig(**SIZES, max_position_embeddings=12, **OFF)).eval()
-kept = {f"base.{k}": v.clone() for k, v in model.state_dict().items() if "position_ids" not in k}
+saved = {f"base.{k}": v.clone() for k, v in model.state_dict().items() if "position_ids" not in k}
 ids = torch.randint(0, 20, (3, 7))
 mask = torch.ones_like(ids)
 mask[0, 5:] = 0
-kept |= {"ids": ids, "mask": mask}
+saved |= {"ids": ids, "mask": mask}
 adapters.init(model)
 
 
@@ -33,7 +33,7 @@ def output() -> torch.Tensor:
         return model.eval()(ids, attention_mask=mask).last_hidden_state.clone()
 
 
-kept["out.base"] = output()
+saved["out.base"] = output()
 kinds = {
     "seq_bn": SeqBnConfig(reduction_factor=4),
     "double_seq_bn": DoubleSeqBnConfig(reduction_factor=4),
@@ -45,30 +45,30 @@ for name, config in kinds.items():
 for name, p in model.named_parameters():
     if ".adapters." in name:
         torch.nn.init.normal_(p, std=0.3)
-        kept[f"adapter.{name}"] = p.detach().clone()
+        saved[f"adapter.{name}"] = p.detach().clone()
 for name in ("seq_bn_a", "seq_bn_b", "double_seq_bn_a", "par_bn_a"):
     model.set_active_adapters(name)
-    kept[f"out.{name}"] = output()
+    saved[f"out.{name}"] = output()
 model.active_adapters = Stack("seq_bn_a", "seq_bn_b")
-kept["out.stack"] = output()
+saved["out.stack"] = output()
 model.active_adapters = Average("seq_bn_a", "seq_bn_b")
-kept["out.average_halved"] = output()
+saved["out.average_halved"] = output()
 fuse = Fuse("seq_bn_a", "seq_bn_b")
 model.add_adapter_fusion(fuse, "dynamic")
 model.active_adapters = fuse
-kept["out.fusion_start"] = output()
-kept["penalty_start"] = model.get_fusion_regularization_loss().detach().clone()
+saved["out.fusion_start"] = output()
+saved["penalty_start"] = model.get_fusion_regularization_loss().detach().clone()
 for name, p in model.named_parameters():
     if "adapter_fusion_layer" in name:
-        kept[f"fusion_start.{name}"] = p.detach().clone()
+        saved[f"fusion_start.{name}"] = p.detach().clone()
         if not name.endswith("value.weight"):
             torch.nn.init.normal_(p, std=0.3)
         else:
             p.data += 0.1 * torch.randn_like(p)
-        kept[f"fusion.{name}"] = p.detach().clone()
-kept["out.fusion"] = output()
-kept["penalty"] = model.get_fusion_regularization_loss().detach().clone()
+        saved[f"fusion.{name}"] = p.detach().clone()
+saved["out.fusion"] = output()
+saved["penalty"] = model.get_fusion_regularization_loss().detach().clone()
 path = Path(__file__).with_name("adapterhub.safetensors")
-save_file({k: v.contiguous() for k, v in kept.items()}, path)
-print(f"{path.name}: {len(kept)} tensors, {path.stat().st_size} bytes")
-print("\n".join(k for k in kept if "adapter" in k or "fusion" in k))
+save_file({k: v.contiguous() for k, v in saved.items()}, path)
+print(f"{path.name}: {len(saved)} tensors, {path.stat().st_size} bytes")
+print("\n".join(k for k in saved if "adapter" in k or "fusion" in k))

@@ -79,7 +79,7 @@ class Browser:
         os.close(self._read)
         self.profile.cleanup()
 
-    def look(self, width: int, height: int, dark: bool = False) -> None:
+    def resize(self, width: int, height: int, dark: bool = False) -> None:
         """Set the screen's size (below 600: a phone) and colour scheme."""
         phone = width < 600
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)

@@ -103,7 +103,7 @@ def wait_for_rows(out: Path, count: int, timeout: float = 120) -> None:
 
 
 def surroundings(rank: int, count: int, port: int) -> dict[str, str]:
-    """What torchrun tells the processes of one machine."""
+    """What torchrun gives the processes of one machine."""
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
     return {name: str(number) for name, number in numbers.items()} | {"MASTER_ADDR": "127.0.0.1"}
 

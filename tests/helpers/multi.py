@@ -37,23 +37,23 @@ def labels(spec: TaskSpec, length: int, rng: random.Random) -> dict:
 
 def features(tasks=TASKS, count: int = 40, seed: int = 0) -> dict[str, list[dict]]:
     """Rows of 3 to 12 tokens; the tasks have `count`, `count` + 5, ... rows."""
-    rng, found = random.Random(seed), {}
+    rng, result = random.Random(seed), {}
     for i, (task, spec) in enumerate(tasks.items()):
-        found[task] = []
+        result[task] = []
         for _ in range(count + 5 * i):
             n = rng.randint(3, 12)
             row = {"input_ids": [rng.randrange(1, 40) for _ in range(n)], "attention_mask": [1] * n}
-            found[task].append(row | labels(spec, n, rng))
-    return found
+            result[task].append(row | labels(spec, n, rng))
+    return result
 
 
 def backbone(family: str = "bert", seed: int = 0):
-    found = tiny.FAMILIES[family](seed).base_model
+    result = tiny.FAMILIES[family](seed).base_model
     if family == "t5":
-        found = found.get_encoder()
-    if getattr(found, "pooler", None) is not None:
-        found.pooler = None
-    return found
+        result = result.get_encoder()
+    if getattr(result, "pooler", None) is not None:
+        result.pooler = None
+    return result
 
 
 def model(family: str = "bert", tasks=TASKS, dtype=torch.float32, dropout: float = 0.0, **options) -> MultitaskModel:

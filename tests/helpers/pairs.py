@@ -7,7 +7,7 @@ import tiny
 import torch
 from transformers import BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification
 
-from distill.losses.loss_words import needs_teacher, read_losses
+from distill.losses.loss_specs import needs_teacher, read_losses
 from distill.losses.losses import LOSSES
 from distill.losses.terms import LABELLED, make_projections, make_terms, needs
 from distill.runs.trainer import Distiller, DistillSteps

@@ -88,12 +88,12 @@ SPECIAL = {  # by the model type: what the rules above get wrong
 
 def classes() -> list[tuple[str, str, str]]:
     """(task type, model type, name of the class) of all of them, each class once."""
-    found = {}
+    result = {}
     for task, names in HEADS.items():
         for kind, name in names.items():
             for one in [name] if isinstance(name, str) else name:
-                found.setdefault(one, (task, kind, one))
-    return list(found.values())
+                result.setdefault(one, (task, kind, one))
+    return list(result.values())
 
 
 def build(name: str, seed: int = 0) -> nn.Module:

@@ -28,10 +28,10 @@ def bound(dtype: torch.dtype) -> float:
     return {torch.float32: 1e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}[dtype]
 
 
-def error(found: torch.Tensor, wanted: torch.Tensor, size: float | None = None) -> float:
+def error(result: torch.Tensor, wanted: torch.Tensor, size: float | None = None) -> float:
     """|found - wanted| / |wanted|, or |found| where nothing is wanted. size: in place of |wanted|, where a few numbers could
     cancel: sums of n terms err by about sqrt(n) roundings of their typical size, however small they come out."""
-    found, wanted = found.detach().double(), wanted.detach().double()
-    assert found.shape == wanted.shape, (found.shape, wanted.shape)
+    result, wanted = result.detach().double(), wanted.detach().double()
+    assert result.shape == wanted.shape, (result.shape, wanted.shape)
     size = float(wanted.norm()) if size is None else size
-    return float((found - wanted).norm() / size) if wanted.numel() and size else float(found.abs().sum())
+    return float((result - wanted).norm() / size) if wanted.numel() and size else float(result.abs().sum())

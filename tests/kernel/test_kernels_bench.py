@@ -50,23 +50,23 @@ class TestSweep:
         assert importance(cases[-1]) == 2
 
     def test_a_case_that_fails_costs_no_other_and_is_named(self, tmp_path):
-        found, seen = Sweep("some GPU", Ceilings(1, 1)), []
+        result, visited = Sweep("some GPU", Ceilings(1, 1)), []
 
         def measure(name, case):
             if case.r == 8:
                 raise ValueError("too small\nand more")
             return line(case)
 
-        sweep(found, [("lora", GpuCase("lora", "forward", 2, 3, 4, r)) for r in (16, 8, 64)], measure, seen.append)
-        assert [one.case.r for one in found.lines] == [16, 64] and [one is None for one in seen] == [False, True, False]
-        assert "## Failed\n\n- lora forward 2×4→3 r=8: ValueError: too small\n" in report.report(found, tmp_path, plots=False)
+        sweep(result, [("lora", GpuCase("lora", "forward", 2, 3, 4, r)) for r in (16, 8, 64)], measure, visited.append)
+        assert [one.case.r for one in result.lines] == [16, 64] and [one is None for one in visited] == [False, True, False]
+        assert "## Failed\n\n- lora forward 2×4→3 r=8: ValueError: too small\n" in report.report(result, tmp_path, plots=False)
 
     def test_no_case_starts_when_its_time_is_over(self, tmp_path):
-        found = Sweep("some GPU", Ceilings(1, 1))
+        result = Sweep("some GPU", Ceilings(1, 1))
         slow = lambda name, case: time.sleep(0.3) or line(case)  # noqa: E731
-        sweep(found, [("lora", CASE)] * 4, slow, deadline=time.monotonic() + 0.5)
-        assert len(found.lines) == 1 and len(found.left_out) == 3  # a second one would end after the deadline
-        assert "## Left out: the time was over\n\n- lora forward 2×4→3 r=16" in report.report(found, tmp_path, plots=False)
+        sweep(result, [("lora", CASE)] * 4, slow, deadline=time.monotonic() + 0.5)
+        assert len(result.lines) == 1 and len(result.left_out) == 3  # a second one would end after the deadline
+        assert "## Left out: the time was over\n\n- lora forward 2×4→3 r=16" in report.report(result, tmp_path, plots=False)
 
     def test_nothing_measured_is_a_report_too(self, tmp_path):
         assert "Nothing was measured" in report.report(Sweep("some GPU"), tmp_path)
@@ -107,10 +107,10 @@ class TestWorker:
 def test_what_the_tests_said_is_read_from_their_logs(tmp_path):
     log = tmp_path / "tests-0.log"
     log.write_text("tests/a.py::b[x y] PASSED [ 50%]\ntests/a.py::c FAILED [100%]\nERROR tests/d.py - ImportError\ntests/a.py::")
-    found = kernel_tests.read([log], ["tests-0.log is not complete"], 1.0)
-    assert not found.ok and found.counts == {"PASSED": 1, "FAILED": 1}
-    assert found.failing == ["tests/a.py::c failed", "tests/d.py: cannot be collected"]
-    assert "**Not all tests passed.** 1 failed, 1 passed in 1 s." in found.lines() and len(found.lines()) == 4
+    result = kernel_tests.read([log], ["tests-0.log is not complete"], 1.0)
+    assert not result.ok and result.counts == {"PASSED": 1, "FAILED": 1}
+    assert result.failing == ["tests/a.py::c failed", "tests/d.py: cannot be collected"]
+    assert "**Not all tests passed.** 1 failed, 1 passed in 1 s." in result.lines() and len(result.lines()) == 4
     log.write_text("tests/a.py::b PASSED [100%]")
     assert kernel_tests.read([log], [], 1.0).ok and not kernel_tests.read([], [], 1.0).ok
 
@@ -128,9 +128,9 @@ def test_a_wrong_kernel_is_not_timed():
 @pytest.mark.parametrize("error", [0.1, math.nan])
 def test_a_wrong_competitor_is_named_and_not_timed(error, tmp_path):
     runs, errors = {name: [lambda: None] for name in "abc"}, {"a": 0.001, "b": 0.001, "c": error}
-    found = hold(Contest(CASE, runs, errors, bare="b", baseline="b", ours="a"), Ceilings(1, 1), 1, "cpu")
-    assert set(found.times) == {"a", "b"} and set(found.refused) == {"c"}
-    text = report.report(Sweep("some GPU", Ceilings(1, 1), [found]), tmp_path, plots=False)
+    result = hold(Contest(CASE, runs, errors, bare="b", baseline="b", ours="a"), Ceilings(1, 1), 1, "cpu")
+    assert set(result.times) == {"a", "b"} and set(result.refused) == {"c"}
+    text = report.report(Sweep("some GPU", Ceilings(1, 1), [result]), tmp_path, plots=False)
     assert f"lora forward 2×4→3 r=16: c: error {error:.1e}, not timed" in text
 
 
@@ -145,7 +145,7 @@ def test_floors_of_the_kernel_notes():
 
 @pytest.mark.parametrize("r", [1, 8])
 def test_the_augmented_form_is_lora(r):
-    """One wider product gives the layer's output and all its gradients, to the rounding of float64."""
+    """One wider matmul gives the layer's output and all its gradients, to the rounding of float64."""
     g = torch.Generator().manual_seed(0)
     x, W, A, B, dy = (torch.randn(s, generator=g, dtype=torch.float64) for s in ((20, 12), (9, 12), (r, 12), (9, r), (20, 9)))
     leaves = [t.clone().requires_grad_() for t in (x, A, B)]
@@ -153,8 +153,8 @@ def test_the_augmented_form_is_lora(r):
     wide_x, wide_W = lora_augmented.room_behind(x, r), lora_augmented.augment_weight(W, B)
     torch.testing.assert_close(lora_augmented.augmented_forward(wide_x, wide_W, A, 0.5), wanted.detach())
     gradients = torch.autograd.grad(wanted, leaves, dy)
-    for found, exact in zip(lora_augmented.augmented_backward(dy, wide_x, wide_W, A, 0.5), gradients, strict=True):
-        torch.testing.assert_close(found, exact)
+    for result, exact in zip(lora_augmented.augmented_backward(dy, wide_x, wide_W, A, 0.5), gradients, strict=True):
+        torch.testing.assert_close(result, exact)
 
 
 @pytest.mark.parametrize(
@@ -168,10 +168,10 @@ def test_the_augmented_form_is_lora(r):
         ("speed", "invalid choice: 'speed'"),
     ],
 )
-def test_a_wrong_command_line_is_refused(words, said, capsys):
+def test_a_wrong_command_line_is_refused(words, text, capsys):
     with pytest.raises(SystemExit) as stopped:
         options.parse(words.split())
-    assert stopped.value.code == 2 and said in capsys.readouterr().err
+    assert stopped.value.code == 2 and text in capsys.readouterr().err
 
 
 def test_the_command_line_is_read_without_torch():

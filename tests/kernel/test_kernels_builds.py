@@ -38,13 +38,13 @@ def test_all_builds_are_as_in_the_table(sm, tmp_path):
 
 
 def test_the_gate_sees_a_planted_spill():
-    """`acc += dot * scale` on top of a full accumulator; the same kernel with the product inside of it does not spill."""
+    """`acc += dot * scale` on top of a full accumulator; the same kernel with the multiplication inside of it does not spill."""
     done = compiled("-m", "tutorials.built_by_hand")
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
-    assert found["inside the accumulator"]["spilled"] == 0 < found["beside the accumulator"]["spilled"], found
-    assert found["comparisons"]["per weight"] > 2 * found["table of 16"]["per weight"] > 2 * 8, found
-    assert found["table of 256 pairs"]["per weight"] < 8, found
+    result = json.loads(done.stdout)
+    assert result["inside the accumulator"]["spilled"] == 0 < result["beside the accumulator"]["spilled"], result
+    assert result["comparisons"]["per weight"] > 2 * result["table of 16"]["per weight"] > 2 * 8, result
+    assert result["table of 256 pairs"]["per weight"] < 8, result
 
 
 VALUES = "3.7.1 expand_kernel x 90 8 3 180 0 1000 232448 5 0 0 900 100"
@@ -61,19 +61,19 @@ ROW = dict(zip(builds.HEADER, [*VALUES.split(), ""], strict=True))
         ({"kernel": "gemv_kernel", "per_weight": "9.10"}, "9.10 instructions per weight"),
     ],
 )
-def test_what_the_gate_refuses(change, said):
+def test_what_the_gate_refuses(change, text):
     assert builds.problems(ROW) == []
-    assert said in " ".join(builds.problems(ROW | change))
+    assert text in " ".join(builds.problems(ROW | change))
 
 
 def test_the_gate_compares_with_the_table_of_this_triton():
-    mine = ROW | {"triton": triton.__version__}
-    assert builds.differences([mine], [mine]) == []
-    assert "registers 180 → 200" in builds.differences([mine | {"registers": "200"}], [mine])[0]
-    assert "not in the table" in builds.differences([mine, mine | {"variant": "new"}], [mine])[0]
-    assert "in the table, not built" in builds.differences([], [mine])[0]
-    other = mine | {"triton": "0.0", "registers": "10"}
-    assert builds.differences([mine], [other]) == []  # another compiler: the limits alone
+    own = ROW | {"triton": triton.__version__}
+    assert builds.differences([own], [own]) == []
+    assert "registers 180 → 200" in builds.differences([own | {"registers": "200"}], [own])[0]
+    assert "not in the table" in builds.differences([own, own | {"variant": "new"}], [own])[0]
+    assert "in the table, not built" in builds.differences([], [own])[0]
+    other = own | {"triton": "0.0", "registers": "10"}
+    assert builds.differences([own], [other]) == []  # another compiler: the limits alone
 
 
 def test_the_table_holds_what_is_claimed_of_hopper():

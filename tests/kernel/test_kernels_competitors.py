@@ -26,8 +26,8 @@ def exact(x, W, A, B, dy, keep=1.0):
     return y, *torch.autograd.grad(y, (x, A, B), dy)
 
 
-def close(found, wanted, dtype):
-    for name, one, other in zip(("y", "dx", "dA", "dB"), found, wanted, strict=True):
+def close(result, wanted, dtype):
+    for name, one, other in zip(("y", "dx", "dA", "dB"), result, wanted, strict=True):
         assert error(one, other) < 3 * bound(dtype), name  # S, dS and the result are rounded
 
 

@@ -87,8 +87,8 @@ def test_the_table_has_one_size_for_every_batch():
     tables = [tile_table(ids, 5, 16) for ids in batches]
     assert len({table.tiles.shape for table in tables}) == 1
     for ids, table in zip(batches, tables, strict=True):
-        seen = [int(i) for a, low, n in table.tiles.tolist() if a >= 0 for i in table.order[low : low + n]]
-        assert sorted(seen) == (ids >= 0).nonzero().view(-1).tolist()
+        visited = [int(i) for a, low, n in table.tiles.tolist() if a >= 0 for i in table.order[low : low + n]]
+        assert sorted(visited) == (ids >= 0).nonzero().view(-1).tolist()
         assert all(ids[table.order[low]] == a for a, low, n in table.tiles.tolist() if n)
 
 

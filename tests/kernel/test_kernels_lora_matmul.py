@@ -1,4 +1,4 @@
-"""The LoRA product against its definition in float64, over odd shapes and parts. Oracle: the definition, autograd."""
+"""The LoRA operation against its definition in float64, over odd shapes and parts. Oracle: the definition, autograd."""
 
 import torch
 from hypothesis import given

@@ -59,9 +59,9 @@ def test_forward_and_gradients_against_float64(r, dtype):
         tiles = SMALL if i % 3 else None
         with watched_outputs():
             y, S = fused.lora_forward(x, W, bias, A, B, 0.7, SEED, p, tiles)
-            found = back.lora_backward(dy, x, W, A, B, S, 0.7, SEED, p, tiles=tiles)
-        # dA is a product of two roundings (dS) and sums M terms: twice the bound
-        for name, one, other, size in zip(("y", "dx", "dA", "dB"), (y, *found), wanted, sizes, strict=True):
+            result = back.lora_backward(dy, x, W, A, B, S, 0.7, SEED, p, tiles=tiles)
+        # dA multiplies two roundings (dS) and sums M terms: twice the bound
+        for name, one, other, size in zip(("y", "dx", "dA", "dB"), (y, *result), wanted, sizes, strict=True):
             assert error(one, other, size) < (1 if name == "y" else 2) * bound(dtype), (name, M, N, K, r)
 
 
@@ -99,8 +99,8 @@ def test_strided_inputs():
     wide = torch.stack([x, x * torch.nan]).transpose(0, 1).reshape(-1, 50)[::2]
     assert error(fused.lora_forward(wide, W, b, A, B, 0.7)[0], wanted) < 1e-6
     sums = dy[:1].expand_as(dy)  # what `y.sum().backward()` sends: strides of zero
-    found = back.lora_backward(sums, x, W, A, B, S, 0.7)
-    for one, other in zip(found, back.lora_backward(sums.contiguous(), x, W, A, B, S, 0.7), strict=True):
+    result = back.lora_backward(sums, x, W, A, B, S, 0.7)
+    for one, other in zip(result, back.lora_backward(sums.contiguous(), x, W, A, B, S, 0.7), strict=True):
         assert torch.equal(one, other)
 
 
@@ -123,8 +123,8 @@ def test_the_mask_in_the_kernels_is_philox():
     M, K, p = 50, 37, 0.4
     keep = keep_mask(SEED, M, K, p)
     x = torch.ones(M, K, device=DEVICE)
-    seen = torch.cat([fused.shrink(x, torch.eye(K, device=DEVICE)[i : i + 1], 1 - p, SEED, p)[:, :1] for i in range(K)], 1)
-    assert torch.equal(seen.bool(), keep)
+    visited = torch.cat([fused.shrink(x, torch.eye(K, device=DEVICE)[i : i + 1], 1 - p, SEED, p)[:, :1] for i in range(K)], 1)
+    assert torch.equal(visited.bool(), keep)
     dy, W, A, B = torch.ones(M, 1, device=DEVICE), torch.zeros(1, K, device=DEVICE), torch.ones(1, K, device=DEVICE), None
     B = torch.ones(1, 1, device=DEVICE)
     S = torch.zeros(M, 16, device=DEVICE)

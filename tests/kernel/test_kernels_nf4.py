@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels.formulas import nf4
-from kernels.formulas.nf4 import BLOCKSIZES, NestedScales, Quantized, dequantize, dynamic_map, levels, quantize
+from kernels.formulas.nf4 import (
+    BLOCKSIZES,
+    NestedScales,
+    Quantized,
+    dequantize,
+    dynamic_map,
+    levels,
+    plain_dequantize,
+    plain_quantize,
+    quantize,
+)
 
 PUBLISHED = [
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
@@ -43,7 +53,7 @@ def test_the_derived_levels_are_the_published_ones_to_the_bit():
     assert abs(0.9677083 - (1 - (1 / 32 + 1 / 30) / 2)) < 1e-7
 
 
-def test_the_derivation_that_people_teach_is_another_type():  # no zero, no room between the signs
+def test_the_derivation_that_people_teach_is_another_type():  # no zero, no space between the signs
     taught = torch.tensor([NormalDist().inv_cdf((i + 0.5) / 16) for i in range(16)])
     taught /= taught.abs().max()
     assert 0 not in taught and (taught - levels("nf4")).abs().max() > 0.04
@@ -84,12 +94,12 @@ def test_values_by_the_book(quant_type, dtype):
 def test_golden_bytes():
     """What bitsandbytes 0.50.2 wrote on a CPU for these numbers (`functional.quantize_4bit`), so that CI knows without it."""
     w = (torch.arange(1000) * 0.7).sin() * (1 + torch.arange(1000) % 7)
-    found = {}
+    result = {}
     for quant_type in ("nf4", "fp4"):
         q = quantize(w, 64, quant_type, double_quant=True)
-        found[quant_type] = hashlib.sha256(bytes(q.packed.view(-1).tolist())).hexdigest()[:16]
+        result[quant_type] = hashlib.sha256(bytes(q.packed.view(-1).tolist())).hexdigest()[:16]
         assert q.nested is not None and q.nested.offset.item() == pytest.approx(6.9526, abs=1e-4)
-    assert found == {"nf4": "b54732558e3b31fa", "fp4": "0ff65a40e9e0df8d"}
+    assert result == {"nf4": "b54732558e3b31fa", "fp4": "0ff65a40e9e0df8d"}
 
 
 def test_the_first_of_a_pair_lies_in_the_high_half_and_an_odd_one_is_followed_by_zero():
@@ -177,10 +187,10 @@ def test_working_memory_is_small():
     from torch.profiler import ProfilerActivity, profile
 
     w = normal((2048, 2048))
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as visited:
         quantize(w)
     live = peak = 0
-    for event in seen.profiler.kineto_results.events():
+    for event in visited.profiler.kineto_results.events():
         if event.name() == "[memory]":
             live += event.nbytes()
             peak = max(peak, live)
@@ -202,12 +212,12 @@ def test_bytes_and_scales_equal_bitsandbytes(bnb, dtype, blocksize, quant_type):
     assert len(SHAPES) >= 40
     for seed, shape in enumerate(SHAPES):
         w = normal(shape, dtype, seed)
-        theirs, state = bnb.quantize_4bit(w, blocksize=blocksize, quant_type=quant_type)
+        other, state = bnb.quantize_4bit(w, blocksize=blocksize, quant_type=quant_type)
         ours = quantize(w, blocksize, quant_type)
-        assert theirs.shape == ours.packed.shape and torch.equal(theirs, ours.packed), shape
+        assert other.shape == ours.packed.shape and torch.equal(other, ours.packed), shape
         assert torch.equal(state.absmax, ours.absmax), shape
         if rows_hold_whole_blocks(shape, blocksize):
-            assert torch.equal(bnb.dequantize_4bit(theirs, state).view(shape), dequantize(ours)), shape
+            assert torch.equal(bnb.dequantize_4bit(other, state).view(shape), dequantize(ours)), shape
 
 
 def rows_hold_whole_blocks(shape, blocksize) -> bool:
@@ -218,30 +228,30 @@ def rows_hold_whole_blocks(shape, blocksize) -> bool:
 @given(rows=st.integers(1, 90), columns=st.integers(1, 300), blocksize=st.sampled_from(BLOCKSIZES), seed=st.integers(0, 99))
 def test_drawn_shapes_equal_bitsandbytes(bnb, rows, columns, blocksize, seed):
     w = normal((rows, columns), seed=seed)
-    theirs, state = bnb.quantize_4bit(w, blocksize=blocksize, quant_type="nf4")
+    other, state = bnb.quantize_4bit(w, blocksize=blocksize, quant_type="nf4")
     ours = quantize(w, blocksize)
-    assert torch.equal(theirs, ours.packed) and torch.equal(state.absmax, ours.absmax)
+    assert torch.equal(other, ours.packed) and torch.equal(state.absmax, ours.absmax)
 
 
 def test_bitsandbytes_decodes_rows_that_break_blocks_wrongly(bnb):
     """Found here: 0.50.2 on a CPU with AVX-512, 64 x 96 numbers in blocks of 64. Its bytes are right, its values are not."""
     w = normal((64, 96))
-    theirs, state = bnb.quantize_4bit(w, blocksize=64, quant_type="nf4")
+    other, state = bnb.quantize_4bit(w, blocksize=64, quant_type="nf4")
     ours = quantize(w)
-    assert torch.equal(theirs, ours.packed) and torch.equal(dequantize(ours), by_the_book(w, 64, "nf4"))
-    found = (bnb.dequantize_4bit(theirs, state) - w).abs().mean()
-    if found < 0.08:
+    assert torch.equal(other, ours.packed) and torch.equal(dequantize(ours), by_the_book(w, 64, "nf4"))
+    result = (bnb.dequantize_4bit(other, state) - w).abs().mean()
+    if result < 0.08:
         pytest.skip("this bitsandbytes, or this processor, decodes them rightly")
-    assert found > 0.15 and (dequantize(ours) - w).abs().mean() < 0.08
+    assert result > 0.15 and (dequantize(ours) - w).abs().mean() < 0.08
 
 
 def test_double_quantisation_against_bitsandbytes(bnb):
     different = by_two = total = 0
     for seed, shape in enumerate([*SHAPES, (512, 512), (1000, 300), (4096, 256)]):
         w = normal(shape, seed=seed)
-        theirs, state = bnb.quantize_4bit(w, blocksize=64, quant_type="nf4", compress_statistics=True)
+        other, state = bnb.quantize_4bit(w, blocksize=64, quant_type="nf4", compress_statistics=True)
         ours = quantize(w, double_quant=True)
-        assert ours.nested is not None and torch.equal(theirs, ours.packed)
+        assert ours.nested is not None and torch.equal(other, ours.packed)
         assert torch.equal(state.offset, ours.nested.offset) and torch.equal(state.state2.absmax, ours.nested.absmax)
         if ours.nested.absmax.max() > 0:  # one block alone is its own mean: any code stands for it
             off = (state.absmax.int() - ours.absmax.int()).abs()
@@ -250,9 +260,9 @@ def test_double_quantisation_against_bitsandbytes(bnb):
             units = true / ours.nested.absmax.repeat_interleave(256)[: len(true)]
             distance = [(dynamic_map()[codes.int()] - units).abs() for codes in (ours.absmax, state.absmax)]
             assert off.max() <= 2 and (distance[0] <= distance[1]).all(), shape  # theirs reads a table of rounded places
-        stored = Quantized(theirs, state.absmax, w.shape, w.dtype, 64, "nf4", NestedScales(state.state2.absmax, state.offset))
+        stored = Quantized(other, state.absmax, w.shape, w.dtype, 64, "nf4", NestedScales(state.state2.absmax, state.offset))
         if rows_hold_whole_blocks(shape, 64):
-            assert torch.equal(bnb.dequantize_4bit(theirs, state).view(shape), dequantize(stored)), shape
+            assert torch.equal(bnb.dequantize_4bit(other, state).view(shape), dequantize(stored)), shape
     assert different <= 0.005 * total and by_two <= 2e-4 * total, f"{different}, {by_two} of {total}"
 
 
@@ -266,3 +276,17 @@ def test_bitsandbytes_decodes_our_double_quantised_bytes(bnb):
         offset=q.nested.offset, state2=inner,
     )  # fmt: skip
     assert torch.equal(bnb.dequantize_4bit(q.packed, state), dequantize(q))
+
+
+@pytest.mark.parametrize("quant_type", ["nf4", "fp4"])
+@pytest.mark.parametrize("blocksize", [32, 64])
+def test_the_fast_form_is_the_definition(quant_type, blocksize):
+    """The same levels, scales and decoded numbers, for random weights, zeros, and blocks of one number."""
+    weight = torch.randn(40, 64, generator=torch.Generator().manual_seed(0)) * 3
+    weight[3], weight[5] = 0, 1.5
+    index, scale = plain_quantize(weight, blocksize, quant_type)
+    packed = quantize(weight, blocksize, quant_type)
+    assert torch.equal(packed.absmax, scale)
+    codes = torch.stack([packed.packed[:, 0] >> 4, packed.packed[:, 0] & 15], 1).view(-1, blocksize)
+    assert torch.equal(levels(quant_type)[codes.long()], levels(quant_type)[index])  # FP4 has two zeros
+    assert torch.equal(dequantize(packed).view(-1, blocksize), plain_dequantize(index, scale, quant_type))

@@ -1,4 +1,4 @@
-"""The 4-bit kernels, in Triton's interpreter (on a GPU: for real). Oracle: nf4.py to the bit, float64 for products."""
+"""The 4-bit kernels, in Triton's interpreter (on a GPU: for real). Oracle: nf4.py to the bit, float64 for matmuls."""
 
 from dataclasses import replace
 

@@ -42,12 +42,12 @@ def rows(M: int, dtype: torch.dtype) -> torch.Tensor:
 def test_the_kernels_agree_with_torch(kind, M, dtype):
     """Each side rounds x Wᵀ, S and the output once or twice: 4 roundings of half an epsilon, relative to the norm."""
     model, x = layer_of(kind, dtype), rows(M, dtype)
-    found = {}
+    result = {}
     for mode in ("triton", "torch"):
         with use_kernels(mode):
-            found[mode] = results(model, x)
-    for ours, theirs in zip(found["triton"], found["torch"], strict=True):
-        assert float((ours.double() - theirs.double()).norm() / theirs.double().norm()) < 2 * torch.finfo(dtype).eps
+            result[mode] = results(model, x)
+    for ours, other in zip(result["triton"], result["torch"], strict=True):
+        assert float((ours.double() - other.double()).norm() / other.double().norm()) < 2 * torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("kind", ["dense", "nf4"])
@@ -67,8 +67,8 @@ def test_inductor_compiles_the_whole_layer(kind):
     with use_kernels("triton"):
         eager = results(model, x)
         compiled = results(torch.compile(model, fullgraph=True), x)
-    for ours, theirs in zip(compiled, eager, strict=True):
-        assert float((ours.double() - theirs.double()).norm() / theirs.double().norm()) < 2 * torch.finfo(torch.bfloat16).eps
+    for ours, other in zip(compiled, eager, strict=True):
+        assert float((ours.double() - other.double()).norm() / other.double().norm()) < 2 * torch.finfo(torch.bfloat16).eps
 
 
 def test_a_graph_draws_a_new_dropout_mask_at_every_replay():

@@ -34,9 +34,9 @@ def test_pt9_our_file_in_peft(case, tmp_path):
     peft = pytest.importorskip("peft")
     make, config = CASES[case]
     ours, folder = saved(tmp_path, make, **config)
-    theirs = peft.PeftModel.from_pretrained(make(), folder)
-    torch.testing.assert_close(theirs(tiny.ids()).logits, ours(tiny.ids()).logits, atol=1e-5, rtol=0)
-    keys = peft.get_peft_model_state_dict(theirs)
+    other = peft.PeftModel.from_pretrained(make(), folder)
+    torch.testing.assert_close(other(tiny.ids()).logits, ours(tiny.ids()).logits, atol=1e-5, rtol=0)
+    keys = peft.get_peft_model_state_dict(other)
     file = load_file(folder / WEIGHTS)
     assert set(keys) == set(file) and all(torch.equal(keys[k], file[k]) for k in file)
 
@@ -45,14 +45,14 @@ def test_pt9_our_file_in_peft(case, tmp_path):
 def test_pt9_pefts_file_in_ours(case, tmp_path):
     peft = pytest.importorskip("peft")
     make, config = CASES[case]
-    theirs = peft.get_peft_model(make(), peft.LoraConfig(r=4, lora_alpha=6, fan_in_fan_out=make is tiny.gpt2, **config))
-    for i, (name, p) in enumerate(theirs.named_parameters()):
+    other = peft.get_peft_model(make(), peft.LoraConfig(r=4, lora_alpha=6, fan_in_fan_out=make is tiny.gpt2, **config))
+    for i, (name, p) in enumerate(other.named_parameters()):
         if "lora_" in name or "modules_to_save" in name:
             p.data.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(i)) * 0.3)
-    theirs.eval().save_pretrained(tmp_path / "theirs")
+    other.eval().save_pretrained(tmp_path / "theirs")
     ours = make()
     report = lora.load_adapter(ours, tmp_path / "theirs", trainable=False)
-    torch.testing.assert_close(ours(tiny.ids()).logits, theirs(tiny.ids()).logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours(tiny.ids()).logits, other(tiny.ids()).logits, atol=1e-5, rtol=0)
     assert str(report) == f"{report.tensors}/{report.tensors} tensors loaded"
     lora.save_adapter(ours, tmp_path / "again")
     first, second = (load_file(tmp_path / f / WEIGHTS) for f in ("theirs", "again"))

@@ -40,10 +40,10 @@ def test_ours_goes_through_theirs_and_theirs_through_ours(bnb, double_quant, qua
     layer.weight = bnb.nn.Params4bit(w, requires_grad=False, compress_statistics=double_quant, quant_type=quant_type)
     layer = layer.to("cpu")
     state = {key.removeprefix("weight"): t for key, t in layer.state_dict().items()}
-    theirs = from_file(state, "weight")
+    other = from_file(state, "weight")
     assert set(files) == set(state) and all(files[key].dtype == state[key].dtype for key in files)
-    assert torch.equal(dequantize(theirs), bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state))
-    assert torch.equal(theirs.packed, q.packed) and theirs.dtype == dtype
+    assert torch.equal(dequantize(other), bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state))
+    assert torch.equal(other.packed, q.packed) and other.dtype == dtype
 
 
 def test_what_comes_back_from_a_file_is_what_went_in():
@@ -80,10 +80,10 @@ def test_a_folder_of_the_command_loads_in_transformers_with_equal_logits(bnb, op
     assert "bits a number" in done.stdout and "model.layers.2.mlp.up_proj" in done.stdout
     nested, blocksize, skip = (True, 64, None) if not options else (False, 32, ["down_proj"])
     quantize_model(plain, skip, double_quant=nested, blocksize=blocksize)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "q")
-    assert type(theirs.model.layers[0].self_attn.q_proj).__module__.startswith("bitsandbytes")
+    other = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "q")
+    assert type(other.model.layers[0].self_attn.q_proj).__module__.startswith("bitsandbytes")
     # with gradients on: without, bitsandbytes takes another kernel where the processor has AVX-512, which computes in bfloat16
-    torch.testing.assert_close(theirs(tiny.ids()).logits, plain(tiny.ids()).logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(other(tiny.ids()).logits, plain(tiny.ids()).logits, atol=1e-5, rtol=1e-5)
 
 
 def test_gpt2_with_its_transposed_layers(bnb, tmp_path):
@@ -93,18 +93,18 @@ def test_gpt2_with_its_transposed_layers(bnb, tmp_path):
     done = quantize_command(tmp_path / "model", "--out", tmp_path / "q")
     assert done.returncode == 0 and "has no tokenizer" in done.stdout, done.stderr
     quantize_model(plain)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "q")
+    other = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "q")
     # with gradients on: without, bitsandbytes takes another kernel where the processor has AVX-512, which computes in bfloat16
-    torch.testing.assert_close(theirs(tiny.ids()).logits, plain(tiny.ids()).logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(other(tiny.ids()).logits, plain(tiny.ids()).logits, atol=1e-5, rtol=1e-5)
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
-    for words, found in (
+    for words, result in (
         ([tmp_path / "nowhere"], "config.json"),
         ([tmp_path], "config.json"),
     ):
         done = quantize_command(*words, "--out", tmp_path / "q")
-        assert done.returncode == 1 and found in done.stderr and "Traceback" not in done.stderr
+        assert done.returncode == 1 and result in done.stderr and "Traceback" not in done.stderr
 
 
 # ---------------------------------------------------------------- shard by shard

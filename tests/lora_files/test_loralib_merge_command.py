@@ -17,10 +17,10 @@ def folders(tmp_path, base, model, **config):
     """(base folder, adapter folder, the logits or states of peft's model)."""
     base.save_pretrained(tmp_path / "base")
     tiny_folder.tokenizer().save_pretrained(tmp_path / "base")
-    theirs = peft.get_peft_model(model, peft.LoraConfig(r=2, init_lora_weights=False, **config)).eval()
-    theirs.save_pretrained(tmp_path / "adapter")
+    other = peft.get_peft_model(model, peft.LoraConfig(r=2, init_lora_weights=False, **config)).eval()
+    other.save_pretrained(tmp_path / "adapter")
     with torch.no_grad():
-        return theirs(tiny.ids())[0]
+        return other(tiny.ids())[0]
 
 
 def merged(tmp_path, model_class, **options):
@@ -39,8 +39,8 @@ def test_heads_of_any_number_of_labels(family, labels, tmp_path):
     target = {"distilbert": "q_lin", "roberta": "query"}[family]
     wanted = folders(tmp_path, base, model, task_type="SEQ_CLS", target_modules=[target])
     assert wanted.shape == (3, labels)
-    found = merged(tmp_path, T.AutoModelForSequenceClassification)
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    result = merged(tmp_path, T.AutoModelForSequenceClassification)
+    torch.testing.assert_close(result, wanted, atol=1e-5, rtol=0)
 
 
 def test_without_a_task_type_the_base_names_its_class(tmp_path):
@@ -121,7 +121,7 @@ def test_the_encoder_runs_before_its_beams_are_made(make, targets):
     prompts, names = tiny.ids(batch=3, length=5), ["a", None, "b"]
     settings = {"max_new_tokens": 4, "num_beams": 3, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
     with lora.mixed_batch(model, names, repeats=3):
-        found = model.generate(prompts, **settings)
+        result = model.generate(prompts, **settings)
     for i, name in enumerate(names):
         lora.set_active(model, [] if name is None else name)
-        assert torch.equal(model.generate(prompts[i : i + 1], **settings)[0], found[i])
+        assert torch.equal(model.generate(prompts[i : i + 1], **settings)[0], result[i])

@@ -35,7 +35,7 @@ def test_reading_gives_the_formula_of_the_layout(suffix, tmp_path):
     assert lora.load_microsoft(gpt2, path) == 4
     layer, key = gpt2.transformer.h[1].attn.c_attn, "transformer.h.1.attn.c_attn"
     x = torch.randn(5, 24)
-    # Microsoft's forward: a grouped 1×1 convolution over the stacked A-products, then zeros where a part is off
+    # Microsoft's forward: a grouped 1×1 convolution over the stacked A-matmuls, then zeros where a part is off
     after_A = F.linear(x, state[key + ".lora_A"])
     after_B = F.conv1d(after_A.T[None], state[key + ".lora_B"].unsqueeze(-1), groups=2)[0].T
     wanted = x @ layer.weight + layer.bias
@@ -53,14 +53,14 @@ def test_a_prefix_is_renamed(tmp_path):
 
 def test_what_does_not_fit_raises(tmp_path):
     state = microsoft_state()
-    for bad, found in (
+    for bad, result in (
         (dict(list(state.items())[:3]), "missing"),
         (state | {"transformer.h.9.lora_A": torch.ones(1)}, "without a place"),
         (state | {"transformer.h.0.attn.c_attn.lora_A": torch.ones(4, 23)}, "expected"),
         ([1, 2], "dictionary"),
     ):
         torch.save(bad, tmp_path / "bad.pt")
-        with pytest.raises(ValueError, match=found):
+        with pytest.raises(ValueError, match=result):
             lora.load_microsoft(model(), tmp_path / "bad.pt")
 
 

@@ -61,10 +61,10 @@ def test_a_folder_of_bitsandbytes_gives_its_logits(kind, tmp_path):
     pytest.importorskip("bitsandbytes")
     made(kind, WHOLE_BLOCKS).save_pretrained(tmp_path / "float")
     options = T.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
-    theirs = CAUSAL[kind][0].from_pretrained(tmp_path / "float", quantization_config=options)
-    theirs.save_pretrained(tmp_path / "packed")
+    other = CAUSAL[kind][0].from_pretrained(tmp_path / "float", quantization_config=options)
+    other.save_pretrained(tmp_path / "packed")
     ours, _ = lora.load_4bit(tmp_path / "packed", CAUSAL[kind][0], compute_dtype=torch.float32)
-    torch.testing.assert_close(ours(ids()).logits, theirs(ids()).logits.float(), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(ours(ids()).logits, other(ids()).logits.float(), atol=1e-4, rtol=1e-3)
 
 
 @each
@@ -123,10 +123,10 @@ def test_a_packed_folder_with_a_hole_is_refused(tmp_path):
     save_4bit(model, tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     name = "model.layers.0.self_attn.q_proj.weight"
-    for lost, told in ((f"{name}.absmax", "needs"), (name, "needs"), ("model.norm.weight", "in no file")):
+    for lost, records in ((f"{name}.absmax", "needs"), (name, "needs"), ("model.norm.weight", "in no file")):
         rest = {key: tensor for key, tensor in tensors.items() if key != lost}
         save_file(rest, tmp_path / "model.safetensors", metadata={"format": "pt"})
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=records):
             lora.load_4bit(tmp_path, type(model))
 
 

@@ -179,13 +179,13 @@ def answers(model: nn.Module) -> torch.Tensor:
 
 def test_our_answers_are_pefts(made):
     base, folder = made
-    theirs = peft.PeftModel.from_pretrained(base(2), folder).eval()
+    other = peft.PeftModel.from_pretrained(base(2), folder).eval()
     ours = base(2)
     plain = answers(ours)
     lora.load_adapter(ours, folder, trainable=False)
-    found, wanted = answers(ours), answers(theirs)
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
-    assert not torch.allclose(found, plain, atol=1e-3), "the adapter has no effect, so this test could not fail"
+    result, wanted = answers(ours), answers(other)
+    torch.testing.assert_close(result, wanted, atol=1e-5, rtol=0)
+    assert not torch.allclose(result, plain, atol=1e-3), "the adapter has no effect, so this test could not fail"
 
 
 def test_our_file_of_it_is_read_by_peft(made, tmp_path):
@@ -193,5 +193,5 @@ def test_our_file_of_it_is_read_by_peft(made, tmp_path):
     ours = base(3)
     lora.load_adapter(ours, folder, trainable=False)
     lora.save_adapter(ours, tmp_path)
-    theirs = peft.PeftModel.from_pretrained(base(3), tmp_path).eval()
-    torch.testing.assert_close(answers(theirs), answers(ours), atol=1e-5, rtol=0)
+    other = peft.PeftModel.from_pretrained(base(3), tmp_path).eval()
+    torch.testing.assert_close(answers(other), answers(ours), atol=1e-5, rtol=0)

@@ -95,8 +95,8 @@ def test_our_file_brings_the_rows_of_added_tokens_and_peft_reads_it(made, tmp_pa
     report = lora.load_adapter(other, tmp_path / "file", trainable=False)
     assert "added tokens" in str(report)
     torch.testing.assert_close(other(ids()).logits, wanted, atol=1e-5, rtol=0)
-    theirs = peft.PeftModel.from_pretrained(resized(3), tmp_path / "file").eval()
-    torch.testing.assert_close(theirs(ids()).logits, wanted, atol=1e-5, rtol=0)
+    others = peft.PeftModel.from_pretrained(resized(3), tmp_path / "file").eval()
+    torch.testing.assert_close(others(ids()).logits, wanted, atol=1e-5, rtol=0)
 
 
 def test_without_added_tokens_the_file_holds_factors_alone(made, tmp_path):

@@ -31,9 +31,9 @@ def test_nothing_is_chosen_without_a_measurement(some_gpu):
         ("lora", torch.float32, "both"),
         ("lora", torch.bfloat16, "forward"),
     ):
-        found = choose(operation, GPU, dtype, (8192, 4096, 4096), 16, mode)
-        assert found.path == "torch" and f"no measurement of {operation} {mode} in {dtype} on Some GPU" in found.reason
-        assert "python -m kernels.bench all" in found.reason
+        result = choose(operation, GPU, dtype, (8192, 4096, 4096), 16, mode)
+        assert result.path == "torch" and f"no measurement of {operation} {mode} in {dtype} on Some GPU" in result.reason
+        assert "python -m kernels.bench all" in result.reason
 
 
 def test_the_nearest_measured_shape_decides(some_gpu):
@@ -61,12 +61,12 @@ def test_mode_both_needs_a_gradient():
         (GPU, torch.bfloat16, 256, (9, 0), "rank 256"),
     ],
 )
-def test_where_no_kernel_can_run_even_when_asked_for(monkeypatch, device, dtype, r, capability, said):
+def test_where_no_kernel_can_run_even_when_asked_for(monkeypatch, device, dtype, r, capability, text):
     monkeypatch.setattr(dispatch, "INTERPRETING", False)
     monkeypatch.setattr(dispatch, "gpu", lambda device: ("Some GPU", capability))
     with use_kernels("triton"):
-        found = choose("lora", device, dtype, (100, 64, 64), r)
-    assert found.path == "torch" and said in found.reason
+        result = choose("lora", device, dtype, (100, 64, 64), r)
+    assert result.path == "torch" and text in result.reason
 
 
 def test_without_triton(monkeypatch):
@@ -86,9 +86,9 @@ def test_use_kernels_is_strict_and_restores():
 
 def test_explain_says_every_layer():
     model = lora.get_peft_model(tiny.bert(), lora.LoraConfig(r=4, target_modules=["query", "value"]))
-    found = lora.explain(model, tokens=64)
-    assert len(found.layers) == 2 * model.config.num_hidden_layers and all(item.r == 4 for item in found.layers)
-    assert "layers, 64 tokens" in str(found) and "r=4" in str(found) and len(str(found).splitlines()) == 2
+    result = lora.explain(model, tokens=64)
+    assert len(result.layers) == 2 * model.config.num_hidden_layers and all(item.r == 4 for item in result.layers)
+    assert "layers, 64 tokens" in str(result) and "r=4" in str(result) and len(str(result).splitlines()) == 2
     with use_kernels("triton"):
         assert "triton" in str(lora.explain(model.to(DEVICE)))
     with pytest.raises(ValueError, match="no LoRA and no 4-bit layer"):

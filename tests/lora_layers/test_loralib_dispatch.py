@@ -41,7 +41,7 @@ def test_both_paths_agree(parts, tokens, packed):
     weight = nf4.quantize(W, double_quant=True) if packed else W
     first, second = both_paths(lambda x, A, B: lora_linear(x, weight, b, A, B, 0.5, parts=parts), x, A, B)
     for one, other in zip(first, second, strict=True):
-        assert error(other, one) < 1e-5  # float32, and a cosine of sums of 64 products in between
+        assert error(other, one) < 1e-5  # float32, and a cosine of sums of 64 terms in between
 
 
 def test_a_trainable_base_and_a_tensor_scale():

@@ -17,11 +17,11 @@ def test_pt31_the_closed_form_norm(dtype):
     W, A, B = torch.randn(33, 47, dtype=dtype), torch.randn(5, 47, dtype=dtype), torch.randn(33, 5, dtype=dtype)
     W[3], B[3] = 0, 0  # a row of zeros divides by one, where peft gives NaN
     direct = (W.double() + 0.7 * B.double() @ A.double()).norm(dim=1)
-    found = row_norms(W, W.square().sum(1), A, B, 0.7)
-    assert found[3] == 1 and direct[3] == 0
+    result = row_norms(W, W.square().sum(1), A, B, 0.7)
+    assert result[3] == 1 and direct[3] == 0
     direct[3] = 1
-    # a sum of 47 squares and 5 products: some tens of roundings, which the root halves
-    assert ((found.double() - direct) / direct).abs().max() < 16 * torch.finfo(dtype).eps
+    # a sum of 47 squares and 5 multiplications: some tens of roundings, which the root halves
+    assert ((result.double() - direct) / direct).abs().max() < 16 * torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
@@ -44,13 +44,13 @@ def test_dora_drops_the_lora_branch_alone():
     lora.inject(model, lora.LoraConfig(r=2, use_dora=True, lora_dropout=0.5, init_lora_weights=False, target_modules=["0"]))
     layer, x = model[0].train(), torch.randn(4, 8)
     torch.manual_seed(1)
-    found = layer(x)
+    result = layer(x)
     torch.manual_seed(1)
     dropped = x * torch.empty(x.shape, dtype=torch.bool).bernoulli_(0.5) / 0.5
     A, B = layer.lora_A["default"], layer.lora_B["default"]
     gain = layer.lora_magnitude_vector["default"] / updated_norms(layer, "default")
     wanted = gain * (x @ layer.weight.T + layer.variants["default"].scaling * dropped @ A.T @ B.T) + layer.bias
-    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(result, wanted, atol=1e-6, rtol=1e-6)
 
 
 class Sizes(TorchDispatchMode):
@@ -74,13 +74,13 @@ def test_dora_makes_no_temporary_of_the_weights_size():
     model = nn.Sequential(nn.Linear(d_in, d_out))
     lora.inject(model, lora.LoraConfig(r=r, use_dora=True, init_lora_weights=False, target_modules=["0"]))
     x = torch.randn(tokens, d_in, requires_grad=True)
-    with Sizes() as seen:  # the first call also computes ‖W‖²
+    with Sizes() as visited:  # the first call also computes ‖W‖²
         model(x).sum().backward()
-    assert seen.largest <= r * max(d_in, d_out) < d_in * d_out
-    theirs = peft.get_peft_model(nn.Sequential(nn.Linear(d_in, d_out)), peft.LoraConfig(r=r, use_dora=True, target_modules=["0"]))
-    with Sizes() as seen:
-        theirs(x).sum().backward()
-    assert seen.largest >= d_in * d_out  # the test can fail: peft makes one
+    assert visited.largest <= r * max(d_in, d_out) < d_in * d_out
+    other = peft.get_peft_model(nn.Sequential(nn.Linear(d_in, d_out)), peft.LoraConfig(r=r, use_dora=True, target_modules=["0"]))
+    with Sizes() as visited:
+        other(x).sum().backward()
+    assert visited.largest >= d_in * d_out  # the test can fail: peft makes one
 
 
 def test_dora_is_counted_without_memory_as_lora_is():

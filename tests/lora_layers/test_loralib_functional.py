@@ -99,13 +99,13 @@ def test_it_keeps_x_and_the_rank_r_product_only():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_it_keeps_no_more_and_runs_fewer_operations_than_peft(dtype, dropout):
     peft = pytest.importorskip("peft")
-    ours, theirs = (nn.Sequential(nn.Linear(64, 48)).to(dtype) for _ in range(2))
+    ours, other = (nn.Sequential(nn.Linear(64, 48)).to(dtype) for _ in range(2))
     lora.inject(ours, lora.LoraConfig(r=4, lora_dropout=dropout, target_modules=["0"]))
-    theirs = peft.get_peft_model(theirs, peft.LoraConfig(r=4, lora_dropout=dropout, target_modules=["0"]))
+    other = peft.get_peft_model(other, peft.LoraConfig(r=4, lora_dropout=dropout, target_modules=["0"]))
     x = torch.randn(32, 64, dtype=dtype, requires_grad=True)
-    kept = [saved_bytes(lambda m=m: m(x), m.parameters()) for m in (ours.train(), theirs.train())]
-    assert kept[0] <= kept[1], kept
-    counts = [sum(count_operations(lambda m=m: m(x)).values()) for m in (ours.eval(), theirs.eval())]
+    remaining = [saved_bytes(lambda m=m: m(x), m.parameters()) for m in (ours.train(), other.train())]
+    assert remaining[0] <= remaining[1], remaining
+    counts = [sum(count_operations(lambda m=m: m(x)).values()) for m in (ours.eval(), other.eval())]
     casts = 2 if dtype == torch.bfloat16 else 0  # the small A and B
     assert counts[0] == 3 + casts and counts[0] < counts[1], counts
 

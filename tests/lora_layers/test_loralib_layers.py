@@ -29,21 +29,21 @@ def pair(make, r=4, alpha=12, dropout=0.0):
     """(ours, peft's) around equal layers with equal random factors."""
     torch.manual_seed(0)
     base = make()
-    ours, theirs = One(make()), One(make())
-    for model in (ours, theirs):
+    ours, others = One(make()), One(make())
+    for model in (ours, others):
         model.load_state_dict({f"layer.{k}": v for k, v in base.state_dict().items()})
     lora.inject(
         ours, lora.LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=["layer"], init_lora_weights=False)
     )
     fan = isinstance(base, Conv1D)
-    theirs = peft.get_peft_model(
-        theirs, peft.LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=["layer"], fan_in_fan_out=fan)
+    others = peft.get_peft_model(
+        others, peft.LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=["layer"], fan_in_fan_out=fan)
     )
-    tensors = [p for n, p in theirs.named_parameters() if "lora_" in n]
-    for mine, other in zip((ours.layer.lora_A["default"], ours.layer.lora_B["default"]), tensors, strict=True):
-        torch.nn.init.normal_(mine, std=0.3)
-        other.data.copy_(mine)
-    return ours, theirs
+    tensors = [p for n, p in others.named_parameters() if "lora_" in n]
+    for own, other in zip((ours.layer.lora_A["default"], ours.layer.lora_B["default"]), tensors, strict=True):
+        torch.nn.init.normal_(own, std=0.3)
+        other.data.copy_(own)
+    return ours, others
 
 
 MAKERS = {
@@ -61,17 +61,17 @@ MAKERS = {
 @pytest.mark.parametrize("r", [1, 4, 16])
 def test_pt1_pt2_forward_and_gradients_equal_pefts(kind, r):
     make, draw = MAKERS[kind]
-    ours, theirs = pair(make, r=r)
+    ours, others = pair(make, r=r)
     x = draw()
     inputs = [x.clone().requires_grad_() for _ in range(2)] if x.is_floating_point() else [x, x]
-    y, z = ours(inputs[0]), theirs(inputs[1])
+    y, z = ours(inputs[0]), others(inputs[1])
     torch.testing.assert_close(y, z, atol=1e-5, rtol=1e-5)
     dy = torch.randn(y.shape)
     y.backward(dy)
     z.backward(dy)
-    theirs_grads = [p.grad for n, p in theirs.named_parameters() if "lora_" in n]
-    for mine, other in zip((ours.layer.lora_A["default"], ours.layer.lora_B["default"]), theirs_grads, strict=True):
-        torch.testing.assert_close(mine.grad, other, atol=1e-5, rtol=1e-4)
+    theirs_grads = [p.grad for n, p in others.named_parameters() if "lora_" in n]
+    for own, other in zip((ours.layer.lora_A["default"], ours.layer.lora_B["default"]), theirs_grads, strict=True):
+        torch.testing.assert_close(own.grad, other, atol=1e-5, rtol=1e-4)
     if x.is_floating_point():
         torch.testing.assert_close(inputs[0].grad, inputs[1].grad, atol=1e-5, rtol=1e-4)
 

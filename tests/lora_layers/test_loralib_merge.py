@@ -32,9 +32,9 @@ def test_pt6_merging_in_bf16_costs_no_more_than_bf16_itself():
     model[0].load_state_dict({k: v.bfloat16() for k, v in exact[0].state_dict().items() if "lora" not in k})
     exact[0].load_state_dict({k: v.double() for k, v in model[0].state_dict().items()}, strict=False)
     lora.inject(model, lora.LoraConfig(r=8, target_modules=["0"]))
-    for ours, theirs in ((model[0].lora_A, exact[0].lora_A), (model[0].lora_B, exact[0].lora_B)):
-        theirs["default"].data.copy_(theirs["default"].float())
-        ours["default"].data.copy_(theirs["default"])
+    for ours, other in ((model[0].lora_A, exact[0].lora_A), (model[0].lora_B, exact[0].lora_B)):
+        other["default"].data.copy_(other["default"].float())
+        ours["default"].data.copy_(other["default"])
     x = torch.randn(512, 256).bfloat16()
     truth = exact(x.double())
     error = lambda y: float((y.double() - truth).norm() / truth.norm())  # noqa: E731

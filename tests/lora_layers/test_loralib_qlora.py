@@ -54,8 +54,8 @@ def test_pt28_forward_and_gradients_equal_those_of_the_decoded_weight(double_qua
     expected = F.linear(x, W, layer.bias) + (x @ A.T @ B.T) * (3 / 5)
     torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
     dy = torch.randn_like(y)
-    mine = torch.autograd.grad(y, (x, A, B), dy)
-    for g, e in zip(mine, torch.autograd.grad(expected, (x, A, B), dy), strict=True):
+    own = torch.autograd.grad(y, (x, A, B), dy)
+    for g, e in zip(own, torch.autograd.grad(expected, (x, A, B), dy), strict=True):
         torch.testing.assert_close(g, e, atol=1e-5, rtol=1e-5)
 
 
@@ -109,9 +109,9 @@ def test_backward_keeps_no_decoded_weight():
     x = torch.randn(2, 512, requires_grad=True)
     assert saved_bytes(lambda: model(x), model.parameters()) == 0
     lora.inject(model, lora.LoraConfig(r=4, target_modules=["0"]))
-    kept = saved_bytes(lambda: model(x), model.parameters())
-    assert kept == x.nbytes + 2 * 4 * 4, "x and S, of 2 rows"
-    assert kept < 512 * 512, "far below the decoded weight's 1 MB"
+    remaining = saved_bytes(lambda: model(x), model.parameters())
+    assert remaining == x.nbytes + 2 * 4 * 4, "x and S, of 2 rows"
+    assert remaining < 512 * 512, "far below the decoded weight's 1 MB"
 
 
 def test_the_codes_are_the_same_after_100_steps_and_the_loss_falls():
@@ -226,7 +226,7 @@ def test_the_usual_16_bit_path_ends_in_a_model_that_runs():
     lora.inject(model, lora.LoraConfig(r=4, target_modules="all-linear", modules_to_save=[]))
     logits = trained_a_little(model)(tiny.ids()).logits
     merge_dequant(model)
-    torch.testing.assert_close(model(tiny.ids()).logits, logits, atol=0.05, rtol=0.05)  # products in float32 now, not bfloat16
+    torch.testing.assert_close(model(tiny.ids()).logits, logits, atol=0.05, rtol=0.05)  # matmuls in float32 now, not bfloat16
 
 
 def test_a_sum_that_does_not_fit_is_refused_before_anything_changes():

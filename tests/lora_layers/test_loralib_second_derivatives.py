@@ -102,13 +102,13 @@ def test_gradients_of_each_example_with_vmap(kind):
     def loss(values, row):
         return torch.func.functional_call(model, values, (row[None],)).square().sum()
 
-    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
+    result = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
     for index, row in enumerate(x):
         model.zero_grad()
         model(row[None]).square().sum().backward()
         for name, p in model.named_parameters():
             if p.requires_grad:
-                torch.testing.assert_close(found[name][index], p.grad, atol=1e-10, rtol=1e-10)
+                torch.testing.assert_close(result[name][index], p.grad, atol=1e-10, rtol=1e-10)
 
 
 def test_a_penalty_through_a_4_bit_layer():

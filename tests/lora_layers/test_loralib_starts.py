@@ -26,17 +26,17 @@ def test_pissa_starts_as_the_base_with_the_best_rank_r_part_in_the_factors():
 
 
 def test_pissa_trains_as_pefts(tmp_path):
-    ours, theirs = tiny.llama(), tiny.llama()
+    ours, other = tiny.llama(), tiny.llama()
     config = {"r": 4, "lora_alpha": 4, "target_modules": ["q_proj", "up_proj"], "init_lora_weights": "pissa"}
     lora.inject(ours, lora.LoraConfig(**config))
-    theirs = peft.get_peft_model(theirs, peft.LoraConfig(**config))
-    for model in (ours, theirs):
+    other = peft.get_peft_model(other, peft.LoraConfig(**config))
+    for model in (ours, other):
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
         for step in range(5):
             optimizer.zero_grad()
             model(input_ids=tiny.ids(step), labels=tiny.ids(step)).loss.backward()
             optimizer.step()
-    torch.testing.assert_close(ours(tiny.ids()).logits, theirs(tiny.ids()).logits, atol=2e-5, rtol=0)
+    torch.testing.assert_close(ours(tiny.ids()).logits, other(tiny.ids()).logits, atol=2e-5, rtol=0)
 
 
 def test_pissa_refuses_what_has_no_principal_directions():
@@ -52,16 +52,16 @@ def test_pissa_refuses_what_has_no_principal_directions():
 def test_lora_plus_groups_are_pefts(ratio):
     from peft.optimizers import create_loraplus_optimizer
 
-    ours, theirs = tiny.gpt2(), tiny.gpt2()
+    ours, other = tiny.gpt2(), tiny.gpt2()
     targets = ["c_attn", "wte"]
     lora.inject(ours, lora.LoraConfig(r=2, target_modules=targets))
-    theirs = peft.get_peft_model(theirs, peft.LoraConfig(r=2, target_modules=targets))
+    other = peft.get_peft_model(other, peft.LoraConfig(r=2, target_modules=targets))
     groups = lora.lora_plus_groups(ours, 1e-3, ratio)
     rate = {id(p): g["lr"] for g in groups for p in g["params"]}
     names = {n: rate[id(p)] for n, p in ours.named_parameters() if p.requires_grad}
-    optimizer = create_loraplus_optimizer(theirs, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=ratio)
+    optimizer = create_loraplus_optimizer(other, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=ratio)
     rate = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
-    for name, p in theirs.named_parameters():
+    for name, p in other.named_parameters():
         if p.requires_grad and "embedding" not in name:  # peft has a rate of its own for embeddings
             ours_name = name.removeprefix("base_model.model.").removesuffix(".weight")
             assert names[ours_name] == rate[id(p)], name

@@ -51,10 +51,10 @@ def test_pt4_patterns_are_pefts():
     config = {"r": 4, "lora_alpha": 6, "target_modules": "all-linear"}
     config["rank_pattern"] = {r"0\.self_attn\.q_proj": 2, "q_proj": 5, "^model.layers.1.mlp.up_proj": 9}
     config["alpha_pattern"] = {"k_proj": 1}
-    ours, theirs = tiny.llama(), peft.get_peft_model(tiny.llama(), peft.LoraConfig(**config))
+    ours, others = tiny.llama(), peft.get_peft_model(tiny.llama(), peft.LoraConfig(**config))
     lora.inject(ours, lora.LoraConfig(**config))
     for path, layer in lora.lora_layers(ours).items():
-        other = theirs.base_model.model.get_submodule(path)
+        other = others.base_model.model.get_submodule(path)
         slot = layer.variants["default"]
         assert (slot.r, slot.scaling) == (other.r["default"], other.scaling["default"]), path
     ranks = {path: layer.variants["default"].r for path, layer in lora.lora_layers(ours).items()}
@@ -83,16 +83,16 @@ def test_pt9_variants_go_both_ways(variant, make, tmp_path):
     lora.inject(ours, lora.LoraConfig(**settings))
     randomise(ours)
     lora.save_adapter(ours, tmp_path / "ours")
-    theirs = peft.PeftModel.from_pretrained(make(), tmp_path / "ours").eval()
-    torch.testing.assert_close(theirs(tiny.ids()).logits, ours(tiny.ids()).logits, atol=1e-5, rtol=0)
-    assert useful(peft.get_peft_model_state_dict(theirs)) == set(load_file(tmp_path / "ours" / WEIGHTS))
+    other = peft.PeftModel.from_pretrained(make(), tmp_path / "ours").eval()
+    torch.testing.assert_close(other(tiny.ids()).logits, ours(tiny.ids()).logits, atol=1e-5, rtol=0)
+    assert useful(peft.get_peft_model_state_dict(other)) == set(load_file(tmp_path / "ours" / WEIGHTS))
 
-    theirs = peft.get_peft_model(make(), peft.LoraConfig(fan_in_fan_out=make is tiny.gpt2, **settings)).eval()
-    randomise(theirs, 100)
-    theirs.save_pretrained(tmp_path / "theirs")
+    other = peft.get_peft_model(make(), peft.LoraConfig(fan_in_fan_out=make is tiny.gpt2, **settings)).eval()
+    randomise(other, 100)
+    other.save_pretrained(tmp_path / "theirs")
     again = make()
     lora.load_adapter(again, tmp_path / "theirs", trainable=False)
-    torch.testing.assert_close(again(tiny.ids()).logits, theirs(tiny.ids()).logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(again(tiny.ids()).logits, other(tiny.ids()).logits, atol=1e-5, rtol=0)
     lora.save_adapter(again, tmp_path / "again")
     first, second = load_file(tmp_path / "theirs" / WEIGHTS), load_file(tmp_path / "again" / WEIGHTS)
     assert useful(first) == set(second) and all(torch.equal(first[k], second[k]) for k in second)
@@ -110,9 +110,9 @@ def test_pt9_ia3_goes_both_ways(make, tmp_path):
     assert torch.equal(ours(tiny.ids()).logits, before)  # l = 1 is the base
     randomise(ours)
     lora.save_adapter(ours, tmp_path / "ours")
-    theirs = peft.PeftModel.from_pretrained(make(), tmp_path / "ours").eval()
-    torch.testing.assert_close(theirs(tiny.ids()).logits, ours(tiny.ids()).logits, atol=1e-5, rtol=0)
-    theirs.save_pretrained(tmp_path / "theirs")
+    other = peft.PeftModel.from_pretrained(make(), tmp_path / "ours").eval()
+    torch.testing.assert_close(other(tiny.ids()).logits, ours(tiny.ids()).logits, atol=1e-5, rtol=0)
+    other.save_pretrained(tmp_path / "theirs")
     again = make()
     lora.load_adapter(again, tmp_path / "theirs", trainable=False)
     torch.testing.assert_close(again(tiny.ids()).logits, ours(tiny.ids()).logits, atol=1e-6, rtol=0)

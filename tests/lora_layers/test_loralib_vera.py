@@ -22,20 +22,20 @@ def settings(family: str, **more) -> dict:
 
 def both(family: str, **more):
     """(ours, peft's) with the same settings and the same trained vectors."""
-    ours, theirs = tiny.FAMILIES[family](), tiny.FAMILIES[family]()
+    ours, other = tiny.FAMILIES[family](), tiny.FAMILIES[family]()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        theirs = peft.get_peft_model(theirs, peft.VeraConfig(**settings(family, **more)))
+        other = peft.get_peft_model(other, peft.VeraConfig(**settings(family, **more)))
     lora.inject(ours, lora.VeraConfig(**settings(family, **more), modules_to_save=[]))
     generator = torch.Generator().manual_seed(0)
-    trained = {name.replace("base_model.model.", ""): p for name, p in theirs.named_parameters() if p.requires_grad}
+    trained = {name.replace("base_model.model.", ""): p for name, p in other.named_parameters() if p.requires_grad}
     own = {name: p for name, p in ours.named_parameters() if p.requires_grad}
     assert set(trained) == set(own)
     for name, p in trained.items():
         values = torch.randn(p.shape, generator=generator) * 0.3
         p.data.copy_(values)
         own[name].data.copy_(values)
-    return ours.eval(), theirs.eval()
+    return ours.eval(), other.eval()
 
 
 def logits(model) -> torch.Tensor:
@@ -45,11 +45,11 @@ def logits(model) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", TARGETS)
 def test_the_random_matrices_and_the_answers_are_pefts(family):
-    ours, theirs = both(family)
+    ours, other = both(family)
     layer = next(iter(lora.lora_layers(ours).values()))
-    assert torch.equal(layer.vera_A["default"], theirs.base_model.vera_A["default"])
-    assert torch.equal(layer.vera_B["default"], theirs.base_model.vera_B["default"])
-    torch.testing.assert_close(logits(ours), logits(theirs), atol=1e-5, rtol=0)
+    assert torch.equal(layer.vera_A["default"], other.base_model.vera_A["default"])
+    assert torch.equal(layer.vera_B["default"], other.base_model.vera_B["default"])
+    torch.testing.assert_close(logits(ours), logits(other), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("family", TARGETS)
@@ -57,9 +57,9 @@ def test_the_random_matrices_and_the_answers_are_pefts(family):
 @pytest.mark.filterwarnings("ignore:Specified to not")
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out")
 def test_files_go_both_ways(family, save_projection, tmp_path):
-    ours, theirs = both(family, save_projection=save_projection)
+    ours, others = both(family, save_projection=save_projection)
     lora.save_adapter(ours, tmp_path / "ours")
-    theirs.save_pretrained(tmp_path / "theirs")
+    others.save_pretrained(tmp_path / "theirs")
     one, other = (load_file(tmp_path / name / WEIGHTS) for name in ("ours", "theirs"))
     assert set(one) == set(other) and all(torch.equal(one[key], other[key]) for key in one)
     assert ("base_model.vera_A" in one) == save_projection
@@ -67,18 +67,18 @@ def test_files_go_both_ways(family, save_projection, tmp_path):
     read_by_us = tiny.FAMILIES[family]().eval()
     lora.load_adapter(read_by_us, tmp_path / "theirs", trainable=False)
     for model in (read_by_peft, read_by_us):
-        torch.testing.assert_close(logits(model), logits(theirs), atol=1e-5, rtol=0)
+        torch.testing.assert_close(logits(model), logits(others), atol=1e-5, rtol=0)
 
 
 def test_training_changes_the_vectors_alone_and_as_in_peft():
-    ours, theirs = both("llama")
-    for model in (ours, theirs):
+    ours, other = both("llama")
+    for model in (ours, other):
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
         for step in range(3):
             optimizer.zero_grad()
             model(input_ids=tiny.ids(step), labels=tiny.ids(step)).loss.backward()
             optimizer.step()
-    torch.testing.assert_close(logits(ours), logits(theirs), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits(ours), logits(other), atol=1e-5, rtol=0)
     fixed = [p for layer in lora.lora_layers(ours).values() for p in (layer.vera_A["default"], layer.vera_B["default"])]
     assert len({id(p) for p in fixed}) == 2 and not any(p.requires_grad for p in fixed)
 

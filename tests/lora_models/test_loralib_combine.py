@@ -16,8 +16,8 @@ METHODS = ("cat", "svd", "linear", *PRUNING)
 
 
 def options(method, density=1.0):
-    found = {} if method not in PRUNING else {"density": density}
-    return found | ({"seed": 0} if method.startswith("dare") else {})
+    result = {} if method not in PRUNING else {"density": density}
+    return result | ({"seed": 0} if method.startswith("dare") else {})
 
 
 def model_with(configs, make=tiny.llama):
@@ -44,9 +44,9 @@ def test_pt14_pt15_cat_and_full_svd_are_the_weighted_sum(method, tolerance, weig
     model, names = model_with(MIXED)
     report = lora.combine_adapters(model, names, list(weights), "new", method)
     parts = [delta(model, n) for n in names]
-    for path, found in delta(model, "new").items():
+    for path, result in delta(model, "new").items():
         wanted = sum(w * part[path] for w, part in zip(weights, parts, strict=True))
-        assert (found - wanted).abs().max() <= tolerance * max(1.0, float(wanted.abs().max())), path
+        assert (result - wanted).abs().max() <= tolerance * max(1.0, float(wanted.abs().max())), path
     assert report.error < 1e-5 and report.rank == 15
     assert all(layer.variants["new"].scaling == 1 for layer in lora_layers(model).values())
 
@@ -56,11 +56,11 @@ def test_pt15_truncated_svd_is_the_best_of_its_rank(k):
     model, names = model_with([{}, {}])
     report = lora.combine_adapters(model, names, [1.0, 0.5], "new", "svd", rank=k)
     parts, squared, total = [delta(model, n) for n in names], 0.0, 0.0
-    for path, found in delta(model, "new").items():
+    for path, result in delta(model, "new").items():
         aim = parts[0][path] + 0.5 * parts[1][path]
         S = torch.linalg.svdvals(aim)
-        torch.testing.assert_close((found - aim).norm(), S[k:].norm(), atol=1e-5, rtol=1e-5)
-        squared, total = squared + float((found - aim).square().sum()), total + float(aim.square().sum())
+        torch.testing.assert_close((result - aim).norm(), S[k:].norm(), atol=1e-5, rtol=1e-5)
+        squared, total = squared + float((result - aim).square().sum()), total + float(aim.square().sum())
     assert math.isclose(report.error, math.sqrt(squared / total), rel_tol=1e-4)
 
 
@@ -73,27 +73,27 @@ def test_pt16_the_rules_are_pefts_tensor_by_tensor():
     close(merging.weighted_sum(tensors, weights), peft.task_arithmetic(tensors, w))
     close(merging.ties(tensors, weights, 0.4), peft.ties(tensors, w, 0.4))
     close(merging.magnitude_prune(tensors, weights, 0.4), peft.magnitude_prune(tensors, w, 0.4))
-    for ours, theirs in ((merging.dare_linear, peft.dare_linear), (merging.dare_ties, peft.dare_ties)):
+    for ours, other in ((merging.dare_linear, peft.dare_linear), (merging.dare_ties, peft.dare_ties)):
         torch.manual_seed(3)
-        wanted = theirs(tensors, w, 0.5)
+        wanted = other(tensors, w, 0.5)
         close(ours(tensors, weights, 0.5, torch.Generator().manual_seed(3)), wanted)
 
 
 def test_pt16_linear_is_pefts_with_its_cross_terms_measured():
     peft = pytest.importorskip("peft")
     model, names = model_with([{"target_modules": ["q_proj"]}] * 2)
-    theirs = peft.get_peft_model(tiny.llama(), peft.LoraConfig(r=4, target_modules=["q_proj"]), "a")
-    theirs.add_adapter("b", peft.LoraConfig(r=4, target_modules=["q_proj"]))
+    others = peft.get_peft_model(tiny.llama(), peft.LoraConfig(r=4, target_modules=["q_proj"]), "a")
+    others.add_adapter("b", peft.LoraConfig(r=4, target_modules=["q_proj"]))
     for path, layer in lora_layers(model).items():
-        other = theirs.base_model.model.get_submodule(path)
+        other = others.base_model.model.get_submodule(path)
         for name in names:
             other.lora_A[name].weight.data = layer.lora_A[name].data.clone()
             other.lora_B[name].weight.data = layer.lora_B[name].data.clone()
-    theirs.add_weighted_adapter(names, [0.7, -0.4], "new", combination_type="linear")
+    others.add_weighted_adapter(names, [0.7, -0.4], "new", combination_type="linear")
     report = lora.combine_adapters(model, names, [0.7, -0.4], "new", "linear")
     for path, layer in lora_layers(model).items():
-        found = theirs.base_model.model.get_submodule(path).get_delta_weight("new")
-        torch.testing.assert_close(layer.delta_weight("new"), found, atol=1e-6, rtol=1e-5)
+        result = others.base_model.model.get_submodule(path).get_delta_weight("new")
+        torch.testing.assert_close(layer.delta_weight("new"), result, atol=1e-6, rtol=1e-5)
     assert 0.3 < report.error < 3  # two thirds and more of it is what nobody trained
 
 
@@ -149,17 +149,17 @@ def test_cat_of_convolutions_and_of_parts():
     for i, (name, more) in enumerate((("a", parts), ("b", {}))):
         lora.add_adapter(gpt, lora.LoraConfig(r=2, target_modules=["c_attn"], init_lora_weights=False, **more), name, seed=i)
     lora.combine_adapters(gpt, ["a", "b"], [1.0, 1.0], "new")
-    for path, found in delta(gpt, "new").items():
-        torch.testing.assert_close(found, delta(gpt, "a")[path] + delta(gpt, "b")[path], atol=1e-6, rtol=1e-6)
+    for path, result in delta(gpt, "new").items():
+        torch.testing.assert_close(result, delta(gpt, "a")[path] + delta(gpt, "b")[path], atol=1e-6, rtol=1e-6)
 
 
 def test_adapters_in_different_modules_are_united():
     model, names = model_with([{"target_modules": ["q_proj"]}, {"target_modules": ["q_proj", "v_proj"]}])
     lora.combine_adapters(model, names, [1.0, 3.0], "new")
-    found = delta(model, "new")
-    assert {p.rsplit(".", 1)[1] for p in found} == {"q_proj", "v_proj"}
+    result = delta(model, "new")
+    assert {p.rsplit(".", 1)[1] for p in result} == {"q_proj", "v_proj"}
     for path, b in delta(model, "b").items():
-        torch.testing.assert_close(found[path], 3 * b + delta(model, "a").get(path, 0), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(result[path], 3 * b + delta(model, "a").get(path, 0), atol=1e-5, rtol=1e-5)
 
 
 def test_dare_is_seeded_and_pruning_prunes():

@@ -27,8 +27,8 @@ def test_pt11_the_same_modules_as_peft(setting):
     from peft.tuners.tuners_utils import inspect_matched_modules
 
     ours = {row[0] for row in lora.inject(tiny.llama(), lora.LoraConfig(**setting)).rows}
-    theirs = inspect_matched_modules(peft.get_peft_model(tiny.llama(), peft.LoraConfig(**setting)).base_model)["matched"]
-    assert ours == set(theirs) and ours
+    other = inspect_matched_modules(peft.get_peft_model(tiny.llama(), peft.LoraConfig(**setting)).base_model)["matched"]
+    assert ours == set(other) and ours
 
 
 @pytest.mark.parametrize("make", [tiny.gpt2, tiny.llama])
@@ -64,10 +64,10 @@ def test_all_linear_leaves_a_new_task_head_alone_and_trains_it_whole():
         ({"target_modules": ["q_proj"], "modules_to_save": ["layers"]}, "no forward"),
     ],
 )
-def test_pt32_a_name_that_matches_nothing_raises_and_changes_nothing(setting, found):
+def test_pt32_a_name_that_matches_nothing_raises_and_changes_nothing(setting, result):
     model = tiny.llama()
     before = {n: (type(m), id(m)) for n, m in model.named_modules()}
-    with pytest.raises(ValueError, match=found):
+    with pytest.raises(ValueError, match=result):
         lora.inject(model, lora.LoraConfig(**setting))
     assert {n: (type(m), id(m)) for n, m in model.named_modules()} == before
     assert all(p.requires_grad for p in model.parameters())

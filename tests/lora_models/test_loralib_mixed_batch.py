@@ -70,11 +70,11 @@ def test_generation_with_beams():
     prompts = tiny.ids(batch=3, length=5)
     settings = {"max_new_tokens": 6, "num_beams": 3, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
     with lora.mixed_batch(model, ["a", None, "b"], repeats=3):
-        found = model.generate(prompts, attention_mask=torch.ones_like(prompts), **settings)
+        result = model.generate(prompts, attention_mask=torch.ones_like(prompts), **settings)
     for i, name in enumerate(["a", None, "b"]):
         lora.set_active(model, [] if name is None else name)
         one = prompts[i : i + 1]
-        assert torch.equal(model.generate(one, attention_mask=torch.ones_like(one), **settings)[0], found[i])
+        assert torch.equal(model.generate(one, attention_mask=torch.ones_like(one), **settings)[0], result[i])
 
 
 def test_mixed_batches_refuse_what_they_cannot_do():
@@ -99,7 +99,7 @@ def test_mixed_batches_refuse_what_they_cannot_do():
 
 def adapters(tmp_path, ranks=(2, 5, 3)):
     """Files of random adapters of different ranks and scales, with the outputs of a model that loads them."""
-    found = []
+    result = []
     for i, r in enumerate(ranks):
         model = tiny.llama()
         lora.inject(
@@ -107,8 +107,8 @@ def adapters(tmp_path, ranks=(2, 5, 3)):
         )
         tiny.randomise_lora(model, seed=i)
         lora.save_adapter(model, tmp_path / str(i))
-        found.append((tmp_path / str(i), model(tiny.ids()).logits))
-    return found
+        result.append((tmp_path / str(i), model(tiny.ids()).logits))
+    return result
 
 
 def test_an_exchanged_adapter_answers_as_a_loaded_one_and_is_saved_with_its_own_rank(tmp_path):
@@ -137,9 +137,9 @@ def test_hot_swap_refuses_what_would_not_fit_and_keeps_what_was(tmp_path):
     with pytest.raises(ValueError, match="more than rank=1"):
         lora.prepare_hotswap(model, rank=1)
     lora.prepare_hotswap(model, rank=8)
-    with pytest.raises(ValueError, match="room for 8"):
+    with pytest.raises(ValueError, match="space for 8"):
         lora.hotswap_adapter(model, files[1][0])
-    with pytest.raises(ValueError, match="room for rank 8, more than rank=4"):  # made wider once, it stays so
+    with pytest.raises(ValueError, match="space for rank 8, more than rank=4"):  # made wider once, it stays so
         lora.prepare_hotswap(model, rank=4)
     other = tiny.llama()
     lora.inject(other, lora.LoraConfig(r=2, target_modules=["q_proj"]))

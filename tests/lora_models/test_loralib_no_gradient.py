@@ -18,14 +18,14 @@ SMALL = {"vocab_size": 48, "hidden_size": 32, "intermediate_size": 48, "num_hidd
 
 def warned(model: nn.Module, run, passes: int = PASSES + 1) -> tuple[str, ...]:
     """The paths that a warning names in so many steps."""
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as text:
         warnings.simplefilter("always")
         for _ in range(passes):
             run(model).backward()
             model.zero_grad()
-    found = [warning.message.paths for warning in said if isinstance(warning.message, NoGradientWarning)]
-    assert len(found) <= 1
-    return found[0] if found else ()
+    result = [warning.message.paths for warning in text if isinstance(warning.message, NoGradientWarning)]
+    assert len(result) <= 1
+    return result[0] if result else ()
 
 
 class Chooses(nn.Module):

@@ -100,9 +100,9 @@ def test_a_new_adapter_has_no_scale_of_an_exchanged_one():
     lora.delete_adapter(model, "default")
     lora.inject(model, conv(lora_alpha=64))
     tiny.randomise_lora(model, scale=0.05)
-    found = model(tiny.ids()).logits
+    result = model(tiny.ids()).logits
     lora.merge(model)
-    torch.testing.assert_close(model(tiny.ids()).logits, found, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model(tiny.ids()).logits, result, atol=1e-5, rtol=1e-5)
 
 
 def test_disabled_is_the_base_inside_a_mixed_batch_too():
@@ -178,13 +178,13 @@ def test_dora_on_a_base_made_for_inference():
 def test_7_16_a_float32_adapter_on_a_bf16_base_starts_in_float32():
     """peft draws A in the base's dtype and widens it afterwards, so its float32 numbers have 8 bits."""
     peft = pytest.importorskip("peft")
-    theirs = peft.get_peft_model(tiny.gpt2().bfloat16(), peft.LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True))
+    others = peft.get_peft_model(tiny.gpt2().bfloat16(), peft.LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True))
     model = tiny.gpt2().bfloat16()
     lora.inject(model, conv())
-    mine = next(iter(lora_layers(model).values())).lora_A["default"]
-    other = next(p for n, p in theirs.named_parameters() if "lora_A" in n)
-    assert mine.dtype == other.dtype == torch.float32
-    assert not torch.equal(mine, mine.bfloat16().float())
+    own = next(iter(lora_layers(model).values())).lora_A["default"]
+    other = next(p for n, p in others.named_parameters() if "lora_A" in n)
+    assert own.dtype == other.dtype == torch.float32
+    assert not torch.equal(own, own.bfloat16().float())
     assert torch.equal(other, other.bfloat16().float()), "peft has changed: this row of the list of defects is history"
 
 

@@ -21,9 +21,9 @@ peft = pytest.importorskip("peft")
     ],
 )
 def test_the_same_parameters_train(make, settings):
-    ours, theirs = make(), peft.get_peft_model(make(), peft.LoraConfig(**settings))
+    ours, other = make(), peft.get_peft_model(make(), peft.LoraConfig(**settings))
     lora.inject(ours, peft.LoraConfig(**settings))
-    trained = [sum(p.numel() for p in model.parameters() if p.requires_grad) for model in (ours, theirs)]
+    trained = [sum(p.numel() for p in model.parameters() if p.requires_grad) for model in (ours, other)]
     assert trained[0] == trained[1] > 0
 
 
@@ -31,14 +31,14 @@ def test_a_random_start_an_ia3_and_our_own():
     model = tiny.llama()
     lora.inject(model, peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
     assert any(B.abs().sum() > 0 for name, B in model.named_parameters() if "lora_B" in name)
-    found = our_config(peft.IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]))
-    assert isinstance(found, IA3Config) and sorted(found.target_modules) == ["down_proj", "k_proj"]
-    mine = lora.LoraConfig(r=2)
-    assert our_config(mine) is mine
+    result = our_config(peft.IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]))
+    assert isinstance(result, IA3Config) and sorted(result.target_modules) == ["down_proj", "k_proj"]
+    own = lora.LoraConfig(r=2)
+    assert our_config(own) is own
 
 
 @pytest.mark.parametrize(
-    ("config", "error", "told"),
+    ("config", "error", "message"),
     [
         (lambda: peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights="gaussian"), ValueError, "gaussian"),
         (
@@ -51,6 +51,6 @@ def test_a_random_start_an_ia3_and_our_own():
         (lambda: torch.nn.Linear(2, 2), TypeError, "Linear"),
     ],
 )
-def test_what_is_not_supported_is_named(config, error, told):
-    with pytest.raises(error, match=told):
+def test_what_is_not_supported_is_named(config, error, message):
+    with pytest.raises(error, match=message):
         lora.inject(tiny.llama(), config())

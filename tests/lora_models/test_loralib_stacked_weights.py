@@ -28,8 +28,8 @@ def test_both_reports_name_what_no_layer_holds(model_class, config):
     share = sum(wanted.values()) / sum(p.numel() for p in model.parameters())
     assert share > 0.3
     report = lora.quantize_model(model)
-    for found in (report, lora.inject(model, lora.LoraConfig(r=2))):
-        assert set(found.stacks.paths) == set(wanted)
+    for result in (report, lora.inject(model, lora.LoraConfig(r=2))):
+        assert set(result.stacks.paths) == set(wanted)
     assert report.stacks.share == pytest.approx(share, abs=1e-3)
     assert f"{100 * share:.0f} % of the model, e.g. {report.stacks.paths[0]}" in str(report)
 
@@ -62,8 +62,8 @@ def test_a_file_of_peft_that_names_experts_is_judged_by_its_tensors(adapts, tmp_
 
     more = {"target_parameters": ["mlp.experts.gate_up_proj"]} if adapts else {}
     settings = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM", **more)
-    theirs = peft.get_peft_model(base(), settings).eval()
-    theirs.save_pretrained(tmp_path)
+    other = peft.get_peft_model(base(), settings).eval()
+    other.save_pretrained(tmp_path)
     if adapts:
         with pytest.raises(lora.AdapterFileError, match="experts"):
             lora.load_adapter(base(), tmp_path, trainable=False)
@@ -72,4 +72,4 @@ def test_a_file_of_peft_that_names_experts_is_judged_by_its_tensors(adapts, tmp_
     path.write_text(json.dumps(json.loads(path.read_text()) | {"target_parameters": ["gate_up_proj"]}))
     ours = base()
     lora.load_adapter(ours, tmp_path, trainable=False)
-    torch.testing.assert_close(ours(tiny.ids()).logits, theirs(tiny.ids()).logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours(tiny.ids()).logits, other(tiny.ids()).logits, atol=1e-5, rtol=0)

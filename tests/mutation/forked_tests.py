@@ -61,7 +61,7 @@ class Worker:
     """tests that were seen to pass on the unchanged tree"""
     job: Job | None = None
     waiting: list[str] = field(default_factory=list)
-    found: tuple[str, str] | None = None
+    outcome: tuple[str, str] | None = None
     """result and test of the failure that is being checked"""
     pid: int = 0
     begun: float = 0.0
@@ -76,7 +76,7 @@ class Worker:
         return self.folder / "failed.txt"
 
     def start(self, job: Job) -> None:
-        self.job, self.waiting, self.begun, self.found = job, list(job.tests), time.monotonic(), None
+        self.job, self.waiting, self.begun, self.outcome = job, list(job.tests), time.monotonic(), None
         self._write(job.path, job.source)
         self._fork(self.waiting[0])
 
@@ -92,7 +92,7 @@ class Worker:
             self._signal()  # helpers of a test that outlived it
         code = LATE if late else os.waitstatus_to_exitcode(status)
         self.pid = 0
-        return self._after_check(code) if self.found else self._after_file(code)
+        return self._after_check(code) if self.outcome else self._after_file(code)
 
     def stop(self) -> None:
         if self.pid:
@@ -109,23 +109,23 @@ class Worker:
         if code in PASSED:
             return self._end("survived", "")
         name = self._failed.read_text() if self._failed.exists() else self.waiting[0]  # a whole file: it cannot be imported
-        self.found = ("timeout in", self.waiting[0]) if code == LATE else ("killed by", name)
-        if self.found[1] in self.sound:
-            return self._end(*self.found)
-        self._fork(self.found[1])
+        self.outcome = ("timeout in", self.waiting[0]) if code == LATE else ("killed by", name)
+        if self.outcome[1] in self.sound:
+            return self._end(*self.outcome)
+        self._fork(self.outcome[1])
         return None
 
     def _after_check(self, code: int) -> Outcome | None:
-        assert self.found is not None
-        function, parameters, _ = self.found[1].partition("[")
+        assert self.outcome is not None
+        function, parameters, _ = self.outcome[1].partition("[")
         if code == NO_SUCH_TEST and parameters:  # the mutation changes which parameters there are
-            self.found = (self.found[0], function)
+            self.outcome = (self.outcome[0], function)
             self._fork(function)
             return None
         if code not in PASSED:
-            return self._end("FAILS WITHOUT THE MUTATION:", self.found[1])
-        self.sound.add(self.found[1])
-        return self._end(*self.found)
+            return self._end("FAILS WITHOUT THE MUTATION:", self.outcome[1])
+        self.sound.add(self.outcome[1])
+        return self._end(*self.outcome)
 
     def _end(self, result: str, test: str) -> Outcome:
         self.job = None
@@ -139,7 +139,7 @@ class Worker:
             os.killpg(self.pid, signal.SIGKILL)
 
     def _write(self, path: str, source: str) -> None:
-        """Bytecode is found by size and second of the source, which two mutants may share."""
+        """Bytecode is outcome by size and second of the source, which two mutants may share."""
         target = self.tree / path
         target.write_text(source)
         for bytecode in target.parent.glob(f"__pycache__/{target.stem}.*"):
@@ -151,7 +151,7 @@ class Worker:
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            _child(self.tree, self.folder, test, keep_bytecode=self.found is not None)
+            _child(self.tree, self.folder, test, keep_bytecode=self.outcome is not None)
         with contextlib.suppress(PermissionError, ProcessLookupError):
             os.setpgid(self.pid, self.pid)  # in both processes, so that neither has to wait for the other
 

@@ -61,7 +61,7 @@ class Mutant:
 def all_places() -> list[list[Mutant]]:
     """For each place of each core file its mutants, in the order of the files."""
     return [
-        [Mutant(module, path.relative_to(ROOT).as_posix(), found) for found in place]
+        [Mutant(module, path.relative_to(ROOT).as_posix(), result) for result in place]
         for module, path in core_files().items()
         for place in mutations(path.read_text())
     ]

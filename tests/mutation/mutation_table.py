@@ -187,7 +187,7 @@ TESTS = {
         "fidelity": "distill_fidelity distill_cache",
         "int8": "distill_int8 distill_int8_files",
         "int8_product": "distill_int8",
-        "loss_words": "distill_terms",
+        "loss_specs": "distill_terms",
         "losses": "distill_losses distill_losses_limits distill_terms",
         "magnitude": "distill_pruning",
         "many_tasks": "distill_many_tasks",
@@ -212,13 +212,13 @@ TESTS = {
 
 def core_files() -> dict[str, Path]:
     """Core files by `package.stem`."""
-    found = {}
+    result = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             command = path.stem.startswith("__") or path.stem.endswith(("_command", "_page")) or path.stem == "report"
             if not command and "bench" not in path.parts and path.stem not in NOT_CORE.get(package, "").split():
-                found[f"{package}.{path.stem}"] = path
-    return found
+                result[f"{package}.{path.stem}"] = path
+    return result
 
 
 def files_that_test(module: str) -> list[str]:

@@ -19,8 +19,8 @@ def main(backend: str, folders: list[str]) -> None:
     with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=True):
         for folder in folders:
             lora.hotswap_adapter(model, folder)
-            found = compiled(tiny.ids(), use_cache=False).logits
-            torch.testing.assert_close(found, model(tiny.ids(), use_cache=False).logits, atol=1e-5, rtol=1e-5)
+            result = compiled(tiny.ids(), use_cache=False).logits
+            torch.testing.assert_close(result, model(tiny.ids(), use_cache=False).logits, atol=1e-5, rtol=1e-5)
     # the check can fail: without a prepared adapter, another scale compiles again
     plain = tiny.llama()
     lora.load_adapter(plain, folders[0], "x", trainable=False)

@@ -41,19 +41,19 @@ def main(rows: int, batch: int, steps: int, out: Path) -> None:
     model = tiny.gpt2(seed=0, dtype=torch.float64)  # in float32 Adam blows rounding up to 3e-4 within 50 steps
     loralib.inject(model, loralib.LoraConfig(r=4, init_lora_weights=False), seed=rank)  # rank 0's start must win
     data = Steps(features(rows), SimpleNamespace(pad_token_id=0), batch // count, 3, 1, rank, count)
-    seen: list[dict] = []
+    visited: list[dict] = []
     settings = loop.LoopSettings(steps=steps, learning_rate=5e-3, eval_every=10**6)
-    loop.train(model, data, objective_of("generation"), settings, dict, seen.append, accelerator)
+    loop.train(model, data, objective_of("generation"), settings, dict, visited.append, accelerator)
     assert gather(share(list(range(7)), accelerator), accelerator) == list(range(7))
     try:
         on_main(lambda: 1 / 0, accelerator)
     except ZeroDivisionError:
-        seen.append({"raised": count})  # on every rank, or one would wait forever
+        visited.append({"raised": count})  # on every rank, or one would wait forever
     weights = torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
     everyone = gather([weights], accelerator)
     if accelerator.is_main_process:
         equal = all(torch.equal(w, everyone[0]) for w in everyone)
-        out.write_text(json.dumps({"rows": seen, "weights": weights.tolist(), "ranks_equal": equal}))
+        out.write_text(json.dumps({"rows": visited, "weights": weights.tolist(), "ranks_equal": equal}))
 
 
 if __name__ == "__main__":

@@ -59,13 +59,15 @@ def test_the_gram_matrix_is_autograds_products():
     shared = list(learner.model.shared_parameters().values())
     rows = []
     for k, task in enumerate(multi.TASKS):
-        mine = batch["task_ids"] == k
+        own = batch["task_ids"] == k
         labels = {n.split(".")[1]: v for n, v in batch.items() if n.startswith(f"{k}.")}
         labels = {n: v for n, v in labels.items() if n not in ("count", "share")}
-        loss = learner.model(batch["input_ids"][mine], batch["attention_mask"][mine], task_name=task, **labels).loss
-        found = torch.autograd.grad(loss, shared, allow_unused=True)
+        loss = learner.model(batch["input_ids"][own], batch["attention_mask"][own], task_name=task, **labels).loss
+        result = torch.autograd.grad(loss, shared, allow_unused=True)
         rows.append(
-            torch.cat([torch.zeros(p.numel()).double() if g is None else g.flatten() for p, g in zip(shared, found, strict=True)])
+            torch.cat(
+                [torch.zeros(p.numel()).double() if g is None else g.flatten() for p, g in zip(shared, result, strict=True)]
+            )
         )
     J = torch.stack(rows)
     torch.testing.assert_close(task_gram(learner, batch), J @ J.T)
@@ -118,12 +120,12 @@ def test_zero_shot_asks_the_entailment_head_about_every_label():
     backbone, tok = load_backbone(Source("encoder"))
     model = MultitaskModel(backbone, {"nli": find_task("nli"), "topic": find_task("topic")}, 0.5).train()
     texts = load_task(find_task("topic"))["test"]["sentence"][:2]
-    found = zero_shot(model, tok, texts, [about(1), about(2)], batch_size=3)
-    assert model.training and found.shape == (2, 2) and (found < 0).all()
+    result = zero_shot(model, tok, texts, [about(1), about(2)], batch_size=3)
+    assert model.training and result.shape == (2, 2) and (result < 0).all()
     model.eval()
     inputs = tok(texts[1], about(2), return_tensors="pt")
     wanted = model(**inputs, task_name="nli")["logits"].log_softmax(-1)[0, 0]
-    torch.testing.assert_close(found[1, 1], wanted.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(result[1, 1], wanted.detach(), atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="needs one named entailment"):
         zero_shot(model, tok, texts, [about(2)], "topic")
     with pytest.raises(ValueError, match="not in the small world's vocabulary"):

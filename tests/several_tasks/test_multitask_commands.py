@@ -1,4 +1,4 @@
-"""The commands as people type them: every flag does something, a stopped run goes on, wrong words are told before any work."""
+"""The commands as people type them: every flag does something, a stopped run goes on, wrong words are reported early."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def test_defect_29_the_command_of_the_source_does_what_its_flags_say(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("--tasks sentiment,data2text", "data2text' is of kind generation"),
         ("--tasks sentiment,sentiment", "different names"),
@@ -62,15 +62,15 @@ def test_defect_29_the_command_of_the_source_does_what_its_flags_say(tmp_path):
         ("--loss-weighting pcgrad --batching one_task", "a batch has one"),
         ("--loss-weighting gradnorm --batching one_task", "it would be 'equal'"),
         ("--loss-weighting dwa --steps 100", "is 'equal' for the first 100 steps"),
-        ("--max-length 3", "leaves no room for the context"),
+        ("--max-length 3", "leaves no space for the context"),
         ("train", "no command 'train'; there are compare, transfer, speed"),
     ],
 )
-def test_wrong_words_are_one_line_and_leave_no_folder(words, told, tmp_path):
+def test_wrong_words_are_one_line_and_leave_no_folder(words, message, tmp_path):
     tasks = () if "--tasks" in words or words == "train" else ("--tasks", "topic,qa,nli")
     done = run_module("multitask", *words.split(), *tasks, "--out", tmp_path / "run")
-    said = re.sub(r"[│\s]+", " ", done.stderr)  # a wrong value comes in a box
-    assert done.returncode != 0 and told in said, done.stderr
+    text = re.sub(r"[│\s]+", " ", done.stderr)  # a wrong value comes in a box
+    assert done.returncode != 0 and message in text, done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "run" / "rows.jsonl").exists()
 
 
@@ -85,8 +85,8 @@ def test_the_best_weights_are_reported_with_their_own_scores(options, tmp_path):
     assert result["kept_step"] == best["step"] < 24, "the last evaluation was the best: this test could not fail"
     model, tokenizer, limit = load_multitask(tmp_path / "run" / "model")
     for name, part in multitask_run.load_rows(settings, tokenizer, limit).items():
-        found = model.evaluate_task(name, part.held_out, tokenizer)[result["tasks"][name]["metric_name"]]
-        assert result["tasks"][name]["metric"] == best[f"{name}/{result['tasks'][name]['metric_name']}"] == found
+        results = model.evaluate_task(name, part.held_out, tokenizer)[result["tasks"][name]["metric_name"]]
+        assert result["tasks"][name]["metric"] == best[f"{name}/{result['tasks'][name]['metric_name']}"] == results
 
 
 @pytest.mark.parametrize(
@@ -127,11 +127,11 @@ def test_every_flag_changes_the_run(tmp_path):
         {"max_grad_norm": 0.01},
         {"schedule": "cosine"},
     ]
-    found = []
+    result = []
     for i, change in enumerate(changes):
         run_multitask(quick(tmp_path, out=str(tmp_path / str(i)), eval_every=6, **change))
-        found.append(tuple(row.get("loss") for row in read_rows(tmp_path / str(i) / "rows.jsonl")))
-    assert len(set(found)) == len(changes)
+        result.append(tuple(row.get("loss") for row in read_rows(tmp_path / str(i) / "rows.jsonl")))
+    assert len(set(result)) == len(changes)
 
 
 @pytest.mark.fault
@@ -161,15 +161,15 @@ def test_the_comparison_gives_single_models_the_same_examples(tmp_path):
     settings = MultitaskSettings(
         **{**QUICK, "tasks": "topic,nli,tagging", "train_rows": "topic=60,nli=30,tagging=30", "steps": 8, "max_examples": 60}
     )
-    said: list[str] = []
-    ways = compare(settings, 2, ("proportional", "equal"), True, tmp_path, said.append)
+    texts: list[str] = []
+    ways = compare(settings, 2, ("proportional", "equal"), True, tmp_path, texts.append)
     single, longer, proportional, equal = ways
     assert [way.label for way in ways] == ["single", "single, longer", "multitask, proportional", "multitask, equal"]
     assert [r["steps"] for r in single.results[0]] == [4, 2, 2] and single.total("steps") == proportional.total("steps") == 8
     assert longer.total("steps") == 24 and len(equal.results[0]) == 1
     assert single.total("parameters") > 2.9 * proportional.total("parameters")
     assert single.total("file_bytes") > 2.9 * equal.total("file_bytes")
-    assert len(said) == 2 * (2 + 6) and verdict(equal, single, "topic") in ("better", "worse", "no difference")
+    assert len(texts) == 2 * (2 + 6) and verdict(equal, single, "topic") in ("better", "worse", "no difference")
     times = {"K models": [2.0] * 6, "one model, K heads": [1.0] * 6}
     text = page(ways, times, "compare.png", "command")
     assert "| multitask, equal |" in text and "2.00 (2.00–2.00)" in text and "best possible" in text

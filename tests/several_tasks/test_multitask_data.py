@@ -54,18 +54,18 @@ def test_defect_23_every_row_comes_once_in_a_pass(mixed):
         for i, row in enumerate(rows[task]):
             row["input_ids"] = [i + 1] * len(row["input_ids"])
     manager = MultitaskDataManager(rows, multi.TASKS, multi.TOKENIZER, 16, mixed)
-    seen: dict[int, list[int]] = {k: [] for k in range(5)}
+    visited: dict[int, list[int]] = {k: [] for k in range(5)}
     drawn = 0
-    while min(map(len, seen.values())) < 30:
+    while min(map(len, visited.values())) < 30:
         [batch] = next(manager)
         drawn += len(batch["task_ids"])
         for k in tasks_in(batch):
-            seen[k] += batch["input_ids"][batch["task_ids"] == k][:, 0].tolist()
-    assert sum(map(len, seen.values())) == drawn, "a row that was drawn is used"
-    for k, (task, mine) in enumerate(zip(rows, seen.values(), strict=True)):
+            visited[k] += batch["input_ids"][batch["task_ids"] == k][:, 0].tolist()
+    assert sum(map(len, visited.values())) == drawn, "a row that was drawn is used"
+    for k, (task, own) in enumerate(zip(rows, visited.values(), strict=True)):
         size = len(rows[task])
-        for start in range(0, len(mine) - size + 1, size):
-            assert sorted(mine[start : start + size]) == list(range(1, size + 1)), (k, task)
+        for start in range(0, len(own) - size + 1, size):
+            assert sorted(own[start : start + size]) == list(range(1, size + 1)), (k, task)
 
 
 def test_defect_24_a_mixed_batch_has_as_many_rows_as_asked_of_all_tasks():

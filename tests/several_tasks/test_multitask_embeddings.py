@@ -118,9 +118,9 @@ def test_other_backbones_come_back_too(family, tmp_path):
 def test_defects_24_and_25_every_row_of_a_mixed_batch_is_answered_as_if_alone():
     model, manager = multi.model(dtype=torch.float64), multi.manager(batch_size=30)
     batch = manager.get_mixed_batch()
-    found = model.forward_mixed(batch)
-    assert sum(len(rows["input_ids"]) for _, rows in found.values()) == 30 == len(batch["input_ids"])
-    for task, (answer, rows) in found.items():
+    result = model.forward_mixed(batch)
+    assert sum(len(rows["input_ids"]) for _, rows in result.values()) == 30 == len(batch["input_ids"])
+    for task, (answer, rows) in result.items():
         for i in range(len(rows["input_ids"])):
             n = int(rows["attention_mask"][i].sum())
             alone = model(rows["input_ids"][i : i + 1, :n], task_name=task)

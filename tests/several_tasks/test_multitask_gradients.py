@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from multitask.balancing.balancing import BALANCING, Balancing, make_balancing
 from multitask.balancing.gradients import (
     GRADIENT_METHODS,
     aligned_mtl,
@@ -16,6 +17,7 @@ from multitask.balancing.gradients import (
     nash_mtl,
     pcgrad,
 )
+from multitask.runs.settings import MultitaskSettings
 
 J2 = torch.tensor([[-4.0, 1, 1], [6, 1, 1]], dtype=torch.float64)
 
@@ -46,8 +48,8 @@ def gradients(seed: int, tasks: int, size: int = 12) -> torch.Tensor:
 def test_the_golden_table(method, more, weights, wanted):
     torch.testing.assert_close(direction(method, J2, *more), torch.tensor(wanted, dtype=torch.float64), atol=5e-5, rtol=0)
     if weights is not None:
-        found = method(J2 @ J2.T, *more)
-        torch.testing.assert_close(found, torch.tensor(weights, dtype=torch.float64), atol=5e-6, rtol=0)
+        result = method(J2 @ J2.T, *more)
+        torch.testing.assert_close(result, torch.tensor(weights, dtype=torch.float64), atol=5e-6, rtol=0)
 
 
 @given(seed=st.integers(0, 10**6), tasks=st.integers(2, 6))
@@ -121,10 +123,10 @@ def test_cagrad_finds_what_a_grid_finds(c):
     mean = torch.full((3,), 1 / 3, dtype=torch.float64)
     radius = c * (mean @ G @ mean).sqrt()
     values = w @ G @ mean + radius * torch.einsum("ni,ij,nj->n", w, G, w).clamp(min=0).sqrt()
-    found = cagrad(G, c) - mean
-    found = found / found.sum()
-    mine = found @ G @ mean + radius * (found @ G @ found).sqrt()
-    assert mine <= values.min() + 1e-9 and values.min() - mine < 0.02
+    result = cagrad(G, c) - mean
+    result = result / result.sum()
+    own = result @ G @ mean + radius * (result @ G @ result).sqrt()
+    assert own <= values.min() + 1e-9 and values.min() - own < 0.02
     torch.testing.assert_close((direction(cagrad, J, c) - J.T @ mean).norm(), radius, atol=1e-9, rtol=1e-9)
 
 
@@ -137,8 +139,8 @@ def test_pcgrad_is_its_own_words():
         for j in torch.randperm(4, generator=generator).tolist():
             if j != i and projected[i] @ J[j] < 0:
                 projected[i] -= (projected[i] @ J[j]) / (J[j] @ J[j]) * J[j]
-    found = J.T @ pcgrad(J @ J.T, torch.Generator().manual_seed(7))
-    torch.testing.assert_close(found, projected.sum(0))
+    result = J.T @ pcgrad(J @ J.T, torch.Generator().manual_seed(7))
+    torch.testing.assert_close(result, projected.sum(0))
     friends = gradients(3, 3).abs()
     torch.testing.assert_close(direction(pcgrad, friends), friends.sum(0), msg="without conflict nothing is changed")
 
@@ -187,3 +189,48 @@ def test_nash_mtl_ends_with_newtons_full_steps():
     G = J2 @ J2.T
     w = nash_mtl(G)
     torch.testing.assert_close(w * (G @ w), torch.ones(2, dtype=torch.float64), atol=1e-14, rtol=0)
+
+
+def test_a_new_method_is_one_function_and_one_line(monkeypatch):
+    def longest(G):
+        """Only the task with the longest gradient."""
+        return torch.nn.functional.one_hot(G.diagonal().argmax(), len(G)).to(G.dtype)
+
+    monkeypatch.setitem(GRADIENT_METHODS, "longest", longest)
+    balancing = make_balancing("longest", ["classification"] * 3)
+    G = torch.diag(torch.tensor([1.0, 9.0, 4.0], dtype=torch.float64))
+    assert balancing.looks_at_gradients and balancing.solve(G, G, [0, 1, 2], {}, 1).tolist() == [0, 1, 0]
+
+
+def test_a_new_class_of_methods_is_one_class_and_one_line(monkeypatch):
+    class Halves(Balancing):
+        def weight(self, k):
+            return 0.5**k
+
+    monkeypatch.setitem(BALANCING, "halves", Halves)
+    balancing = make_balancing("halves", ["classification"] * 2)
+    assert float(balancing.term(1, torch.tensor(4.0), 1.0)) == 2.0 and not balancing.looks_at_gradients
+    with pytest.raises(NotImplementedError, match="Halves does not look at gradients"):
+        balancing.solve(torch.eye(2), torch.eye(2), [0, 1], {}, 1)
+
+
+def test_mgda_refuses_to_enumerate_the_subsets_of_many_tasks():
+    with pytest.raises(ValueError, match=r"8,191 subsets of 13 tasks: expected at most 12"):
+        mgda(torch.eye(13, dtype=torch.float64))
+    torch.testing.assert_close(mgda(torch.eye(12, dtype=torch.float64)), torch.full((12,), 1 / 12, dtype=torch.float64))
+
+
+def test_options_reach_the_methods_and_unknown_ones_are_refused():
+    G = torch.tensor([[1.0, -0.4], [-0.4, 4.0]], dtype=torch.float64)
+    solved = make_balancing("cagrad", ["classification"] * 2, c=0.2).solve(G, G, [0, 1], {}, 1)
+    assert torch.equal(solved, cagrad(G, c=0.2)) and not torch.equal(solved, cagrad(G))
+    assert make_balancing("gradnorm", ["classification"] * 2, alpha=0.5).alpha == 0.5
+    assert make_balancing("dwa", ["classification"] * 2, period=7).period == 7
+    with pytest.raises(ValueError, match="'equal' has no option 'c'; it has none"):
+        make_balancing("equal", ["classification"], c=0.2)
+    settings = MultitaskSettings(loss_weighting="cagrad", weighting_options="c=0.3")
+    assert settings.balancing_options() == {"c": 0.3}
+    with pytest.raises(ValueError, match="'cagrad' has no option 'alpha'; it has c"):
+        MultitaskSettings(loss_weighting="cagrad", weighting_options="alpha=0.3")
+    with pytest.raises(ValueError, match="is 'equal' for the first 20 steps"):
+        MultitaskSettings(loss_weighting="dwa", weighting_options="period=10", steps=20)

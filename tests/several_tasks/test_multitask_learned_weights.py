@@ -22,17 +22,17 @@ from training.loop.checks import NoGradientError
 
 def test_defect_3_uncertainty_settles_where_kendalls_formulas_do():
     """At a fixed loss L: s = log 2L for a cross-entropy, log L for a squared error; both weights are then 1 / 2L."""
-    found = Uncertainty(["classification", "regression"])
+    result = Uncertainty(["classification", "regression"])
     losses = torch.tensor([0.3, 7.0])
-    optimizer = torch.optim.Adam(found.parameters(), lr=0.05)
+    optimizer = torch.optim.Adam(result.parameters(), lr=0.05)
     for _ in range(600):
         optimizer.zero_grad()
-        sum(found.term(k, losses[k], 1.0) for k in range(2)).backward()
+        sum(result.term(k, losses[k], 1.0) for k in range(2)).backward()
         optimizer.step()
-    assert found.log_vars.tolist() == pytest.approx([math.log(0.6), math.log(7.0)], abs=1e-3)
-    assert [found.weight(k) for k in range(2)] == pytest.approx([1 / 0.6, 1 / 14], rel=1e-3)
-    assert float(sum(found.term(k, losses[k] / 100, 1.0) for k in range(2))) < float(
-        sum(found.term(k, losses[k], 1.0) for k in range(2))
+    assert result.log_vars.tolist() == pytest.approx([math.log(0.6), math.log(7.0)], abs=1e-3)
+    assert [result.weight(k) for k in range(2)] == pytest.approx([1 / 0.6, 1 / 14], rel=1e-3)
+    assert float(sum(result.term(k, losses[k] / 100, 1.0) for k in range(2))) < float(
+        sum(result.term(k, losses[k], 1.0) for k in range(2))
     )
 
 
@@ -88,12 +88,12 @@ def test_defect_4_inverse_norms_do_not_care_how_a_loss_is_scaled():
 
 
 def test_dwa_is_its_formula_over_periods():
-    found = DynamicWeightAverage(["classification"] * 2, period=2)
+    result = DynamicWeightAverage(["classification"] * 2, period=2)
     for losses in ([4.0, 1.0], [2.0, 1.0], [1.5, 0.9], [0.5, 1.1]):
-        found.after(dict(enumerate(losses)))
+        result.after(dict(enumerate(losses)))
     ratio = torch.tensor([1.0 / 3.0, 1.0])
-    torch.testing.assert_close(found.weights.float(), 2 * (ratio / 2).softmax(0))
-    assert found.weight(1) > 1 > found.weight(0)
+    torch.testing.assert_close(result.weights.float(), 2 * (ratio / 2).softmax(0))
+    assert result.weight(1) > 1 > result.weight(0)
     fresh = DynamicWeightAverage(["classification"] * 2, period=2)
     for losses in ([4.0, 1.0], [2.0, 1.0], [1.5, 0.9]):
         fresh.after(dict(enumerate(losses)))
@@ -102,14 +102,14 @@ def test_dwa_is_its_formula_over_periods():
 
 def test_dwa_with_tasks_that_are_not_seen_for_a_whole_period():
     """A task keeps the mean loss of the last period in which it was seen; without two such periods its ratio is 1."""
-    found = DynamicWeightAverage(["classification"] * 3, period=2)
+    result = DynamicWeightAverage(["classification"] * 3, period=2)
     steps = [{0: 5.0, 1: 1.0}, {0: 3.0}, {0: 2.0, 2: 3.0}, {0: 2.0}, {0: 1.0, 1: 0.5}, {2: 3.0}]
     ratios = [None, [2 / 4, 1, 1], [1 / 2, 0.5 / 1, 3 / 3]]  # task 1 is absent from period 2, task 2 from period 1
     for period, wanted in enumerate(ratios):
         for losses in steps[2 * period : 2 * period + 2]:
-            found.after(losses)
+            result.after(losses)
         exponentials = [math.exp(ratio / 2) for ratio in wanted or [1, 1, 1]]
-        assert found.weights.tolist() == pytest.approx([3 * e / sum(exponentials) for e in exponentials])
+        assert result.weights.tolist() == pytest.approx([3 * e / sum(exponentials) for e in exponentials])
 
 
 @pytest.mark.parametrize("words", ["uncertain", ""])
@@ -142,18 +142,18 @@ def test_defect_28_the_head_of_a_task_that_was_not_drawn_rests(method):
     steps = MultitaskSteps(
         one, data, OBJECTIVE, loop.LoopSettings(steps=30, weight_decay=0.1, learning_rate=1e-2, warmup_share=0.0)
     )
-    seen = set()
+    visited = set()
     for i in range(12):  # by then every head has momentum
         window = next(data)
         before = copy.deepcopy(one.model.heads.state_dict())
         steps.step(i + 1, window)
         drawn = one.model.names[tasks_in(window[0])[0]]
-        seen.add(drawn)
+        visited.add(drawn)
         for task in multi.TASKS:
-            mine = f"task:{task.replace('.', ':')}."
-            same = all(torch.equal(before[n], v) for n, v in one.model.heads.state_dict().items() if mine in n)
+            own = f"task:{task.replace('.', ':')}."
+            same = all(torch.equal(before[n], v) for n, v in one.model.heads.state_dict().items() if own in n)
             assert same == (task != drawn), (drawn, task)
-    assert len(seen) > 3
+    assert len(visited) > 3
 
 
 @pytest.mark.parametrize("method", ["equal", "pcgrad"])

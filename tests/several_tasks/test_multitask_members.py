@@ -46,12 +46,12 @@ def test_the_members_are_in_the_backbone_bit_for_bit_and_only_the_fusion_and_hea
     assert active_fusion(model.backbone).names == ("sentiment", "nli")
     folder = Path(members.split(",")[1])
     if (folder / "adapter.safetensors").exists():
-        saved, mine, cut = load_file(folder / "adapter.safetensors"), adapter_tensors(model.backbone, "nli"), "bert."
+        saved, own, cut = load_file(folder / "adapter.safetensors"), adapter_tensors(model.backbone, "nli"), "bert."
     else:
-        saved, mine, cut = load_file(folder / "adapter_model.safetensors"), file_tensors(model.backbone, "nli"), "model.bert."
+        saved, own, cut = load_file(folder / "adapter_model.safetensors"), file_tensors(model.backbone, "nli"), "model.bert."
     body = {key.replace(cut, cut.removesuffix("bert."), 1): value for key, value in saved.items() if "encoder." in key}
-    assert body.keys() == mine.keys() and len(body) > 3
-    assert all(torch.equal(mine[key], value) for key, value in body.items())
+    assert body.keys() == own.keys() and len(body) > 3
+    assert all(torch.equal(own[key], value) for key, value in body.items())
 
 
 def test_the_pull_to_the_identity_is_in_the_loss_once_a_step(members):
@@ -112,6 +112,6 @@ def test_folders_that_are_no_members_are_refused(members, tmp_path):
         build_model(MultitaskSettings(**QUICK, members=f"{first},{tmp_path}"))
     with pytest.raises(ValueError, match="one adapter for each task"):
         build_model(MultitaskSettings(**QUICK, members=f"{first},{first}"))
-    with pytest.raises(ValueError, match="sentiment/adapter does not fit this backbone") as told:
+    with pytest.raises(ValueError, match="sentiment/adapter does not fit this backbone") as records:
         build_model(MultitaskSettings(**QUICK, members=members, model="decoder"))
-    assert str(told.value).count("sentiment/adapter") >= 2  # no path of a copy that is gone
+    assert str(records.value).count("sentiment/adapter") >= 2  # no path of a copy that is gone

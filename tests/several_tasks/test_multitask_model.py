@@ -150,8 +150,8 @@ def test_defect_11_an_answer_that_was_cut_off_adds_nothing():
     model, ids = multi.model(), tiny.ids()
     start, end = torch.tensor([1, -100, 3]), torch.tensor([2, -100, 5])
     both = model(ids, task_name="qa", start_positions=start, end_positions=end).loss
-    kept = torch.tensor([0, 2])
-    only = model(ids[kept], task_name="qa", start_positions=start[kept], end_positions=end[kept]).loss
+    remaining = torch.tensor([0, 2])
+    only = model(ids[remaining], task_name="qa", start_positions=start[remaining], end_positions=end[remaining]).loss
     torch.testing.assert_close(both, only)
     none = model(ids, task_name="qa", start_positions=torch.full((3,), -100), end_positions=torch.full((3,), -100)).loss
     assert float(none) == 0.0

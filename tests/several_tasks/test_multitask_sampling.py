@@ -28,8 +28,8 @@ SIZES = {"big": 6000, "middle": 600, "small": 60}
     ],
 )
 def test_the_chances_are_the_formulas(options, wanted):
-    found = list(task_probabilities(SIZES, **options).values())
-    assert found == pytest.approx([w / sum(wanted) for w in wanted])
+    result = list(task_probabilities(SIZES, **options).values())
+    assert result == pytest.approx([w / sum(wanted) for w in wanted])
 
 
 def test_no_size_overflows():
@@ -50,10 +50,10 @@ def test_defect_1_temperature_flattens_and_one_is_proportional():
 
 @given(st.dictionaries(st.text(min_size=1), st.integers(1, 10**12), min_size=1, max_size=6), st.floats(1, 100))
 def test_chances_sum_to_one_and_keep_the_order_of_sizes(sizes, temperature):
-    found = task_probabilities(sizes, "temperature", temperature)
-    assert sum(found.values()) == pytest.approx(1)
+    result = task_probabilities(sizes, "temperature", temperature)
+    assert sum(result.values()) == pytest.approx(1)
     ordered = sorted(sizes, key=sizes.__getitem__)
-    assert all(found[a] <= found[b] + 1e-12 for a, b in itertools.pairwise(ordered))
+    assert all(result[a] <= result[b] + 1e-12 for a, b in itertools.pairwise(ordered))
 
 
 @pytest.mark.parametrize("kind", ["proportional", "temperature", "equal"])

@@ -77,17 +77,17 @@ def test_defect_19_the_loss_does_not_depend_on_the_batch_size(task):
 
 def test_a_metric_of_your_own_takes_the_place_of_the_tasks():
     model = multi.model()
-    seen = []
+    visited = []
 
     def metrics(task, rows, guesses):
-        seen.append((task, len(guesses)))
+        visited.append((task, len(guesses)))
         return {"constant": 0.25}
 
-    found = model.evaluate_all_tasks(
+    result = model.evaluate_all_tasks(
         {"topic": held_out("topic"), "keys": held_out("keys")}, multi.TOKENIZER, compute_metrics_fn=metrics
     )
-    assert seen == [("topic", 21), ("keys", 31)] and all(scores["constant"] == 0.25 for scores in found.values())
-    assert set(found["topic"]) == {"eval_loss", "constant"} and set(found) == {"topic", "keys"}  # no mean over scales
+    assert visited == [("topic", 21), ("keys", 31)] and all(scores["constant"] == 0.25 for scores in result.values())
+    assert set(result["topic"]) == {"eval_loss", "constant"} and set(result) == {"topic", "keys"}  # no mean over scales
 
 
 def test_defect_30_the_heads_have_6921_parameters_not_nine_million():

@@ -36,12 +36,12 @@ def by_hand(one: Learner, batch, weights: dict[int, float] | None = None) -> tor
     """Σ share · weight · mean loss, each task in a pass of its own."""
     model, total = one.model, torch.zeros((), dtype=torch.float64)
     for k in tasks_in(batch):
-        mine, task = batch["task_ids"] == k, model.names[k]
+        own, task = batch["task_ids"] == k, model.names[k]
         labels = {
             n.split(".")[1]: v for n, v in batch.items() if n.startswith(f"{k}.") and n.split(".")[1] not in ("count", "share")
         }
-        answer = model(batch["input_ids"][mine], batch["attention_mask"][mine], task_name=task, **labels)
-        total = total + int(mine.sum()) / len(mine) * (weights or {}).get(k, 1.0) * answer.loss
+        answer = model(batch["input_ids"][own], batch["attention_mask"][own], task_name=task, **labels)
+        total = total + int(own.sum()) / len(own) * (weights or {}).get(k, 1.0) * answer.loss
     return total
 
 
@@ -53,17 +53,17 @@ def test_one_task_through_the_multitask_step_is_the_plain_loop_bit_for_bit():
     settings = loop.LoopSettings(steps=12, learning_rate=1e-2, weight_decay=0.1)
     one, other = (multi.model(tasks=tasks, dropout=0.3) for _ in range(2))
     rows, plain = [], []
-    for model, kept in ((one, rows), (other, plain)):
+    for model, remaining in ((one, rows), (other, plain)):
         data = multi.manager(tasks, batch_size=8, accumulation=2)
         torch.manual_seed(5)
         if model is one:
             steps = MultitaskSteps(Learner(model, Equal(["classification"])), data, OBJECTIVE, settings)
-            loop.run(steps, on_row=kept.append)
+            loop.run(steps, on_row=remaining.append)
         else:
             flat = (
                 [{"labels": b["0.labels"], **{k: v for k, v in b.items() if "." not in k}} for b in window] for window in data
             )
-            loop.train(model.for_task("topic"), flat, objective_of("classification"), settings, dict, kept.append)
+            loop.train(model.for_task("topic"), flat, objective_of("classification"), settings, dict, remaining.append)
     assert [r["loss"] for r in rows] == [r["loss"] for r in plain]
     assert [r["grad_norm"] for r in rows] == [r["grad_norm"] for r in plain]
     for (name, a), (_, b) in zip(one.named_parameters(), other.named_parameters(), strict=True):
@@ -78,13 +78,13 @@ def test_a_mixed_batch_is_the_weighted_sum_of_its_tasks(static, accumulation):
     window = next(multi.manager(batch_size=24 // accumulation, accumulation=accumulation))
     [whole] = next(multi.manager(batch_size=24))
     row = backward(one, window)
-    found = gradients(one.model)
+    result = gradients(one.model)
     one.model.zero_grad()
     wanted = by_hand(one, whole, dict(enumerate(one.balancing.static)))
     wanted.backward()
     assert row["loss"] == pytest.approx(float(wanted), rel=1e-12)
     for name, gradient in gradients(one.model).items():
-        torch.testing.assert_close(found[name], gradient, msg=name)
+        torch.testing.assert_close(result[name], gradient, msg=name)
     assert set(row) >= set(ROWS) and len(window) == accumulation
 
 

@@ -15,7 +15,7 @@ QUICK = {"tasks": "topic,nli", "steps": 6, "eval_every": 3, "eval_rows": 40, "tr
 
 
 def test_gains_are_relative_means_over_seeds_and_the_verdict_is_against_the_diagonal():
-    found = Transfer(
+    result = Transfer(
         {"topic": [0.5, 0.4], "nli": [0.5, 0.5]},
         {
             ("topic", "topic"): [0.5, 0.5],
@@ -24,26 +24,26 @@ def test_gains_are_relative_means_over_seeds_and_the_verdict_is_against_the_diag
             ("nli", "nli"): [0.5, 0.5],
         },
     )
-    assert found.gains()["nli", "topic"] == pytest.approx((0.2 + 0.55) / 2)
-    assert found.gains()["topic", "nli"] == pytest.approx(-0.19)
-    assert found.verdict("nli", "topic") == "helps" and found.verdict("topic", "nli") == "hurts"
-    assert found.verdict("topic", "topic") == ""
+    assert result.gains()["nli", "topic"] == pytest.approx((0.2 + 0.55) / 2)
+    assert result.gains()["topic", "nli"] == pytest.approx(-0.19)
+    assert result.verdict("nli", "topic") == "helps" and result.verdict("topic", "nli") == "hurts"
+    assert result.verdict("topic", "topic") == ""
     one = Transfer({"topic": [0.5]}, {("topic", "topic"): [0.5], ("nli", "topic"): [0.9]})
     assert one.verdict("nli", "topic") == ""  # one seed decides nothing
 
 
 def test_the_target_starts_from_the_sources_backbone_with_a_new_head_and_a_stopped_study_goes_on(tmp_path):
-    told: list[str] = []
-    first = measure_transfer(MultitaskSettings(**QUICK), 1, tmp_path, told.append)
-    assert [line.split(":")[0] for line in told[:2]] == ["seed-0/topic", "seed-0/nli"] and len(told) == 2 + 4
+    records: list[str] = []
+    first = measure_transfer(MultitaskSettings(**QUICK), 1, tmp_path, records.append)
+    assert [line.split(":")[0] for line in records[:2]] == ["seed-0/topic", "seed-0/nli"] and len(records) == 2 + 4
     source, _, _ = load_multitask(tmp_path / "seed-0" / "topic" / TRAINED)
     start, _, _ = build_model(MultitaskSettings(**QUICK | {"tasks": "nli"}, model=str(tmp_path / "seed-0" / "topic" / BACKBONE)))
-    theirs = dict(source.backbone.named_parameters())
-    assert all(torch.equal(p, theirs[name]) for name, p in start.backbone.named_parameters())
+    other = dict(source.backbone.named_parameters())
+    assert all(torch.equal(p, other[name]) for name, p in start.backbone.named_parameters())
     for (a, b), scores in first.after.items():
         assert scores == [read_result(tmp_path / "seed-0" / f"{a}-{b}")["tasks"][b]["metric"]]
     before = (tmp_path / "seed-0" / "topic-nli" / "rows.jsonl").stat().st_mtime_ns
-    assert measure_transfer(MultitaskSettings(**QUICK), 1, tmp_path, told.append) == first
+    assert measure_transfer(MultitaskSettings(**QUICK), 1, tmp_path, records.append) == first
     assert (tmp_path / "seed-0" / "topic-nli" / "rows.jsonl").stat().st_mtime_ns == before
 
 
@@ -67,9 +67,9 @@ def test_the_command_writes_a_page_and_refuses_what_cannot_be(tmp_path):
     done = run_module("multitask", "transfer", *words)
     assert done.returncode == 0, done.stderr
     assert "| after topic |" in (tmp_path / "t" / "report.md").read_text() and (tmp_path / "t" / "transfer.png").exists()
-    for wrong, told in (
+    for wrong, records in (
         (["--tasks", "topic"], "at least two"),
         (["--task-adapters", "lora"], "task_adapters and members freeze"),
     ):
         done = run_module("multitask", "transfer", *wrong)
-        assert done.returncode != 0 and told in done.stderr and "Traceback" not in done.stderr
+        assert done.returncode != 0 and records in done.stderr and "Traceback" not in done.stderr

@@ -66,15 +66,15 @@ SHORT = {"threads": 1, "trackers": "", "max_length": 48, "batch_size": 4, "steps
 
 def write_data(folder: Path) -> dict[str, str]:
     """Ten rows for each task; {task: folder}."""
-    found = {}
+    result = {}
     for task in ("sst2", "stsb", "ud_pos", "squad", "prompt", "text"):
         place = folder / task
         place.mkdir(parents=True)
         lines = "".join(json.dumps(row_of(task, i)) + "\n" for i in range(10))
         for split in ("train", "validation"):
             (place / f"{split}.jsonl").write_text(lines)
-        found[task] = str(place)
-    return found
+        result[task] = str(place)
+    return result
 
 
 def row_of(task: str, i: int) -> dict:
@@ -93,21 +93,21 @@ def row_of(task: str, i: int) -> dict:
 def try_family(name: str) -> dict[str, str]:
     """{trainer and task: what became of it}."""
     torch.set_num_threads(1)
-    family, found = FAMILIES[name], {}
+    family, result = FAMILIES[name], {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         data, base = write_data(folder / "data"), save_family(family, folder / "base")
         for task in TASKS[family.kind]:
             for method in ("lora", "full"):
                 out = folder / f"{task}-{method}"
-                found[f"{task}, {method}"] = outcome(lambda t=task, m=method, o=out: check_training(t, m, base, data[t], o))
+                result[f"{task}, {method}"] = outcome(lambda t=task, m=method, o=out: check_training(t, m, base, data[t], o))
         if family.kind != "decoder":
-            found["multitask"] = outcome(lambda: check_multitask(family, base, data, folder / "multitask"))
+            result["multitask"] = outcome(lambda: check_multitask(family, base, data, folder / "multitask"))
         taught = TASKS[family.kind][0]
-        if found[f"{taught}, full"] == WORKS:
+        if result[f"{taught}, full"] == WORKS:
             teacher = folder / f"{taught}-full" / TRAINED
-            found["distill"] = outcome(lambda: check_distillation(taught, str(teacher), data[taught], folder / "student"))
-    return found
+            result["distill"] = outcome(lambda: check_distillation(taught, str(teacher), data[taught], folder / "student"))
+    return result
 
 
 def outcome(check: Callable[[], None]) -> str:
@@ -153,16 +153,16 @@ def check_multitask(family: Family, base: str, data: dict[str, str], out: Path) 
     run_multitask(settings)
     (first, tokenizer, _), (second, _, _) = (load_multitask(out / MULTITASK) for _ in range(2))
     held_out = {name: part.held_out for name, part in load_rows(settings, tokenizer, 48).items()}
-    found = [model.evaluate_all_tasks(held_out, tokenizer) for model in (first, second)]
+    result = [model.evaluate_all_tasks(held_out, tokenizer) for model in (first, second)]
     last = json.loads((out / "result.json").read_text())["tasks"]
     for task in tasks:
-        kept, again = (scores[task]["eval_loss"] for scores in found)
+        remaining, again = (scores[task]["eval_loss"] for scores in result)
         alone = loss_of_rows_alone(second, task, held_out[task], tokenizer)
-        assert kept == again, f"{task}: loaded twice, {kept} and {again}"
-        assert abs(kept - last[task]["loss"]) <= TOLERANCE * (1 + abs(kept)), (
-            f"{task}: {last[task]['loss']} trained, {kept} loaded"
+        assert remaining == again, f"{task}: loaded twice, {remaining} and {again}"
+        assert abs(remaining - last[task]["loss"]) <= TOLERANCE * (1 + abs(remaining)), (
+            f"{task}: {last[task]['loss']} trained, {remaining} loaded"
         )
-        assert abs(kept - alone) <= TOLERANCE * (1 + abs(kept)), f"{task}: {kept} in a batch, {alone} alone"
+        assert abs(remaining - alone) <= TOLERANCE * (1 + abs(remaining)), f"{task}: {remaining} in a batch, {alone} alone"
 
 
 def loss_of_rows_alone(model, task: str, held_out: HeldOut, tokenizer) -> float:
@@ -217,23 +217,23 @@ def same_alone(model, tokenizer, features: list[dict]) -> None:
 
 def read_table() -> dict[str, dict[str, str]]:
     """{family: {run: what became of it}} of the committed table."""
-    found: dict[str, dict[str, str]] = {}
+    result: dict[str, dict[str, str]] = {}
     for line in TABLE.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) == 4 and cells[0] in FAMILIES:
-            found.setdefault(cells[0], {})[cells[2]] = cells[3]
-    return found
+            result.setdefault(cells[0], {})[cells[2]] = cells[3]
+    return result
 
 
 def page(results: dict[str, dict[str, str]]) -> str:
     import transformers
 
-    cells = [value for found in results.values() for value in found.values()]
+    cells = [value for result in results.values() for value in result.values()]
     count = {word: sum(value.startswith(word) for value in cells) for word in (WORKS, "refused", "fails", "silent")}
     lines = [
         f"| {name} | {FAMILIES[name].about} | {run} | {value} |"
-        for name, found in results.items()
-        for run, value in found.items()
+        for name, result in results.items()
+        for run, value in result.items()
     ]
     return (
         f"# {len(results)} families of models in the three trainers, transformers {transformers.__version__}\n\n"

@@ -55,12 +55,12 @@ def try_class(name: str, task: str) -> dict[str, str]:
     rare = crc32(name.encode()) % 10 == 0
     checks = {"lora": check_lora, "merge": check_merge, "4-bit": check_4bit, "peft": check_peft}
     checks |= {"bfloat16": check_half, "hooks": check_hooks, "ddp": check_ddp} if rare else {}
-    found = {}
+    result = {}
     for label, check in checks.items():
-        found[label] = _outcome(check, name, task, given)
-        if label == "lora" and not found[label].startswith(WORKS):
+        result[label] = _outcome(check, name, task, given)
+        if label == "lora" and not result[label].startswith(WORKS):
             break
-    return found
+    return result
 
 
 def _outcome(check: Callable, name: str, task: str, given: dict) -> str:
@@ -95,12 +95,12 @@ def step(model: nn.Module, given: dict) -> int:
 
     Every other adapted module and every head must have a gradient.
     """
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as text:
         warnings.simplefilter("always")
         for _ in range(PASSES + 1):
             out = tiny.outputs(model, given)
             (out * torch.linspace(0.5, 1.5, len(out))).sum().backward()
-    named = {path for warning in said if isinstance(warning.message, NoGradientWarning) for path in warning.message.paths}
+    named = {path for warning in text if isinstance(warning.message, NoGradientWarning) for path in warning.message.paths}
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     idle = [name for name in trained if (grad := model.get_parameter(name).grad) is None or not grad.any()]
     silent = [name for name in idle if name.rpartition(".lora_")[0] not in named]
@@ -114,14 +114,14 @@ def step(model: nn.Module, given: dict) -> int:
     return len(named)
 
 
-def same(found: torch.Tensor, wanted: torch.Tensor, what: str, tolerance: float = TOLERANCE) -> None:
+def same(result: torch.Tensor, wanted: torch.Tensor, what: str, tolerance: float = TOLERANCE) -> None:
     scale = max(float(wanted.abs().max()), 1.0)
-    worst = float((found - wanted).abs().max())
+    worst = float((result - wanted).abs().max())
     assert worst <= tolerance * scale, f"{what}: outputs differ by {worst:.1e} at a scale of {scale:.1e}"
 
 
-def has_effect(found: torch.Tensor, plain: torch.Tensor, what: str) -> None:
-    assert float((found - plain).abs().max()) > 1e-6, f"{what} has no effect on the outputs"
+def has_effect(result: torch.Tensor, plain: torch.Tensor, what: str) -> None:
+    assert float((result - plain).abs().max()) > 1e-6, f"{what} has no effect on the outputs"
 
 
 def check_lora(name: str, task: str, given: dict) -> str:
@@ -179,12 +179,12 @@ def check_peft(name: str, task: str, given: dict) -> str | None:
     config = peft.LoraConfig(r=2, target_modules=layers, task_type=task if task in PEFT_TASKS else None, init_lora_weights=False)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            theirs = peft.get_peft_model(tiny.build(name), config).eval()
-            for n, p in theirs.named_parameters():
+            other = peft.get_peft_model(tiny.build(name), config).eval()
+            for n, p in other.named_parameters():
                 if "modules_to_save" in n:
                     p += 0.01 * torch.randn_like(p)
-            wanted = tiny.outputs(theirs.base_model.model, given)
-            theirs.save_pretrained(folder)
+            wanted = tiny.outputs(other.base_model.model, given)
+            other.save_pretrained(folder)
         except Exception as error:
             return f"peft fails: {type(error).__name__}: {_short(error)}"
         ours = tiny.build(name)
@@ -266,9 +266,9 @@ def page(rows: list[dict[str, str]]) -> str:
         "|:--|--:|--:|--:|--:|",
     ]
     for check in CHECKS:
-        found = [row[check] for row in rows if row.get(check)]
-        works, refused = sum(value.startswith(WORKS) for value in found), sum(value.startswith("refused") for value in found)
-        lines.append(f"| {check} | {len(found)} | {works} | {refused} | {len(found) - works - refused} |")
+        result = [row[check] for row in rows if row.get(check)]
+        works, refused = sum(value.startswith(WORKS) for value in result), sum(value.startswith("refused") for value in result)
+        lines.append(f"| {check} | {len(result)} | {works} | {refused} | {len(result) - works - refused} |")
     silent = sum(value.startswith("silent") for row in rows for value in row.values())
     lines += ["", f"Silent failures: {silent}.", "", f"| class | task | {' | '.join(CHECKS)} |", "|:--" * (len(CHECKS) + 2) + "|"]
     for row in sorted(rows, key=lambda row: (row["task"], row["class"])):

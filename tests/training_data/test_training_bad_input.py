@@ -81,18 +81,18 @@ def write(folder, columns, kind="parquet"):
     return folder
 
 
-def assert_refused(found, out, task, **settings):
+def assert_refused(result, out, task, **settings):
     """The run raises with these words, and its folder was never made."""
-    with pytest.raises((ValueError, FileNotFoundError), match=found):
+    with pytest.raises((ValueError, FileNotFoundError), match=result):
         train_model(task, out=str(out), **{"steps": 2, "trackers": "", **settings})
     assert not out.exists()
 
 
 @pytest.mark.parametrize(("task", "columns", "found"), DATA, ids=[f"{i}-{row[0]}" for i, row in enumerate(DATA)])
 @pytest.mark.fault
-def test_data_that_does_not_fit(task, columns, found, models, tmp_path):
+def test_data_that_does_not_fit(task, columns, result, models, tmp_path):
     model = models["decoder" if task in ("prompt", "text") else "encoder"]
-    assert_refused(found, tmp_path / "run", task, model=model, data_dir=str(write(tmp_path / "data", columns)))
+    assert_refused(result, tmp_path / "run", task, model=model, data_dir=str(write(tmp_path / "data", columns)))
 
 
 @pytest.mark.parametrize("task", GOOD)
@@ -122,13 +122,13 @@ FILES = [
 
 @pytest.mark.parametrize(("files", "error", "found"), FILES, ids=range(len(FILES)))
 @pytest.mark.fault
-def test_files_that_do_not_fit(files, error, found, models, tmp_path):
+def test_files_that_do_not_fit(files, error, result, models, tmp_path):
     data = tmp_path / "data"
     if files is not None:
         data.mkdir()
         for name, content in files.items():
             (data / name).write_bytes(content)
-    with pytest.raises(error, match=found):
+    with pytest.raises(error, match=result):
         train_model("sst2", model=models["encoder"], data_dir=str(data), steps=2, out=str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
@@ -164,15 +164,15 @@ SETTINGS = [
     ({"task": "data2text", "model": "encoder"}, "is an encoder: its words see the words after them"),
     (
         {"task": "qa", "max_length": 4},
-        "question of row 0 has 4 tokens and leaves no room|question of row 0 has 3 tokens and leaves no room",
+        "question of row 0 has 4 tokens and leaves no space|question of row 0 has 3 tokens and leaves no space",
     ),
     ({"task": "data2text", "max_length": 8}, "no train row has an answer within 8 tokens"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "found"), SETTINGS, ids=["-".join(map(str, c.values())) for c, _ in SETTINGS])
-def test_settings_that_make_no_sense(changes, found, tmp_path):
-    assert_refused(found, tmp_path / "run", **{"task": "tagging", **changes})
+def test_settings_that_make_no_sense(changes, result, tmp_path):
+    assert_refused(result, tmp_path / "run", **{"task": "tagging", **changes})
 
 
 MODELS = [
@@ -185,9 +185,9 @@ MODELS = [
 
 @pytest.mark.parametrize(("name", "task", "found"), MODELS)
 @pytest.mark.fault
-def test_models_that_cannot_be_used(name, task, found, models, tmp_path):
+def test_models_that_cannot_be_used(name, task, result, models, tmp_path):
     data = write(tmp_path / "data", GOOD[task])
-    assert_refused(found, tmp_path / "run", task, model=models[name], data_dir=str(data))
+    assert_refused(result, tmp_path / "run", task, model=models[name], data_dir=str(data))
 
 
 def test_a_tokenizer_without_an_end_cannot_train_to_generate(models, tmp_path):
@@ -214,8 +214,8 @@ TRAINED = [
 
 
 @pytest.mark.parametrize(("where", "found"), TRAINED)
-def test_what_is_no_trained_model(where, found, models):
-    with pytest.raises(ValueError, match=found):
+def test_what_is_no_trained_model(where, result, models):
+    with pytest.raises(ValueError, match=result):
         load_trained(where.format(empty=models["empty"]))
 
 
@@ -254,9 +254,9 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize(("words", "found"), COMMANDS, ids=[" ".join(w) for w, _ in COMMANDS])
-def test_commands_answer_in_one_line(words, found):
+def test_commands_answer_in_one_line(words, result):
     done = run_module("training", *words)
-    assert done.returncode != 0 and found in done.stderr + done.stdout and "Traceback" not in done.stderr
+    assert done.returncode != 0 and result in done.stderr + done.stdout and "Traceback" not in done.stderr
 
 
 def test_the_table_is_long_enough():

@@ -132,9 +132,9 @@ def test_a_folder_of_parquet(tmp_path):
         ({"sentence": [None, "a"], "label": [0, 1]}, "1 of 2 rows have no sentence"),
     ],
 )
-def test_data_that_does_not_fit_raises(tmp_path, train, found):
+def test_data_that_does_not_fit_raises(tmp_path, train, result):
     write(tmp_path, train, validation=train)
-    with pytest.raises(ValueError, match=found):
+    with pytest.raises(ValueError, match=result):
         load_task(TASKS["sst2"], str(tmp_path))
 
 

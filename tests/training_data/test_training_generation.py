@@ -92,8 +92,8 @@ def test_a_draw_is_from_the_models_own_distribution(base, prompts):
         written = continue_prompts(base.model, base.tokenizer, [ids] * draws, 1, draws, **plain)
     finally:
         base.model.generation_config = own
-    found = torch.bincount(torch.tensor([row[0] for row in written]), minlength=len(wanted)) / draws
-    assert (found - wanted).abs().sum() / 2 < (wanted.sqrt().sum() / draws**0.5)
+    result = torch.bincount(torch.tensor([row[0] for row in written]), minlength=len(wanted)) / draws
+    assert (result - wanted).abs().sum() / 2 < (wanted.sqrt().sum() / draws**0.5)
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -111,7 +111,7 @@ def test_the_window_is_never_left(base):
     long = [5] * (base.tokenizer.model_max_length - 3)
     [text] = generate_texts(base.model, base.tokenizer, [long], max_new_tokens=50)
     assert len(text.split()) <= 3
-    with pytest.raises(ValueError, match="no room for an answer"):
+    with pytest.raises(ValueError, match="no space for an answer"):
         generate_texts(base.model, base.tokenizer, [long + [5] * 3])
     with pytest.raises(ValueError, match="there are greedy, lora_paper"):
         generate_texts(base.model, base.tokenizer, [[5]], "beams")
@@ -216,7 +216,7 @@ def test_of_a_conversation_only_the_assistants_tokens_are_learnt():
 
 @pytest.mark.fault
 @pytest.mark.parametrize(
-    ("turns", "told"),
+    ("turns", "message"),
     [
         ([{"role": "user", "content": "Where?"}], "starts with a message of the assistant"),
         ([{"role": "assistant", "content": "A."}, {"role": "human", "content": "B?"}], "'human'"),
@@ -224,9 +224,9 @@ def test_of_a_conversation_only_the_assistants_tokens_are_learnt():
         ([{"role": "assistant", "content": "A."}, {"role": "assistant", "content": ""}], "has no text"),
     ],
 )
-def test_turns_that_cannot_be_learnt_are_refused(turns, told):
+def test_turns_that_cannot_be_learnt_are_refused(turns, message):
     rows = {"prompt": [[{"role": "user", "content": "Who?"}]], "completion": [turns]}
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         encode(rows, PROMPT, chatting(CHATML, "<|im_start|>", "<|im_end|>"), 256)
 
 

@@ -31,7 +31,7 @@ def test_a_prompt_that_cannot_be_continued_is_told_before_training(prompt, model
         tmp_path / "data", train=PAIRS if isinstance(prompt, str) else rows, validation=rows + PAIRS[: isinstance(prompt, str)]
     )
     assert_refused(
-        "no room for an answer|with texts in them",
+        "no space for an answer|with texts in them",
         tmp_path / "run",
         "prompt",
         model=models["decoder"],
@@ -137,7 +137,7 @@ def test_an_unknown_word_in_a_prompt_is_not_read_quietly(tmp_path):
 
     base = load_base(TASKS["data2text"])
     with pytest.raises(ValueError, match="2 words are not in the small world"):
-        generate_samples(base.model, base.tokenizer, [("hello anna stranger", [])], TASKS["data2text"])
+        generate_samples(base.model, base.tokenizer, [("hello anna zebra", [])], TASKS["data2text"])
 
 
 def test_accelerates_environment_does_not_divide_again(tmp_path, monkeypatch):

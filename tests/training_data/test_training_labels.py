@@ -52,9 +52,9 @@ def test_numbers_of_a_file_follow_its_own_names(tmp_path):
 @pytest.mark.fault
 @pytest.mark.parametrize("names", [["spam", "ham"], ["negative", "neutral"], ["pos", "neg"]])
 def test_other_names_are_refused_with_both(names, tmp_path):
-    with pytest.raises(ValueError, match=r"is none of them") as told:
+    with pytest.raises(ValueError, match=r"is none of them") as records:
         load_task(SST2, parquet(tmp_path / "a", names, [("good", 0), ("bad", 1)]))
-    assert all(name in str(told.value) for name in (*names, "negative", "positive"))
+    assert all(name in str(records.value) for name in (*names, "negative", "positive"))
 
 
 def test_tags_too(tmp_path):
@@ -155,5 +155,5 @@ def test_an_adapter_of_peft_has_the_order_of_its_base(with_head, tmp_path):
     ids = torch.tensor([[3, 7, 9, 11]])
     with torch.no_grad():
         wanted = dict(zip(names, adapted(input_ids=ids).logits[0].tolist(), strict=True))
-    found = answer_by_name(load_trained(tmp_path / "adapter", task="nli", model=str(tmp_path / "base")).base.model.eval(), ids)
-    assert found == pytest.approx(wanted, abs=1e-6)
+    result = answer_by_name(load_trained(tmp_path / "adapter", task="nli", model=str(tmp_path / "base")).base.model.eval(), ids)
+    assert result == pytest.approx(wanted, abs=1e-6)

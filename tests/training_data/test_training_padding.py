@@ -26,11 +26,11 @@ def folder_of(name: str, tmp_path, side: str = "right") -> str:
     ("name", "given", "found"),
     [("XLNet", "right", "left"), ("XLNet", "left", "left"), ("GPT-2", "left", "right"), ("Llama", "left", "left")],
 )
-def test_the_side_is_found(name, given, found, tmp_path):
+def test_the_side_is_found(name, given, result, tmp_path):
     """XLNet reads the last place; GPT-2 counts positions from the first one; with rotations either side will do."""
     base = load_base(SPEC, folder_of(name, tmp_path, given))
     choose_padding_side(base.model, base.tokenizer, ROWS, name)
-    assert base.tokenizer.padding_side == found
+    assert base.tokenizer.padding_side == result
     with torch.no_grad():
         [alone] = (base.model.eval()(**_inputs(b)).logits[0] for b in batches(ROWS[:1], base.tokenizer, 2))
         [beside] = (base.model(**_inputs(b)).logits[0] for b in batches(ROWS, base.tokenizer, 2))

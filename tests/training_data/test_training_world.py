@@ -115,19 +115,19 @@ def read_polarity(text: str) -> list[float]:
 
 def read_claim(row: dict) -> tuple[float, int] | None:
     """p(the hypothesis holds | the premise), and how many others the writer could have said; None for a fact."""
-    said = row["hypothesis"].split()
-    if "about" in said:
-        return read_topic(row["premise"])[world.TOPICS.index(said[-2])], 3
-    return (read_polarity(row["premise"])[world.VERDICTS.index(said[3])], 1) if "day" in said else None
+    text = row["hypothesis"].split()
+    if "about" in text:
+        return read_topic(row["premise"])[world.TOPICS.index(text[-2])], 3
+    return (read_polarity(row["premise"])[world.VERDICTS.index(text[3])], 1) if "day" in text else None
 
 
 def read_nli(row: dict) -> int:
-    claim, said = read_claim(row), row["hypothesis"].split()
+    claim, text = read_claim(row), row["hypothesis"].split()
     if claim is not None:
         return 0 if claim[0] > (1 - claim[0]) / claim[1] else 2
-    if said[0] not in row["premise"].split():
+    if text[0] not in row["premise"].split():
         return 1
-    return 0 if f"in {' '.join(said[3:-1])} " in row["premise"] + " " else 2
+    return 0 if f"in {' '.join(text[3:-1])} " in row["premise"] + " " else 2
 
 
 READERS = {
@@ -184,11 +184,11 @@ def test_answers_stand_where_they_are_said_to_stand():
 def test_data2text_log_probabilities_sum_to_one():
     """For one meaning, the texts that the grammar can say have probabilities that add up to one."""
     slots = {"name": "anna", "place": "oslo", "action": "baked cake", "friend": "omar", "mood": "good"}
-    rng, seen = random.Random(0), {}
+    rng, visited = random.Random(0), {}
     for _ in range(6000):
         text, log_p = world_tasks.realise(slots, rng)
-        assert seen.setdefault(text, log_p) == pytest.approx(log_p)
-    assert sum(map(math.exp, seen.values())) == pytest.approx(1.0, abs=1e-9)
+        assert visited.setdefault(text, log_p) == pytest.approx(log_p)
+    assert sum(map(math.exp, visited.values())) == pytest.approx(1.0, abs=1e-9)
 
 
 @pytest.mark.parametrize("make", [encoder_tokenizer, decoder_tokenizer])

@@ -41,8 +41,8 @@ def test_each_method_trains_and_comes_back_with_the_same_weights(method, task, t
     assert 0 < run.trainable - head < 0.1 * load_base(find_task(task)).model.num_parameters()
     again = load_trained(run.folder / "adapter")
     assert again.method == method
-    mine, theirs = run.model.state_dict(), again.base.model.state_dict()
-    assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+    own, other = run.model.state_dict(), again.base.model.state_dict()
+    assert own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
 
 
 def test_text_and_projection_are_starts_of_a_run(tmp_path):
@@ -105,8 +105,8 @@ def test_a_fusion_trains_from_its_own_adapter_and_comes_back(method, members, tm
     assert learning and all(".fusions." in n or ".copies.nli." in n for n in learning)
     again = load_trained(run.folder / "adapter")
     assert again.method == "fusion" and active_fusion(again.base.model).names == ("sentiment", "nli")
-    mine, theirs = run.model.state_dict(), again.base.model.state_dict()
-    assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+    own, other = run.model.state_dict(), again.base.model.state_dict()
+    assert own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
 
 
 def test_a_fusion_for_a_new_task_gets_a_new_head(members, tmp_path):
@@ -116,8 +116,8 @@ def test_a_fusion_for_a_new_task_gets_a_new_head(members, tmp_path):
         "the last member's name"
     )
     again = load_trained(run.folder / "adapter")
-    mine, theirs = run.model.state_dict(), again.base.model.state_dict()
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    own, other = run.model.state_dict(), again.base.model.state_dict()
+    assert all(torch.equal(own[name], other[name]) for name in own)
 
 
 def test_members_that_cannot_be_fused_are_refused(members, tmp_path):
@@ -231,10 +231,10 @@ def test_the_gap_command_shows_shares_and_every_rate(tmp_path, monkeypatch):
     monkeypatch.setattr(gap, "ROWS", rows)
     monkeypatch.setattr(gap, "STEPS", {"tagging": 3})
     monkeypatch.setattr(gap, "train_model", functools.partial(train_model, eval_rows=40))
-    said = []
-    found = measure_gap("tagging", ["prompt"], 2, tmp_path, said.append)
-    assert set(found.tried["prompt"]) == {"0.03", "0.1"} and len(found.values["prompt"]) == 2 and len(said) == 3
-    text = page([found], ["prompt"], "the command", "gap.png")
-    assert "0.03: " in text and "is the gap clear?" in text and draw([found], ["prompt"], tmp_path / "gap.png").exists()
+    texts = []
+    result = measure_gap("tagging", ["prompt"], 2, tmp_path, texts.append)
+    assert set(result.tried["prompt"]) == {"0.03", "0.1"} and len(result.values["prompt"]) == 2 and len(texts) == 3
+    text = page([result], ["prompt"], "the command", "gap.png")
+    assert "0.03: " in text and "is the gap clear?" in text and draw([result], ["prompt"], tmp_path / "gap.png").exists()
     done = run_module("training", "gap", "--tasks", "sst2")
     assert done.returncode != 0 and "expected some of" in done.stderr

@@ -30,8 +30,8 @@ def test_a_head_for_questions_beside_the_parts_of_t5_is_new(name, tmp_path):
 def test_a_whole_part_that_is_missing_is_no_head(tmp_path):
     torch.manual_seed(0)
     model = T.AutoModel.from_config(QA["T5"])
-    kept = {name: p for name, p in model.state_dict().items() if not name.startswith("decoder.block")}
-    model.save_pretrained(tmp_path, state_dict=kept)
+    remaining = {name: p for name, p in model.state_dict().items() if not name.startswith("decoder.block")}
+    model.save_pretrained(tmp_path, state_dict=remaining)
     families.save_family(FAMILIES["T5"], tmp_path / "tokens")
     with pytest.raises(ValueError, match="would stay random"):
         load_base(find_task("squad"), str(tmp_path), tokenizer=str(tmp_path / "tokens"))
@@ -76,8 +76,8 @@ def test_tensors_that_no_answer_needs_are_named_and_the_rest_trains(family, tmp_
     task, named = {"Longformer": ("ud_pos", "query_global"), "XLNet": ("sst2", "mask_emb")}[family]
     options = {"method": "full", "samples": 0, "out": str(tmp_path / "run")} | families.SHORT
     run = train_model(task, model=base, data_dir=data[task], **options)
-    said = capsys.readouterr()
-    assert named in said.out + said.err and "no part of the answer" in said.out + said.err
+    text = capsys.readouterr()
+    assert named in text.out + text.err and "no part of the answer" in text.out + text.err
     assert run.rows[-1]["loss"] < run.rows[1]["loss"]
 
 
@@ -98,13 +98,13 @@ class Cut(nn.Module):
 @pytest.mark.fault
 def test_what_may_be_without_a_gradient():
     """An unused part, named; but not a head, not what lies below a cut, and nothing where everything is needed."""
-    said = []
+    text = []
     for at, needed, fits in ((None, ("head",), True), (2, ("head",), False), (None, ("spare",), False), (None, None, False)):
         model = Cut(at)
         model(torch.randn(3, 4)).sum().backward()
         if fits:
-            assert_all_got_gradients(model, (), needed, said.append)
+            assert_all_got_gradients(model, (), needed, text.append)
             continue
         with pytest.raises(NoGradientError, match="got no gradient"):
-            assert_all_got_gradients(model, (), needed, said.append)
-    assert len(said) == 1 and "spare.weight" in said[0]
+            assert_all_got_gradients(model, (), needed, text.append)
+    assert len(text) == 1 and "spare.weight" in text[0]

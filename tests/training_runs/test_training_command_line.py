@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from command import run_fresh
 
-from distill.losses.loss_words import LOGITS
+from distill.losses.loss_specs import LOGITS
 from distill.losses.losses import LOSSES
 from multitask.balancing.gradients import GRADIENT_METHODS
 from multitask.balancing.weightings import GRADIENT_NAMES
@@ -60,8 +60,8 @@ def answers() -> tuple[dict, list]:
     helped = [f"{package} {name} --help" for package, names in COMMANDS.items() for name in names]
     done = run_fresh(RUN_ALL % [*helped, *MISTAKES])
     assert done.returncode == 0, done.stderr
-    found, heavy = json.loads(done.stdout.splitlines()[-1])
-    return found, heavy
+    result, heavy = json.loads(done.stdout.splitlines()[-1])
+    return result, heavy
 
 
 def test_nothing_heavy_is_imported_before_the_options_are_read(answers):
@@ -131,6 +131,6 @@ def test_every_option_says_what_it_is_for(path):
 
 
 def test_names_that_need_no_torch_are_those_of_the_registries():
-    assert tuple(LOSSES) == LOGITS
+    assert list(LOSSES) == LOGITS
     assert tuple(GRADIENT_METHODS) == GRADIENT_NAMES
     assert tuple(name for name in ROWS if name not in ENDS) == METHODS

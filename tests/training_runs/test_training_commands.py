@@ -68,8 +68,8 @@ def check_task(task, data, model, metrics, tmp_path):
     generates = "bleu" in metrics
     options = ["--task", task, "--model", model, "--data-dir", data, "--steps", 8, "--batch-size", 4, "--max-length", 256]
     options += ["--eval-every", 4, "--eval-rows", 24, "--train-rows", 60, "--out", run]
-    said = command(*options, *(["--score-texts", 4, "--max-new-tokens", 12] if generates else []))
-    assert f"| {task} | lora |" in said
+    text = command(*options, *(["--score-texts", 4, "--max-new-tokens", 12] if generates else []))
+    assert f"| {task} | lora |" in text
     result = read_result(run)
     assert result["steps"] == 8 and math.isfinite(result["loss"]) and result["tokens_per_second"] > 0
     last = json.loads((run / "rows.jsonl").read_text().splitlines()[-1])
@@ -108,8 +108,8 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["a", "head"])
 def test_generate_prints_prompts_texts_and_references(runs, name):
-    said = command("generate", "--adapter", runs / name / "adapter", "--count", 2, "--max-new-tokens", 8)
-    assert said.count("prompt     name : ") == 2 == said.count("generated  ") == said.count("reference  ")
+    text = command("generate", "--adapter", runs / name / "adapter", "--count", 2, "--max-new-tokens", 8)
+    assert text.count("prompt     name : ") == 2 == text.count("generated  ") == text.count("reference  ")
     own = command(
         "generate", "--adapter", runs / name / "adapter", "--prompt", "name : anna ; action : baked cake", "--max-new-tokens", 8
     )
@@ -117,8 +117,8 @@ def test_generate_prints_prompts_texts_and_references(runs, name):
 
 
 def test_report_of_several_runs_with_means_over_seeds(runs, tmp_path):
-    said = command("report", runs, "--out", tmp_path)
-    assert said.count("| data2text | lora |") == 3 and "0, 1" in said and "±" in said
+    text = command("report", runs, "--out", tmp_path)
+    assert text.count("| data2text | lora |") == 3 and "0, 1" in text and "±" in text
     page = (tmp_path / "report.md").read_text()
     assert "losses.png" in page and (tmp_path / "losses.png").stat().st_size > 5000
     result = read_result(runs / "a")

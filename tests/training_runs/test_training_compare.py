@@ -76,8 +76,8 @@ def test_a_comparison_measures_every_row_and_is_gone_on_with(rows_from_the_serve
     compare(read(CompareSettings, words))
     numbers = json.loads((out / "results.json").read_text())
     assert set(numbers["rows"]) == {"untouched", "head", "LoRA r=2", "full"}
-    rows = {label: found[0] for label, found in numbers["rows"].items()}
-    assert all(len(found) == 1 for found in numbers["rows"].values())
+    rows = {label: result[0] for label, result in numbers["rows"].items()}
+    assert all(len(result) == 1 for result in numbers["rows"].values())
     assert rows["untouched"]["trainable"] == rows["untouched"]["optimizer_bytes"] == rows["untouched"]["file_bytes"] == 0
     assert rows["untouched"]["metric"] == rows["full"]["start_metric"] == rows["LoRA r=2"]["start_metric"]
     for label in ("head", "LoRA r=2", "full"):  # Adam: two numbers for each trained one, and a step count
@@ -96,11 +96,11 @@ def test_a_comparison_measures_every_row_and_is_gone_on_with(rows_from_the_serve
         assert words_there in page
     assert (out / "compare.png").stat().st_size > 10_000
     # a second start reads what is there and does only what is missing
-    seen = (out / "full-0" / "result.json").stat().st_mtime_ns
+    visited = (out / "full-0" / "result.json").stat().st_mtime_ns
     for file in (out / "lora-r2-0").glob("result.json"):
         file.unlink()
     compare(read(CompareSettings, words))
-    assert (out / "full-0" / "result.json").stat().st_mtime_ns == seen and read_result(out / "lora-r2-0")
+    assert (out / "full-0" / "result.json").stat().st_mtime_ns == visited and read_result(out / "lora-r2-0")
 
 
 def test_each_method_may_take_its_own_learning_rate(rows_from_the_server, tmp_path):
@@ -156,15 +156,15 @@ def test_the_benchmark_runs_all_eight_tasks_with_their_metrics(rows_from_the_ser
     words = ["--tasks", "all", "--stand-in", "mnli=sick", "--data-root", shared / "data", "--model", model]
     words += ["--steps", 2, "--eval-rows", 60, "--train-rows", 100, "--target-modules", "query", "--out", tmp_path / "bench"]
     benchmark(read(BenchmarkSettings, [str(word) for word in words]))
-    told = capsys.readouterr().out
+    records = capsys.readouterr().out
     page = (tmp_path / "bench" / "report.md").read_text()
     lines = {line.split("|")[1].strip().split()[0]: line for line in page.splitlines() if line.startswith("| ")}
     metrics = {"cola": "matthews", "mrpc": "f1", "qqp": "f1", "stsb": "pearson_spearman"}
     for task in GLUE:
         assert metrics.get(task, "accuracy") in lines[task]
-    assert "(sick stands in)" in lines["mnli"] and "**average**" in lines and "report:" in told
-    found = [read_result(tmp_path / "bench" / f"{task}-lora-0") for task in GLUE]
-    mean = sum(r["metric"] for r in found if r) / 8
+    assert "(sick stands in)" in lines["mnli"] and "**average**" in lines and "report:" in records
+    result = [read_result(tmp_path / "bench" / f"{task}-lora-0") for task in GLUE]
+    mean = sum(r["metric"] for r in result if r) / 8
     assert f"**{mean:.3f}**" in lines["**average**"]
 
 
@@ -221,8 +221,8 @@ def test_a_variant_trains_saves_and_comes_back(options, tmp_path):
     assert result.rows[-1]["loss"] < result.rows[1]["loss"] + 0.1
     again = load_trained(tmp_path / "run" / "adapter")
     inputs = again.base.tokenizer("the song was good", return_tensors="pt")
-    found, wanted = (m(**inputs).logits for m in (again.base.model.eval(), result.model.eval()))
-    assert abs(found - wanted).max() < 1e-5 and again.method == options.get("method", "lora")
+    results, wanted = (m(**inputs).logits for m in (again.base.model.eval(), result.model.eval()))
+    assert abs(results - wanted).max() < 1e-5 and again.method == options.get("method", "lora")
 
 
 @pytest.mark.parametrize(

@@ -132,13 +132,13 @@ def losses_beside_peft(folder, windows, targets, steps, rate, r=8):
     peft = pytest.importorskip("peft")
     models = [AutoModelForCausalLM.from_pretrained(folder) for _ in range(2)]
     lora.inject(models[0], lora.LoraConfig(r=r, lora_alpha=16, target_modules=targets), seed=0)
-    theirs = peft.get_peft_model(models[1], peft.LoraConfig(r=r, lora_alpha=16, target_modules=targets))
+    other = peft.get_peft_model(models[1], peft.LoraConfig(r=r, lora_alpha=16, target_modules=targets))
     ours = dict(models[0].named_parameters())
-    for name, p in theirs.base_model.model.named_parameters():
+    for name, p in other.base_model.model.named_parameters():
         if "lora_" in name:
             p.data.copy_(ours[name.removesuffix(".weight").replace(".default.weight", ".default")])
     curves = []
-    for model in (models[0], theirs):
+    for model in (models[0], other):
         settings = loop.LoopSettings(steps=steps, learning_rate=rate, eval_every=10**6)
         rows = []
         loop.train(model, iter(windows), objective_of("generation"), settings, dict, rows.append)
@@ -154,8 +154,8 @@ def task_batches(task, tokenizer, steps, data_dir=None, size=16):
 def test_fifty_steps_equal_pefts_on_the_small_decoder():
     tokenizer = load_base(TASKS["data2text"]).tokenizer
     data = task_batches("data2text", tokenizer, 50)
-    ours, theirs = losses_beside_peft(SMALL["decoder"], data, ["c_attn"], 50, 1e-3)
-    assert ours == pytest.approx(theirs, abs=1e-4) and ours[-1] < ours[0]
+    ours, other = losses_beside_peft(SMALL["decoder"], data, ["c_attn"], 50, 1e-3)
+    assert ours == pytest.approx(other, abs=1e-4) and ours[-1] < ours[0]
 
 
 @pytest.mark.real
@@ -163,8 +163,8 @@ def test_fifty_steps_equal_pefts_on_a_real_model_and_real_text(shared):
     folder = shared / "models" / "stories260K"
     tokenizer = load_base(TASKS["e2e_nlg"], str(folder)).tokenizer
     data = task_batches("e2e_nlg", tokenizer, 50, str(shared / "data" / "e2e_nlg"), size=4)
-    ours, theirs = losses_beside_peft(folder, data, ["q_proj", "k_proj", "v_proj", "o_proj"], 50, 1e-3)
-    assert ours == pytest.approx(theirs, abs=1e-4) and ours[-1] < ours[0] - 1
+    ours, other = losses_beside_peft(folder, data, ["q_proj", "k_proj", "v_proj", "o_proj"], 50, 1e-3)
+    assert ours == pytest.approx(other, abs=1e-4) and ours[-1] < ours[0] - 1
 
 
 def test_spans_as_conlleval_reads_them():

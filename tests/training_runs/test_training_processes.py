@@ -68,9 +68,9 @@ def test_two_processes_stop_together_and_go_on_bit_for_bit(torchrun, tmp_path):
     words += ["--batch-size", "4", "--eval-rows", "20", "--save-every", "1000", "--trackers", "", "--out"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run_ranks(2, *words, whole).returncode == 0
-    said = (stopped_torchrun if torchrun else stopped_ranks)(parts, *words, parts)
+    text = (stopped_torchrun if torchrun else stopped_ranks)(parts, *words, parts)
     step = saved_step(parts / "checkpoint.safetensors")
-    assert 20 <= step < 100 and "the same command goes on" in said
+    assert 20 <= step < 100 and "the same command goes on" in text
     assert run_ranks(2, *words, parts).returncode == 0
     a, b = ([{k: v for k, v in r.items() if k != "seconds"} for r in read_rows(f / "rows.jsonl")] for f in (whole, parts))
     assert a == b
@@ -95,6 +95,6 @@ def test_lora_layers_in_fsdp_learn_what_the_whole_model_learns(tmp_path):
     """Not our loop, which refuses FSDP: the layers alone, in float64."""
     done = run_ranks(2, "tests/programs/fully_sharded.py", tmp_path / "out.json")
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads((tmp_path / "out.json").read_text())
-    assert found["trained"] == 2 * 7 * 3 and found["moved"] > 1e-5
-    assert found["worst"] < 1e-12
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["trained"] == 2 * 7 * 3 and result["moved"] > 1e-5
+    assert result["worst"] < 1e-12

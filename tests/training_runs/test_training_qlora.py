@@ -29,8 +29,8 @@ def test_qlora_trains_saves_and_comes_back_with_the_same_answers(task, tmp_path)
     run = train_model(task, method="qlora", steps=30, eval_rows=100, out=str(tmp_path / "run"), **QUICK)
     again = load_trained(run.folder / "adapter")
     assert again.method == "qlora"
-    mine, theirs = run.model.state_dict(), again.base.model.state_dict()
-    assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+    own, other = run.model.state_dict(), again.base.model.state_dict()
+    assert own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
     assert any(isinstance(m, Linear4bit) for m in run.model.modules()) and run.metric != run.start_metric
     lora = train_model(task, method="lora", steps=1, eval_rows=10, out=str(tmp_path / "lora"), **QUICK)
     assert lora.trainable == run.trainable and run.base_bytes < 0.3 * lora.base_bytes
@@ -42,8 +42,8 @@ def test_tensor_by_tensor_and_whole_give_the_same_base(monkeypatch):
     monkeypatch.setattr("training.models.base_models.load_4bit", refuse)
     with pytest.warns(UserWarning, match="Loaded whole instead"):
         whole = load_base(spec, four_bit=True)
-    mine, theirs = streamed.model.state_dict(), whole.model.state_dict()
-    assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+    own, other = streamed.model.state_dict(), whole.model.state_dict()
+    assert own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
     assert streamed.quantised and whole.quantised and len(streamed.quantised.rows) == 8
     assert streamed.quantised.error == pytest.approx(whole.quantised.error)
     with pytest.raises(ValueError, match="four_bit=True"):
@@ -126,18 +126,18 @@ def paths(make, steps=50, dtype=torch.float32):
 
 def test_it_stays_close_to_torchs_adamw():
     exact, _ = paths(lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=0.1))
-    mine, optimizer = paths(lambda p: AdamW8bit(p, lr=1e-2, weight_decay=0.1))
+    own, optimizer = paths(lambda p: AdamW8bit(p, lr=1e-2, weight_decay=0.1))
     start, _ = paths(lambda p: torch.optim.AdamW(p, lr=0.0, weight_decay=0.0), steps=1)
     moved = (exact - start).norm()
-    assert (mine - exact).norm() < 0.03 * moved
+    assert (own - exact).norm() < 0.03 * moved
     assert optimizer.state_bytes() <= 0.27 * 8 * 1000
 
 
 def test_one_step_equals_torchs_to_rounding():
     """The first step reads no stored average, so only what is written is coded."""
     exact, _ = paths(lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=0.1), steps=1)
-    mine, _ = paths(lambda p: AdamW8bit(p, lr=1e-2, weight_decay=0.1), steps=1)
-    torch.testing.assert_close(mine, exact, atol=1e-6, rtol=1e-5)
+    own, _ = paths(lambda p: AdamW8bit(p, lr=1e-2, weight_decay=0.1), steps=1)
+    torch.testing.assert_close(own, exact, atol=1e-6, rtol=1e-5)
 
 
 def test_paged_state_gives_the_same_bits_and_lies_in_the_hosts_memory():
@@ -157,8 +157,8 @@ def test_saved_and_loaded_it_goes_on_with_the_same_bits(paged, dtype):
     twins = [make([p]), make([q])]
     for twin in twins:
         twin.load_state_dict(copy.deepcopy(state))
-        kept = next(iter(twin.state.values()))
-        assert kept["m"].dtype == kept["root_v"].dtype == torch.uint8 and kept["m_absmax"].dtype == torch.float32
+        remaining = next(iter(twin.state.values()))
+        assert remaining["m"].dtype == remaining["root_v"].dtype == torch.uint8 and remaining["m_absmax"].dtype == torch.float32
     for x, twin in ((p, twins[0]), (q, twins[1])):
         (x.float() ** 2).sum().backward()
         twin.step()
@@ -180,12 +180,12 @@ def test_training_with_it_ends_within_1_percent_of_adamw(task, tmp_path):
     losses: dict[str, list[float]] = {"adamw": [], "adamw8bit": []}
     sizes = {}
     for seed in range(3):
-        for optimizer, found in losses.items():
+        for optimizer, result in losses.items():
             out = str(tmp_path / f"{optimizer}{seed}")
             run = train_model(task, method="full", steps=40, eval_rows=100, seed=seed, optimizer=optimizer, out=out, **QUICK)
-            found.append(run.loss)
+            result.append(run.loss)
             sizes[optimizer] = run.optimizer_bytes
-    means = {name: sum(found) / 3 for name, found in losses.items()}
+    means = {name: sum(result) / 3 for name, result in losses.items()}
     print(task, losses, sizes)
     assert abs(means["adamw8bit"] / means["adamw"] - 1) < 0.01 and sizes["adamw8bit"] <= 0.27 * sizes["adamw"]
 
@@ -212,8 +212,8 @@ def test_a_spike_beside_small_gradients_does_not_make_steps_explode():
 
 def test_the_defaults_are_those_of_torchs_adamw():
     p = torch.nn.Parameter(torch.zeros(1))
-    ours, theirs = AdamW8bit([p]).defaults, torch.optim.AdamW([p]).defaults
-    assert {name: ours[name] for name in ("lr", "betas", "eps", "weight_decay")}.items() <= theirs.items()
+    ours, other = AdamW8bit([p]).defaults, torch.optim.AdamW([p]).defaults
+    assert {name: ours[name] for name in ("lr", "betas", "eps", "weight_decay")}.items() <= other.items()
 
 
 def test_copies_and_foreign_states():

@@ -14,7 +14,7 @@ from command import SERVER, Started, run_code, wait_for_rows
 from training import train_model
 from training.loop import loop
 from training.loop.checkpoint import CheckpointError, TrainableWeights, load_checkpoint, read_checkpoint, save_checkpoint
-from training.loop.interrupt import listening
+from training.loop.interrupt import stop_requests
 from training.loop.processes import make_accelerator
 from training.loop.progress import Progress
 from training.loop.randomness import random_states, seeded, set_random_states
@@ -234,10 +234,10 @@ def test_damaged_checkpoints_say_what_to_do(damage, tmp_path):
 
 @pytest.mark.fault
 def test_weights_of_another_model_are_refused_and_nothing_is_changed():
-    ours, theirs = torch.nn.Linear(2, 3), torch.nn.Linear(2, 4)
+    ours, other = torch.nn.Linear(2, 3), torch.nn.Linear(2, 4)
     before = ours.weight.detach().clone()
     with pytest.raises(ValueError, match="expected"):
-        TrainableWeights(ours).load_state_dict(TrainableWeights(theirs).state_dict())
+        TrainableWeights(ours).load_state_dict(TrainableWeights(other).state_dict())
     with pytest.raises(ValueError, match="not in both"):
         TrainableWeights(ours).load_state_dict({})
     assert torch.equal(ours.weight, before)
@@ -267,15 +267,15 @@ def test_random_states_are_borrowed_and_given_back():
 
 def test_one_signal_asks_and_the_second_acts():
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job that was started in the background ignores it
-    with listening() as request:
+    with stop_requests() as request:
         os.kill(os.getpid(), signal.SIGINT)
         assert request.wanted
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    found = []
-    thread = threading.Thread(target=lambda: found.append(listening().__enter__().wanted))
+    result = []
+    thread = threading.Thread(target=lambda: result.append(stop_requests().__enter__().wanted))
     thread.start()
     thread.join()
-    assert found == [False]
+    assert result == [False]

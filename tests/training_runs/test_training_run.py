@@ -1,4 +1,4 @@
-"""Whole runs, cheap ones: LoRA learns, files come back, the same seed gives the same run, mistakes are told early."""
+"""Whole runs, cheap ones: LoRA learns, files come back, the same seed gives the same run, mistakes are reported early."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def test_lora_learns_sentiment_far_beyond_chance_and_comes_back_from_disk(tmp_pa
     assert result.metric > 0.9  # 0.97 at 300 steps; random weights reach 0.86
     base = load_base(TASKS["sentiment"], seed=99)  # another random head: the file must bring the trained one
     lora.load_adapter(base.model, tmp_path / "adapter", trainable=False)
-    text = base.tokenizer("the day was lovely . the room was warm and bright .", return_tensors="pt")
+    text = base.tokenizer("the day was lovely . the evening was warm and bright .", return_tensors="pt")
     with torch.no_grad():
         assert torch.equal(base.model(**text).logits, result.model(**text).logits)
     assert result.file_bytes < 100_000 and result.trainable == 19_586
@@ -122,10 +122,10 @@ def test_a_tokenizer_without_a_pad_token_pads_with_what_the_model_knows(tmp_path
 
 
 def test_random_weights_drop_the_pretraining():
-    kept, dropped = load_base(TASKS["topic"]), load_base(TASKS["topic"], random_weights=True)
+    remaining, dropped = load_base(TASKS["topic"]), load_base(TASKS["topic"], random_weights=True)
     name = "bert.embeddings.word_embeddings.weight"
-    assert not torch.equal(kept.model.state_dict()[name], dropped.model.state_dict()[name])
-    assert kept.new_modules == ("classifier",)
+    assert not torch.equal(remaining.model.state_dict()[name], dropped.model.state_dict()[name])
+    assert remaining.new_modules == ("classifier",)
 
 
 @pytest.mark.parametrize(
@@ -138,9 +138,9 @@ def test_random_weights_drop_the_pretraining():
         ({"learning_rate": 0.0}, "more than 0"),
     ],
 )
-def test_mistakes_are_told_before_any_work(changes, found, tmp_path):
+def test_mistakes_are_told_before_any_work(changes, result, tmp_path):
     out = tmp_path / "run"
-    with pytest.raises((ValueError, RuntimeError, OSError), match=found):
+    with pytest.raises((ValueError, RuntimeError, OSError), match=result):
         train_model(changes.pop("task", "tagging"), out=str(out), **changes)
     assert not out.exists()
 

@@ -10,12 +10,12 @@ from training.loop.schedules import SCHEDULES, make_schedule
 
 def rates(make, name, warmup, steps):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.003)
-    schedule, seen = make(name, optimizer, warmup, steps), []
+    schedule, visited = make(name, optimizer, warmup, steps), []
     for _ in range(steps):
-        seen += schedule.get_last_lr()
+        visited += schedule.get_last_lr()
         optimizer.step()
         schedule.step()
-    return seen
+    return visited
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

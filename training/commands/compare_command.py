@@ -80,12 +80,12 @@ def compare(settings: CompareSettings) -> "list[Compared]":
     chart = draw(rows, out / "compare.png")
     text = page(rows, tried, times, chart.name, shlex.join([*WORD.split(), *sys.argv[1:]]))
     write_atomic(out / "report.md", text.encode())
-    kept = ("metric", "start_metric", "loss", "texts", "trainable", "head_parameters", "file_bytes", "saved_bytes")
-    kept += ("optimizer_bytes", "peak_bytes", "seconds_per_step", "learning_rate", "seed", "steps", "metric_name", "task")
+    columns = ("metric", "start_metric", "loss", "texts", "trainable", "head_parameters", "file_bytes", "saved_bytes")
+    columns += ("optimizer_bytes", "peak_bytes", "seconds_per_step", "learning_rate", "seed", "steps", "metric_name", "task")
     write_json(
         out / "results.json",
         {
-            "rows": {r.label: [{k: x[k] for k in kept} | a for x, a in zip(r.results, r.after, strict=True)] for r in rows},
+            "rows": {r.label: [{k: x[k] for k in columns} | a for x, a in zip(r.results, r.after, strict=True)] for r in rows},
             "tuned": tried,
             "step_seconds": times,
         },

@@ -61,10 +61,10 @@ def evaluate_trained(settings: EvaluateSettings) -> None:
     rows = some_rows(data[split], settings.rows, spec, settings.data_dir)
     encoded = encode(rows[:], spec, tokenizer, min(settings.max_length or trained.max_length, window(model, tokenizer)))
     accelerator = make_accelerator()
-    kept: list = []
+    predictions: list = []
 
     def keep_guesses(held_out: HeldOut, guesses: list) -> dict[str, float]:
-        kept.extend(guesses)
+        predictions.extend(guesses)
         return score(held_out, guesses)
 
     held_out = HeldOut(spec, rows, encoded)
@@ -81,7 +81,7 @@ def evaluate_trained(settings: EvaluateSettings) -> None:
     console.print(f"{trained.report}; {spec.name}, {len(rows)} rows of {split}, {encoded.truncated} cut", highlight=False)
     console.print(markdown_table(("score", "value"), [(k, f"{v:.6g}") for k, v in scores.items()]), markup=False)
     console.print("\n" + counts_table({split: counts_of(spec, len(rows), encoded)}), markup=False)
-    mistaken = confusion(spec, kept, encoded.features)
+    mistaken = confusion(spec, predictions, encoded.features)
     if mistaken is not None:
         console.print("\n" + confusion_table(spec.labels, mistaken), markup=False)
 

@@ -58,8 +58,8 @@ class Steps:
         epoch, step = divmod(self.taken, self.steps_per_epoch)
         self.taken += 1
         rows = self._epoch(epoch)[step * self.rows_per_step : (step + 1) * self.rows_per_step]
-        mine = rows[len(rows) * self.rank // self.processes : len(rows) * (self.rank + 1) // self.processes]
-        parts = [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
+        own_rows = rows[len(rows) * self.rank // self.processes : len(rows) * (self.rank + 1) // self.processes]
+        parts = [own_rows[i : i + self.batch_size] for i in range(0, len(own_rows), self.batch_size)]
         return [pad([self.features[i] for i in part], self.pad_id, self.left) for part in parts]
 
     def _epoch(self, epoch: int) -> np.ndarray:
@@ -84,11 +84,11 @@ class Steps:
 
 def checksum(features: list[dict]) -> int:
     """A number that changes when any id, label or position of any row does."""
-    found = 0
+    value = 0
     for feature in features:
         for name in sorted(feature):
-            found = zlib.crc32(np.asarray(feature[name], dtype=np.float64).tobytes(), zlib.crc32(name.encode(), found))
-    return found
+            value = zlib.crc32(np.asarray(feature[name], dtype=np.float64).tobytes(), zlib.crc32(name.encode(), value))
+    return value
 
 
 def pads_left(tokenizer, row: dict) -> bool:

@@ -38,7 +38,7 @@ def answer_of_chat(tokenizer, prompt: list[dict], completion: list[dict], before
         if start[: len(ids)] != ids or whole[: len(start)] != start:
             raise ValueError(
                 "the tokenizer's chat template writes a prompt differently once an answer follows, so the answer's tokens cannot "
-                f"be told from the prompt's (prompt {str(prompt)[:60]!r}): give texts that need no template, or change the "
+                f"be separated from the prompt's (prompt {str(prompt)[:60]!r}): give texts that need no template, or change the "
                 "template"
             )
         labels += [IGNORE] * (len(start) - len(ids)) + whole[len(start) :]

@@ -19,13 +19,13 @@ def refuse_ragged_rows(path: Path) -> None:
     before = csv.field_size_limit(2**31 - 1)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            found = _first_ragged_row(csv.reader(file))
+            ragged = _first_ragged_row(csv.reader(file))
     except (UnicodeError, csv.Error) as error:
         raise ValueError(f"{path}: cannot be read as csv in UTF-8 ({error})") from error
     finally:
         csv.field_size_limit(before)
-    if found:
-        line, count, header = found
+    if ragged:
+        line, count, header = ragged
         raise ValueError(
             f"{path}, line {line}: {count} values, and the header names {len(header)} columns ({', '.join(header)}). "
             'A text with a comma stands in quotes: "so, so",1'

@@ -63,10 +63,10 @@ def _from_folder(folder: Path):
     paths = sorted(p for p in folder.iterdir() if p.suffix in READERS and not p.name.startswith("."))
     files = {p.stem: str(p) for p in paths}
     if "train" not in files:
-        found = sorted(p.name for p in folder.iterdir())[:8]
+        file_names = sorted(p.name for p in folder.iterdir())[:8]
         raise FileNotFoundError(
             f"{folder}: expected train.parquet and validation.parquet or test.parquet (or .jsonl, .json, .csv, .txt), "
-            f"found {found}"
+            f"found {file_names}"
         )
     if len(files) < len(paths):
         raise ValueError(f"{folder}: {[p.name for p in paths]}: keep one file for each split")

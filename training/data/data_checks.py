@@ -45,9 +45,9 @@ def check_rows(rows: Dataset, spec: TaskSpec, where: str) -> None:
 
 def _each(values: Iterable[Any], problem: Callable[[Any], str | None], where: str) -> None:
     for i, value in enumerate(values):
-        found = problem(value)
-        if found:
-            raise ValueError(f"{where} of row {i} {found}")
+        message = problem(value)
+        if message:
+            raise ValueError(f"{where} of row {i} {message}")
 
 
 def _shown(value: Any) -> str:

@@ -26,8 +26,8 @@ class Encoded:
 
     def answerable(self) -> "Encoded":
         """Without the rows whose whole answer was cut off: there is nothing to learn from them."""
-        kept = [f for f in self.features if has_answer(f)]
-        return Encoded(kept, self.truncated)
+        with_answer = [f for f in self.features if has_answer(f)]
+        return Encoded(with_answer, self.truncated)
 
 
 def encode(rows: dict[str, list], spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
@@ -88,8 +88,8 @@ def _encode_tags(rows, spec: TaskSpec, tokenizer, max_length: int) -> Encoded:
         words = encoded.word_ids(i)
         first = [w is not None and w != before for before, w in zip([None, *words], words, strict=False)]
         labels = [tags[w] if new else IGNORE for w, new in zip(words, first, strict=True)]
-        kept = max((w for w in words if w is not None), default=-1) + 1
-        truncated += kept < len(tags)
+        word_count = max((w for w in words if w is not None), default=-1) + 1
+        truncated += word_count < len(tags)
         features.append({**_row(encoded, i), "labels": labels})
         places.append([w for w, new in zip(words, first, strict=True) if new])
     return Encoded(features, truncated, places)
@@ -135,7 +135,7 @@ def _refuse_long_questions(questions: list[str], tokenizer, max_length: int) -> 
     for i, ids in enumerate(tokenizer(list(questions), add_special_tokens=False, verbose=False)["input_ids"]):
         if len(ids) + around >= max_length:
             raise ValueError(
-                f"the question of row {i} has {len(ids)} tokens and leaves no room for the context within {max_length}: "
+                f"the question of row {i} has {len(ids)} tokens and leaves no space for the context within {max_length}: "
                 "raise max_length, or leave the row out"
             )
 

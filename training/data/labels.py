@@ -26,10 +26,10 @@ def are_names(labels: Sequence[str]) -> bool:
     return bool(labels) and not all(re.fullmatch(r"(label_?)?\d+", label, re.IGNORECASE) for label in labels)
 
 
-def order_of(found: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
+def order_of(names: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
     """For each wanted label its place in `found`; None where the names differ. Upper and lower case mean the same."""
-    places = {name.lower(): i for i, name in enumerate(found)}
-    if len(found) != len(wanted) or set(places) != {name.lower() for name in wanted}:
+    places = {name.lower(): i for i, name in enumerate(names)}
+    if len(names) != len(wanted) or set(places) != {name.lower() for name in wanted}:
         return None
     return [places[name.lower()] for name in wanted]
 
@@ -81,8 +81,8 @@ def in_task_order(rows: Dataset, spec: TaskSpec, where: str) -> Dataset:
 def output_layer(model: PreTrainedModel, count: int) -> nn.Module | None:
     """The last module outside the base whose weight has a row for each of `count` labels."""
     base = f"{model.base_model_prefix}."
-    found = [module for path, module in model.named_modules() if not f"{path}.".startswith(base) and _rows(module) == count]
-    return found[-1] if found else None
+    layers = [module for path, module in model.named_modules() if not f"{path}.".startswith(base) and _rows(module) == count]
+    return layers[-1] if layers else None
 
 
 def _rows(module: nn.Module) -> int:
@@ -116,11 +116,11 @@ def new_output_layer(model: PreTrainedModel, count: int, where: str) -> list[str
     return [name for name, p in model.named_parameters() if id(p) in own]
 
 
-def match_head(model: PreTrainedModel, found: Sequence[str], spec: TaskSpec, where: str) -> bool:
+def match_head(model: PreTrainedModel, names: Sequence[str], spec: TaskSpec, where: str) -> bool:
     """Brings a loaded head into the task's order. False where its labels are others: it answers another question."""
-    if spec.kind not in LABELLED or not (are_names(found) and are_names(spec.labels)):
+    if spec.kind not in LABELLED or not (are_names(names) and are_names(spec.labels)):
         return True
-    order = order_of(found, spec.labels)
+    order = order_of(names, spec.labels)
     if order is None:
         return False
     if order != sorted(order):
@@ -136,10 +136,10 @@ def match_trained(model: PreTrainedModel, folder: Path, base: str, spec: TaskSpe
     own, layer = (folder / "config.json").exists(), output_layer(model, len(spec.labels))
     if not own and not any(layer is part for module in saved_modules(model).values() for part in module.modules()):
         return
-    found = config_names(AutoConfig.from_pretrained(folder if own else base))
-    if not match_head(model, found, spec, str(folder)):
-        raise ValueError(other_labels(str(folder), found, spec))
+    names = config_names(AutoConfig.from_pretrained(folder if own else base))
+    if not match_head(model, names, spec, str(folder)):
+        raise ValueError(other_labels(str(folder), names, spec))
 
 
-def other_labels(where: str, found: Sequence[str], spec: TaskSpec) -> str:
-    return f"{where} answers with {', '.join(found)}, and task {spec.name} has the labels {', '.join(spec.labels)}"
+def other_labels(where: str, names: Sequence[str], spec: TaskSpec) -> str:
+    return f"{where} answers with {', '.join(names)}, and task {spec.name} has the labels {', '.join(spec.labels)}"

@@ -70,13 +70,13 @@ def _nli(rng: random.Random) -> dict:
         "about": (p.topic_posterior(), p.topic, world.about),
         "verdict": (p.polarity_posterior(), p.polarity, world.verdict),
     }[kind]
-    said = truth if rng.random() < 0.5 else rng.choice([i for i in range(len(posterior)) if i != truth])
-    yes = 0.5 * posterior[said]  # p(the writer said this and it holds), against the ways of saying it falsely
-    no = 0.5 * (1 - posterior[said]) / (len(posterior) - 1)
+    label = truth if rng.random() < 0.5 else rng.choice([i for i in range(len(posterior)) if i != truth])
+    yes = 0.5 * posterior[label]  # p(the writer said this and it holds), against the ways of saying it falsely
+    no = 0.5 * (1 - posterior[label]) / (len(posterior) - 1)
     return {
         "premise": p.text,
-        "hypothesis": say(said),
-        "label": 0 if said == truth else 2,
+        "hypothesis": say(label),
+        "label": 0 if label == truth else 2,
         "bayes": max(yes, no) / (yes + no),
     }
 
@@ -159,8 +159,8 @@ def slot_errors(meaning: str, text: str) -> tuple[int, int]:
     Summed over texts, errors / facts is the slot error rate (Wen et al. 2015, section 4.1). A wrong value counts twice: the
     right one is missing and the wrong one is added. The world's words say exactly one thing each, so no judge is needed.
     """
-    wanted, said = _facts_of_meaning(meaning), _facts_of_text(text)
-    return len(wanted ^ said), len(wanted)
+    wanted, stated = _facts_of_meaning(meaning), _facts_of_text(text)
+    return len(wanted ^ stated), len(wanted)
 
 
 def _facts_of_meaning(meaning: str) -> set[tuple[str, str]]:

@@ -128,9 +128,9 @@ def score(held_out: HeldOut, guesses: list) -> dict[str, float]:
     if spec.kind != "tagging":
         return metrics.label_scores(guesses, [f["labels"] for f in features], spec.metric)
     truths = [[spec.labels[t] for t in tags] for tags in rows[spec.target]]
-    found = [_by_word(spec, *row) for row in zip(guesses, held_out.encoded.places, map(len, truths), strict=True)]
+    tagss = [_by_word(spec, *row) for row in zip(guesses, held_out.encoded.places, map(len, truths), strict=True)]
     metric = metrics.span_f1 if spec.metric == "span_f1" else metrics.tag_accuracy
-    return {spec.metric: metric(found, truths)}
+    return {spec.metric: metric(tagss, truths)}
 
 
 def _by_word(spec: TaskSpec, guess: list[int], words: list[int], count: int) -> list[str]:

@@ -39,11 +39,11 @@ class Sample:
 
 def references_by_prompt(rows, spec: TaskSpec) -> list[tuple[Any, list[str]]]:
     """Each distinct prompt once, in order, with all its references: a meaning may have been written about many times."""
-    found: dict[str, tuple[Any, list[str]]] = {}
+    references: dict[str, tuple[Any, list[str]]] = {}
     for prompt, reference in zip(rows[spec.inputs[0]], rows[spec.target], strict=True):
         text = reference if isinstance(reference, str) else " ".join(m["content"] for m in reference)
-        found.setdefault(str(prompt), (prompt, []))[1].append(text)
-    return list(found.values())
+        references.setdefault(str(prompt), (prompt, []))[1].append(text)
+    return list(references.values())
 
 
 def generate_samples(
@@ -56,7 +56,7 @@ def generate_samples(
 
 
 def checked_prompts(prompts: list, spec: TaskSpec, model, tokenizer) -> list[list[int]]:
-    """The prompts as ids. ValueError for one that is empty, leaves no room for an answer, or has unknown words."""
+    """The prompts as ids. ValueError for one that is empty, leaves no space for an answer, or has unknown words."""
     ids = [prompt_ids(p, spec, tokenizer) for p in prompts]
     refuse_unknown_words(ids, tokenizer)
     _refuse_prompts_that_do_not_fit(ids, window(model, tokenizer))
@@ -68,7 +68,7 @@ def _refuse_prompts_that_do_not_fit(prompts: list[list[int]], most: int) -> None
         if not ids:
             raise ValueError(f"prompt {i} has no token: there is nothing to continue")
         if len(ids) >= most:
-            raise ValueError(f"prompt {i} has {len(ids)} tokens and the model's window is {most}: no room for an answer")
+            raise ValueError(f"prompt {i} has {len(ids)} tokens and the model's window is {most}: no space for an answer")
 
 
 def generate_texts(
@@ -76,7 +76,7 @@ def generate_texts(
 ) -> list[str]:
     """The continuations, without their prompts, in the given order.
 
-    ValueError for an unknown decoding, or for a prompt that leaves no room in the model's window.
+    ValueError for an unknown decoding, or for a prompt that leaves no space in the model's window.
     """
     if decoding not in DECODING:
         raise ValueError(f"decoding {decoding!r} is unknown; there are {', '.join(DECODING)}")
@@ -90,7 +90,7 @@ def continue_prompts(
     """The ids that the model adds to each prompt, up to and with its end of text where it came; `how` as for transformers'
     generate. Prompts of similar length go together; the result is in the given order, and the model's mode stays.
 
-    ValueError for a prompt that leaves no room in the model's window.
+    ValueError for a prompt that leaves no space in the model's window.
     """
     most = window(model, tokenizer)
     _refuse_prompts_that_do_not_fit(prompts, most)
@@ -99,8 +99,8 @@ def continue_prompts(
     with answering(model):
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
-            room = min(max_new_tokens, most - len(prompts[part[-1]]))
-            for i, ids in zip(part, _continue(model, tokenizer, [prompts[i] for i in part], room, how), strict=True):
+            space = min(max_new_tokens, most - len(prompts[part[-1]]))
+            for i, ids in zip(part, _continue(model, tokenizer, [prompts[i] for i in part], space, how), strict=True):
                 written[i] = ids
     return written
 

@@ -63,9 +63,9 @@ def label_scores(guess: list, truth: list, metric: str) -> dict[str, float]:
         p, s = (0.0 if constant else float(f(guess, truth)[0]) for f in (pearsonr, spearmanr))  # pyright: ignore
         return {"pearson": p, "spearman": s, "pearson_spearman": (p + s) / 2}
     if metric == "micro_f1":
-        wanted, found = np.asarray(truth, dtype=int), np.asarray(guess)
-        whole = float((wanted == found).all(-1).mean())
-        return {"micro_f1": float(f1_score(wanted, found, average="micro", zero_division=0.0)), "whole_rows": whole}  # pyright: ignore
+        wanted, predicted = np.asarray(truth, dtype=int), np.asarray(guess)
+        whole = float((wanted == predicted).all(-1).mean())
+        return {"micro_f1": float(f1_score(wanted, predicted, average="micro", zero_division=0.0)), "whole_rows": whole}  # pyright: ignore
     scores = label_scores(guess, truth, "accuracy")
     if metric == "matthews":
         scores["matthews"] = float(matthews_corrcoef(truth, guess))
@@ -82,11 +82,11 @@ def tag_accuracy(guesses: list[list[str]], truths: list[list[str]]) -> float:
 
 def span_f1(guesses: list[list[str]], truths: list[list[str]]) -> float:
     """Micro F1 over whole entities (CoNLL-2003): a span counts when its type and both ends are right. 0.0 without a hit."""
-    hits = found = wanted = 0
+    hits = predicted = wanted = 0
     for guess, truth in zip(guesses, truths, strict=True):
         a, b = spans(guess), spans(truth)
-        hits, found, wanted = hits + len(a & b), found + len(a), wanted + len(b)
-    return 2 * hits / (found + wanted) if hits else 0.0
+        hits, predicted, wanted = hits + len(a & b), predicted + len(a), wanted + len(b)
+    return 2 * hits / (predicted + wanted) if hits else 0.0
 
 
 def spans(tags: Iterable[str]) -> set[tuple[str, int, int]]:
@@ -94,16 +94,16 @@ def spans(tags: Iterable[str]) -> set[tuple[str, int, int]]:
 
     BIO, IOBES and BILOU (an S or U is an entity of one word, an E or L ends one), and IO (a tag without prefix is a type).
     """
-    found, kind, start, before = set(), None, 0, "O"
+    spans, kind, start, before = set(), None, 0, "O"
     for end, tag in enumerate([*tags, "O"]):
         prefix, name = _parts(tag)
         if kind is not None and (prefix not in "IEL" or name != kind or before in "SUEL"):
-            found.add((kind, start, end))
+            spans.add((kind, start, end))
             kind = None
         if prefix != "O" and kind is None:
             kind, start = name, end
         before = prefix
-    return found
+    return spans
 
 
 def _parts(tag: str) -> tuple[str, str]:

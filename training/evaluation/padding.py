@@ -72,8 +72,8 @@ def _independent(
             batch = pad([{k: row[k] for k in MODEL_INPUTS if k in row} for row in rows], pad_id, left=side == "left")
             width = batch["input_ids"].shape[1]
             here = slice(width - length, None) if side == "left" else slice(length)
-            found = answers({k: v.to(device) for k, v in batch.items()})
-            results.append([t[0] if by_row else t[0][-width:][here] for t in found])  # a prompt's own places come first
+            outputs = answers({k: v.to(device) for k, v in batch.items()})
+            results.append([t[0] if by_row else t[0][-width:][here] for t in outputs])  # a prompt's own places come first
     close = lambda a, b: bool((a - b).abs().max() <= TOLERANCE * (b.abs().max() + 1e-6))  # noqa: E731
     return all(close(a.float(), b.float()) for a, b in zip(*results, strict=True))
 

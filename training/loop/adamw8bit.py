@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kernels.formulas.blockwise8 import Blockwise8, dequantize8, quantize8
 
-KEPT = {"m": True, "root_v": False}  # which average has a sign
+STATES = {"m": True, "root_v": False}  # which average has a sign
 
 
 class AdamW8bit(torch.optim.Optimizer):
@@ -44,7 +44,7 @@ class AdamW8bit(torch.optim.Optimizer):
                 state = self.state[p]
                 if not state:
                     state["step"] = torch.zeros(())
-                    for name, signed in KEPT.items():
+                    for name, signed in STATES.items():
                         self._keep(state, name, quantize8(torch.zeros_like(p, dtype=torch.float32), signed))
                 self._update(p, state, **group)
         return loss
@@ -67,14 +67,14 @@ class AdamW8bit(torch.optim.Optimizer):
         """Write codes and scales to where they live. Copies to pinned memory do not wait for the device."""
         for key, tensor in ((name, q.codes), (f"{name}_absmax", q.absmax)):
             if key not in state:
-                state[key] = self._room(tensor)
+                state[key] = self._space(tensor)
             state[key].copy_(tensor, non_blocking=True)
 
     def _fetch(self, state: dict, name: str, device: torch.device) -> Tensor:
         codes, absmax = (state[key].to(device, non_blocking=True) for key in (name, f"{name}_absmax"))
-        return dequantize8(Blockwise8(codes, absmax, KEPT[name]))
+        return dequantize8(Blockwise8(codes, absmax, STATES[name]))
 
-    def _room(self, tensor: Tensor) -> Tensor:
+    def _space(self, tensor: Tensor) -> Tensor:
         if not self.paged:
             return torch.empty_like(tensor)
         return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=torch.cuda.is_available())
@@ -88,19 +88,19 @@ class AdamW8bit(torch.optim.Optimizer):
         """torch would cast the codes to the parameter's dtype: uint8 and float32 stay what they are, and paged state paged."""
         packed = state_dict["state"]
         order = [p for group in self.param_groups for p in group["params"]]
-        for index, kept in packed.items():
-            expected = {"step", *(key for name in KEPT for key in (name, f"{name}_absmax"))}
-            if set(kept) != expected or kept["m"].shape != order[index].shape:
+        for index, states in packed.items():
+            expected = {"step", *(key for name in STATES for key in (name, f"{name}_absmax"))}
+            if set(states) != expected or states["m"].shape != order[index].shape:
                 raise ValueError(
-                    f"state {index} is not that of an AdamW8bit on {tuple(order[index].shape)}: it holds {sorted(kept)}"
+                    f"state {index} is not that of an AdamW8bit on {tuple(order[index].shape)}: it holds {sorted(states)}"
                 )
         paged = self.paged
         super().load_state_dict(state_dict)
         for group in self.param_groups:
             group["paged"] = paged
-        for index, kept in packed.items():
+        for index, states in packed.items():
             state = self.state[order[index]]
-            for key, value in kept.items():
+            for key, value in states.items():
                 where = torch.device("cpu") if self.paged or key == "step" else order[index].device
                 state[key] = value.detach().clone().to(where)
                 if self.paged and torch.cuda.is_available() and key != "step":

@@ -73,8 +73,8 @@ def read_checkpoint(path: Path) -> dict:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        if metadata.get(SUM, found := str(_sum(metadata["tree"], tensors))) != found:
-            raise ValueError(f"its checksum is {found}, and it was written with {metadata[SUM]}: a bit was flipped")
+        if metadata.get(SUM, computed := str(_sum(metadata["tree"], tensors))) != computed:
+            raise ValueError(f"its checksum is {computed}, and it was written with {metadata[SUM]}: a bit was flipped")
         return _join(json.loads(metadata["tree"]), tensors.__getitem__)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint ({error}). Start again (--restart)") from error
@@ -82,13 +82,13 @@ def read_checkpoint(path: Path) -> dict:
 
 def frozen_checksum(model: nn.Module) -> int:
     """A number that changes when any weight does that a checkpoint does not hold."""
-    found = 0
+    value = 0
     scales = [(f"{n}.{k}", t) for n, m in model.named_modules() if isinstance(m, Linear4bit) for k, t in m.named_buffers()]
     for name, p in [*model.named_parameters(), *scales]:
         if not p.requires_grad:
             bits = p.detach().cpu().contiguous().flatten().view(torch.uint8)
-            found = zlib.crc32(bits.numpy().data, zlib.crc32(name.encode(), found))
-    return found
+            value = zlib.crc32(bits.numpy().data, zlib.crc32(name.encode(), value))
+    return value
 
 
 def saved_step(path: Path) -> int:
@@ -112,8 +112,8 @@ class TrainableWeights:
             raise ValueError(f"{len(state)} tensors, expected {len(self.parameters)}; not in both: {wrong[:3]}")
         for name, p in self.parameters.items():
             if p.shape != state[name].shape or p.dtype != state[name].dtype:
-                found, expected = (f"{tuple(t.shape)} {t.dtype}" for t in (state[name], p))
-                raise ValueError(f"{name} is {found}, expected {expected}")
+                saved, expected = (f"{tuple(t.shape)} {t.dtype}" for t in (state[name], p))
+                raise ValueError(f"{name} is {saved}, expected {expected}")
         for name, p in self.parameters.items():
             p.copy_(state[name])
 
@@ -137,12 +137,12 @@ def _split(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _sum(tree: str, tensors: dict[str, Tensor]) -> int:
-    found = zlib.crc32(tree.encode())
+    value = zlib.crc32(tree.encode())
     for name, tensor in sorted(tensors.items()):
         about = f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
         bits = tensor.contiguous().flatten().view(torch.uint8)
-        found = zlib.crc32(bits.numpy().data, zlib.crc32(about, found))
-    return found
+        value = zlib.crc32(bits.numpy().data, zlib.crc32(about, value))
+    return value
 
 
 def _join(tree: Any, tensor: Callable[[str], Tensor]) -> Any:

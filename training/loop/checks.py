@@ -15,14 +15,14 @@ class NoGradientError(RuntimeError):
 
 def trainable_parameters(model: "nn.Module") -> "list[nn.Parameter]":
     """The parameters for an optimizer. ValueError when there are none."""
-    found = [p for p in model.parameters() if p.requires_grad]
-    if not found:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
         raise ValueError(f"{type(model).__name__} has no trainable parameter: inject an adapter or unfreeze a part first")
-    return found
+    return parameters
 
 
 LARGEST_REST = 0.5
-"""of the trained numbers: what a base has besides what it answers with (BigBird's pooler, Longformer's global attention)"""
+"""of the trained parameters: what a base has besides what it answers with (BigBird's pooler, Longformer's global attention)"""
 
 
 def assert_all_got_gradients(
@@ -55,7 +55,7 @@ def _may_rest(model: "nn.Module", without: Mapping[str, "nn.Parameter"], needed:
     if any(f".{path}." in f".{name}" for name in without for path in needed):
         return False
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    numbers = {name: int(found[1]) for name in trained if (found := re.search(r"\.(\d+)\.", name))}
+    numbers = {name: int(match[1]) for name in trained if (match := re.search(r"\.(\d+)\.", name))}
     lowest = {name for name, number in numbers.items() if number == min(numbers.values())}
     lowest |= {name for name in trained if "embed" in name or name.split(".")[-2:-1] in (["wte"], ["shared"])}
     if not any(trained[name].grad is not None for name in lowest):

@@ -23,7 +23,7 @@ class StopRequest:
 
 
 @contextmanager
-def listening() -> Iterator[StopRequest]:
+def stop_requests() -> Iterator[StopRequest]:
     """While open, the first signal only sets `wanted`; a second one acts as always (Ctrl-C raises KeyboardInterrupt).
 
     Outside the main thread Python delivers no signals, and nothing is changed.

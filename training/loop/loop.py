@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from training.data.batching import Batch
 from training.loop import processes
 from training.loop.checkpoint import load_checkpoint
-from training.loop.interrupt import Interrupted, StopRequest, listening
+from training.loop.interrupt import Interrupted, StopRequest, stop_requests
 from training.loop.progress import Progress
 from training.loop.trainer import LoopSettings, Objective, Trainer
 
@@ -47,7 +47,7 @@ def run(
     checkpoint = trainer.checkpoint
     if checkpoint is not None and checkpoint.exists():
         load_checkpoint(checkpoint, trainer.parts(), trainer.accelerator)
-    with listening() if checkpoint is not None else nullcontext(StopRequest()) as request:
+    with stop_requests() if checkpoint is not None else nullcontext(StopRequest()) as request:
         _run(trainer, evaluate, on_row, request)
     if trainer.settings.keep == "best":
         trainer.weights.load_state_dict(trainer.progress.best_weights)

@@ -58,12 +58,12 @@ def sum_gradients(parameters: list[nn.Parameter], accelerator: Accelerator) -> N
     moved = total([p.grad is not None for p in parameters], accelerator)
     parameters = [p for p, ranks in zip(parameters, moved, strict=True) if ranks]
     for dtype in sorted({p.dtype for p in parameters}, key=str):
-        mine = [p for p in parameters if p.dtype == dtype]
-        for p in mine:
+        of_dtype = [p for p in parameters if p.dtype == dtype]
+        for p in of_dtype:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        flat = torch.cat([p.grad.flatten() for p in mine])  # pyright: ignore[reportOptionalMemberAccess]
+        flat = torch.cat([p.grad.flatten() for p in of_dtype])  # pyright: ignore[reportOptionalMemberAccess]
         distributed.all_reduce(flat)
-        for p, part in zip(mine, flat.split([p.numel() for p in mine]), strict=True):
+        for p, part in zip(of_dtype, flat.split([p.numel() for p in of_dtype]), strict=True):
             p.grad.copy_(part.view_as(p))  # pyright: ignore[reportOptionalMemberAccess]
 
 

@@ -1,7 +1,7 @@
 """One step of training, and what it changes: the model, the optimizer, the schedule.
 
-The loss of a step is the sum over all micro-batches of all processes, divided by the number of scored tokens (or answers) in them.
-So accumulation and the number of processes change memory and speed, and nothing else.
+The loss of a step is the sum over all micro-batches of all processes, divided by the number of scored tokens (or answers) in
+them. So accumulation and the number of processes change memory and speed, and nothing else.
 
 `Trainer.step` is the whole step, in order. Trainers with other losses (several tasks, distillation) replace single parts of it:
 `counts`, `losses`, `backward`, `loss_row`, `sum_gradients`.
@@ -176,17 +176,17 @@ class Trainer:
 
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds. The data stream takes part when it can (`state_dict`)."""
-        found: dict[str, Any] = {
+        parts: dict[str, Any] = {
             "weights": self.weights,
             "optimizer": self.optimizer,
             "schedule": self.schedule,
             "progress": self.progress,
         }
         if hasattr(self.data, "state_dict"):
-            found["data"] = self.data
+            parts["data"] = self.data
         if self.accelerator.scaler is not None:
-            found["scaler"] = self.accelerator.scaler
-        return found
+            parts["scaler"] = self.accelerator.scaler
+        return parts
 
     def save(self) -> None:
         if self.checkpoint is not None:

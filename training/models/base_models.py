@@ -180,7 +180,7 @@ def _model(spec: TaskSpec, source: Source, config, names: list[str]) -> tuple[Pr
     except Exception as error:  # as above
         raise ValueError(f"model {source.name!r} cannot be loaded for {spec.kind}: {_first_line(error)}") from error
     for p in (*model.parameters(), *model.buffers()):
-        p.data = p.data.clone()  # a file puts weights at odd addresses, and the last bit of a product depends on them
+        p.data = p.data.clone()  # a file puts weights at odd addresses, and the last bit of a matmul depends on them
     _refuse_other_layers(model, info["unexpected_keys"], source.name)
     missing = [*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])]  # such as a head for other labels
     _refuse_holes(model, missing, source.name)
@@ -273,9 +273,9 @@ def _refuse_readers_of_the_future(model: PreTrainedModel, name: str) -> None:
 def _modules_of(keys, model: PreTrainedModel) -> tuple[str, ...]:
     """The outermost modules made only of missing parameters (`classifier`, or a pooler that was never trained)."""
     missing = set(keys)
-    found: list[str] = []
+    modules: list[str] = []
     for path, module in model.named_modules():
         names = [f"{path}.{n}" for n, _ in module.named_parameters()]
-        if path and names and set(names) <= missing and not any(path.startswith(f + ".") for f in found):
-            found.append(path)
-    return tuple(found)
+        if path and names and set(names) <= missing and not any(path.startswith(f + ".") for f in modules):
+            modules.append(path)
+    return tuple(modules)

@@ -67,12 +67,12 @@ def read_sealed(path: Path) -> dict:
     for name, expected in sums.items():
         file = path.parent / name
         try:
-            found = _own_sum(card) if file == path else zlib.crc32(file.read_bytes())
+            checksum = _own_sum(card) if file == path else zlib.crc32(file.read_bytes())
         except OSError as error:
             raise ValueError(f"{file}: cannot be read, and {path.name} says that it belongs here ({error})") from error
-        if found != expected:
+        if checksum != expected:
             raise ValueError(
-                f"{file}: not as it was written (crc32 {found}, {path.name} says {expected}): it is damaged, or was changed. "
+                f"{file}: not as it was written (crc32 {checksum}, {path.name} says {expected}): it is damaged, or was changed. "
                 f"Take another copy; if the change is wanted, remove {SUMS!r} from {path.name}"
             )
     return card

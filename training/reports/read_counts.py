@@ -54,8 +54,8 @@ def confusion(spec: TaskSpec, guesses: Sequence[int], features: Sequence[Mapping
     count = len(spec.labels)
     if spec.kind != "classification" or count > MOST_LABELS:
         return None
-    found = Counter(zip((feature["labels"] for feature in features), guesses, strict=True))
-    return [[found.get((truth, guess), 0) for guess in range(count)] for truth in range(count)]
+    pairs = Counter(zip((feature["labels"] for feature in features), guesses, strict=True))
+    return [[pairs.get((truth, guess), 0) for guess in range(count)] for truth in range(count)]
 
 
 def confusion_table(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:

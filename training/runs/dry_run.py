@@ -18,10 +18,10 @@ from torch import Tensor
 from training.data.batching import batches
 from training.data.encoding import encode
 from training.evaluation.evaluation import answering, model_inputs
+from training.models.trained import load_trained
 from training.runs.run import train_model
 from training.runs.run_folder import TRAINED
 from training.runs.settings import TrainSettings
-from training.models.trained import load_trained
 
 ROWS, TOKENS = 2, 2
 """rows that are evaluated, and tokens that are written"""
@@ -56,12 +56,12 @@ def _rows(settings: TrainSettings, trained: Any, result: Any) -> list[dict]:
 
 def answers(model: Any, tokenizer: Any, features: list[dict]) -> list[Tensor]:
     """All outputs of a model on some rows, on the CPU."""
-    device, found = next(model.parameters()).device, []
+    device, outputs = next(model.parameters()).device, []
     with answering(model):
         for batch in batches(features, tokenizer, ROWS):
             out = model(**model_inputs({name: value.to(device) for name, value in batch.items()}))
-            found += [value.cpu() for value in out.values() if isinstance(value, Tensor)]
-    return found
+            outputs += [value.cpu() for value in out.values() if isinstance(value, Tensor)]
+    return outputs
 
 
 def compare(trained: list[Tensor], loaded: list[Tensor]) -> None:

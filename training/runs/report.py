@@ -32,14 +32,14 @@ class Run:
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
     """The runs in these folders, themselves or one level below. ValueError for a path without any."""
-    found = []
+    runs = []
     for path in paths:
         folders = [path] if (path / CONFIG).exists() else sorted(p.parent for p in path.glob(f"*/{CONFIG}"))
         folders = [f for f in folders if (f / ROWS).exists()]
         if not folders:
             raise ValueError(f"{path}: no run here; expected a folder with {CONFIG} and {ROWS}, or one that holds such folders")
-        found += [Run(f, read_config(f), read_rows(f / ROWS), read_result(f)) for f in folders]
-    return found
+        runs += [Run(f, read_config(f), read_rows(f / ROWS), read_result(f)) for f in folders]
+    return runs
 
 
 def report_page(runs: list[Run]) -> str:

@@ -10,18 +10,18 @@ from accelerate import Accelerator
 from kernels.measure import peak_bytes
 from loralib import base_bytes, count_parameters
 from loralib.files.checkpoint import write_atomic
-from training.models.base_models import Base
+from training.data.tasks import TaskSpec, is_world
+from training.data.world_tasks import ceiling
 from training.evaluation.evaluation import HeldOut
 from training.evaluation.generation import Sample, ends_of_text
-from training.models.methods import ADAPTERS
 from training.loop.progress import Progress
+from training.models.base_models import Base
+from training.models.methods import ADAPTERS
+from training.models.trained import load_trained
 from training.reports.read_counts import confusion_table, counts_table
 from training.reports.records import draw_curves, file_size, markdown_table
 from training.runs.run_folder import RESULT, ROWS, TRAINED, RunError, RunFolder, read_rows, read_settings, write_json
 from training.runs.settings import TrainSettings
-from training.data.tasks import TaskSpec, is_world
-from training.models.trained import load_trained
-from training.data.world_tasks import ceiling
 
 
 @dataclass(frozen=True)

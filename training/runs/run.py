@@ -9,28 +9,28 @@ from tqdm.auto import tqdm
 
 from adapters.fusion.fusion import fusion_penalty
 from kernels.measure import saved_bytes
-from training.loop import loop, processes
-from training.models.base_models import Base, load_base, window
 from training.data.batching import Steps, checksum
-from training.loop.checkpoint import frozen_checksum
 from training.data.data import evaluation_split, load_task, some_rows
 from training.data.encoding import Encoded, encode
+from training.data.tasks import TaskSpec, find_task
 from training.evaluation.evaluation import HeldOut, evaluate, objective_of, score
 from training.evaluation.generation import Sample, checked_prompts, generate_samples, references_by_prompt
-from training.runs.method_configs import adapter_config
-from training.models.methods import apply_method, default_learning_rate
 from training.evaluation.padding import choose_padding_side
+from training.evaluation.text_metrics import refuse_texts, text_scores
+from training.loop import loop, processes
+from training.loop.checkpoint import frozen_checksum
 from training.loop.progress import Progress
 from training.loop.randomness import seeded
+from training.models.base_models import Base, load_base, window
+from training.models.methods import apply_method, default_learning_rate
+from training.models.threads import threads_restored, use_threads
+from training.models.trained import save_trained
 from training.reports.read_counts import confusion, counts_of
+from training.runs.method_configs import adapter_config
 from training.runs.result import Measured, TrainResult, finish, finished_result, metric_key
 from training.runs.run_folder import TRAINED, RunFolder
 from training.runs.settings import TrainSettings
-from training.data.tasks import TaskSpec, find_task
-from training.evaluation.text_metrics import refuse_texts, text_scores
-from training.models.threads import threads_restored, use_threads
 from training.runs.trackers import Trackers, tracker_names
-from training.models.trained import save_trained
 
 REHEARSED = "rehearsed"
 """a folder in the run's, which is there for a moment"""
@@ -126,7 +126,7 @@ class _Run:
         if self.settings.method == "untouched":
             return self.results(Progress(self.spec.higher_is_better, keeps_best=False), 0)
         with seeded(self.settings.seed + 1000 * self.accelerator.process_index):  # dropout differs between the processes
-            kept = self.saved_bytes() if self.settings.steps > 1 else 0  # one step only tries a run out
+            saved = self.saved_bytes() if self.settings.steps > 1 else 0  # one step only tries a run out
         with seeded(self.settings.seed + 1000 * self.accelerator.process_index):
             progress = loop.train(
                 self.base.model,
@@ -139,7 +139,7 @@ class _Run:
                 folder.checkpoint if self.settings.steps > 1 else None,
                 folder.sync,
             )
-        return self.results(progress, kept)
+        return self.results(progress, saved)
 
     def rehearse(self) -> None:
         """What comes after the last step, once before the first: two tokens are written; the weights are saved and removed."""
@@ -177,9 +177,9 @@ class _Run:
         return text_scores(samples), samples
 
     def generate(self, prompts: list) -> list[Sample]:
-        mine = processes.share(prompts, self.accelerator)
+        own_prompts = processes.share(prompts, self.accelerator)
         options = {"decoding": self.settings.decoding, "max_new_tokens": self.settings.max_new_tokens}
-        samples = generate_samples(self.base.model, self.base.tokenizer, mine, self.spec, **options)
+        samples = generate_samples(self.base.model, self.base.tokenizer, own_prompts, self.spec, **options)
         return processes.gather(samples, self.accelerator)
 
     def saved_bytes(self) -> int:
@@ -215,7 +215,7 @@ class _Run:
             **{name: getattr(self.settings, name) for name in names},
         )
 
-    def results(self, progress, kept: int) -> TrainResult:
+    def results(self, progress, saved_bytes: int) -> TrainResult:
         """Weights, generated texts, report and result, in this order: a result is the sign that all the rest is there."""
         texts, samples = self.score_texts()
         if self.spec.kind == "generation" and len(samples) < self.settings.samples:
@@ -227,7 +227,7 @@ class _Run:
         def write() -> None:
             where = self.folder.folder / TRAINED
             file_bytes = save_trained(where, self.settings.method, self.base, self.spec, self.settings.max_length)
-            measured = Measured(progress, self.learning_rate, file_bytes, kept, texts, samples, counts)
+            measured = Measured(progress, self.learning_rate, file_bytes, saved_bytes, texts, samples, counts)
             results.append(finish(self.settings, self.held_out, self.split, self.base, self.folder, self.accelerator, measured))
 
         processes.on_main(write, self.accelerator)
@@ -261,7 +261,7 @@ def _encode_both(settings, spec: TaskSpec, train_rows, rows, split: str, base: B
 
 
 def _check_prompts(settings: TrainSettings, held_out: HeldOut, base: Base) -> None:
-    """The prompts that will be continued after training must fit: told now, not then."""
+    """The prompts that will be continued after training must fit: reported now, not then."""
     if held_out.spec.kind == "generation":
         count = None if settings.score_texts is None else max(settings.samples, settings.score_texts)
         prompts = references_by_prompt(held_out.rows, held_out.spec)[:count]

@@ -62,9 +62,9 @@ class RunFolder:
                 clear(self.folder)
             elif (self.folder / CONFIG).exists():
                 self._refuse_other_settings(settings)
-            elif found := [name for name in OURS if (self.folder / name).exists()]:
+            elif leftovers := [name for name in OURS if (self.folder / name).exists()]:
                 raise RunError(
-                    f"{self.folder} holds {found} and no {CONFIG}: a run that was damaged (--restart starts over), or files "
+                    f"{self.folder} holds {leftovers} and no {CONFIG}: a run that was damaged (--restart starts over), or files "
                     "of somebody else's (choose another --out)"
                 )
             write_json(self.folder / CONFIG, settings)
@@ -143,10 +143,10 @@ def _settings_or_none(folder: Path) -> dict:
     if (folder / RESULT).exists() or (folder / ROWS).exists():
         return dict.fromkeys(("task", "method", "steps"))
     try:
-        found = json.loads((folder / CONFIG).read_text())
+        content = json.loads((folder / CONFIG).read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def append_line(path: Path, row: dict) -> None:

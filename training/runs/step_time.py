@@ -7,17 +7,17 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 
-from training.models.base_models import load_base, window
 from training.data.batching import Steps
 from training.data.data import load_task
 from training.data.encoding import encode
+from training.data.tasks import find_task
 from training.evaluation.evaluation import objective_of
 from training.loop.loop import LoopSettings, Trainer
-from training.runs.method_configs import adapter_config
-from training.models.methods import apply_method
 from training.loop.processes import make_accelerator
+from training.models.base_models import load_base, window
+from training.models.methods import apply_method
+from training.runs.method_configs import adapter_config
 from training.runs.settings import TrainSettings
-from training.data.tasks import find_task
 
 WARM_UP = 2
 
@@ -44,7 +44,7 @@ def times_in_turn(
 
 def ratios(times: dict[str, list[float]], to: str) -> dict[str, tuple[float, float, float]]:
     """(20 %, 50 %, 80 % quantile) of the time of `to` over each row's own, round by round: 2 means twice as fast."""
-    return {label: ratio(times[to], mine) for label, mine in times.items()}
+    return {label: ratio(times[to], own_times) for label, own_times in times.items()}
 
 
 def ratio(over: list[float], under: list[float]) -> tuple[float, float, float]:

@@ -31,8 +31,8 @@ def tracker_names(wanted: str) -> list[str]:
     for name in names:
         if name not in KNOWN:
             raise ValueError(f"tracker {name!r} is unknown; there are {', '.join(KNOWN)}")
-        found = find_spec(name)
-        if found is None or found.origin is None:  # None: a folder of that name, such as wandb's own logs
+        spec = find_spec(name)
+        if spec is None or spec.origin is None:  # None: a folder of that name, such as wandb's own logs
             raise ValueError(f"tracker {name!r} is not installed: pip install {name}, or choose --trackers tensorboard")
     return names
 

@@ -57,7 +57,7 @@ def run_benchmark(
 ) -> list[Entry]:
     """Every task in a process of its own; what is finished is read, what was stopped goes on."""
     plans = []
-    for task, ran in tasks.items():  # all data first: a missing folder is told before hours of work
+    for task, ran in tasks.items():  # all data first: a missing folder is reported before hours of work
         spec = find_task(ran)
         folder = None if root is None else str(data_folder(root, ran))
         data = load_task(spec, folder, base.seed, base.train_rows)

@@ -119,23 +119,23 @@ def check_plan(plan: Plan, other_text: str | None) -> None:
 
 def run_plan(plan: Plan, train_rows: int, other_text: str | None, say: Callable[[str], None]) -> list[Compared]:
     """Run all rows, seed by seed, so that a disturbance of the machine meets every row."""
-    found: dict[str, Compared] = {label: Compared(label, s, [], []) for label, s in plan.rows.items()}
+    compared: dict[str, Compared] = {label: Compared(label, s, [], []) for label, s in plan.rows.items()}
     for seed in range(plan.seeds):
         for label, settings in plan.rows.items():
             folder = Path(settings.out or "").with_name(f"{_slug(label)}-{seed}")
-            mine = replace(settings, seed=settings.seed + seed, out=str(folder))
-            result = train_in_own_process(mine)
-            found[label].results.append(result)
-            found[label].after.append(_after(folder, mine, train_rows, other_text))
-            say(f"seed {mine.seed}: {label}: {result['metric_name']} {result['metric']:.4f}")
-    return list(found.values())
+            run_settings = replace(settings, seed=settings.seed + seed, out=str(folder))
+            result = train_in_own_process(run_settings)
+            compared[label].results.append(result)
+            compared[label].after.append(_after(folder, run_settings, train_rows, other_text))
+            say(f"seed {run_settings.seed}: {label}: {result['metric_name']} {result['metric']:.4f}")
+    return list(compared.values())
 
 
 def _after(folder: Path, settings: TrainSettings, train_rows: int, other_text: str | None) -> dict:
     """Metric on training rows, and loss on other text; kept beside the run, so that a second start need not do it again."""
     path, asked = folder / AFTER, {"rows": train_rows, "other": other_text}
-    if path.exists() and (found := read_settings(path)).get("asked") == asked:
-        return found
+    if path.exists() and (scores_after := read_settings(path)).get("asked") == asked:
+        return scores_after
     trained = load_trained(folder / TRAINED)
     spec, tokenizer, model = trained.spec, trained.base.tokenizer, trained.base.model
     limit = min(trained.max_length, window(model, tokenizer))
@@ -143,21 +143,21 @@ def _after(folder: Path, settings: TrainSettings, train_rows: int, other_text: s
     accelerator = make_accelerator()
     model.to(accelerator.device)
     scores = evaluate(model, HeldOut(spec, rows, encode(rows[:], spec, tokenizer, limit)), tokenizer, accelerator)
-    found = {"asked": asked, "train_metric": scores[metric_key(spec)], "train_loss": scores["eval_loss"]}
+    scores_after = {"asked": asked, "train_metric": scores[metric_key(spec)], "train_loss": scores["eval_loss"]}
     if other_text is not None:
         text = find_task("text")
         data = load_task(text, other_text)
         other = some_rows(data[evaluation_split(data, text, other_text)], OTHER_ROWS, text, other_text)
         held_out = HeldOut(text, other, encode(other[:], text, tokenizer, limit))
-        found["other_loss"] = evaluate(model, held_out, tokenizer, accelerator)["eval_loss"]
-    write_atomic(path, (json.dumps(found) + "\n").encode())
-    return found
+        scores_after["other_loss"] = evaluate(model, held_out, tokenizer, accelerator)["eval_loss"]
+    write_atomic(path, (json.dumps(scores_after) + "\n").encode())
+    return scores_after
 
 
 def kept_gain(row: Compared, untouched: Compared, full: Compared) -> list[float]:
     """Which share of full fine-tuning's gain over the untouched model this row reaches, seed by seed."""
-    start, top, mine = (np.asarray(r.values("metric")) for r in (untouched, full, row))
-    return ((mine - start) / (top - start)).tolist()
+    start, top, row_values = (np.asarray(r.values("metric")) for r in (untouched, full, row))
+    return ((row_values - start) / (top - start)).tolist()
 
 
 def _slug(label: str) -> str:

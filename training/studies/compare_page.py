@@ -95,12 +95,12 @@ def verdicts(rows: list[Compared]) -> str:
     for row in rows:
         if row is full:
             continue
-        mine, best = row.values("metric"), full.values("metric")
-        mean, error = paired_gap(mine, best, higher)
+        values, best = row.values("metric"), full.values("metric")
+        mean, error = paired_gap(values, best, higher)
         word = "no difference that counts"
-        if clearly_better(best, mine, higher):
+        if clearly_better(best, values, higher):
             word = "**full is better**"
-        elif clearly_better(mine, best, higher):
+        elif clearly_better(values, best, higher):
             word = "**better than full**"
         lines.append(f"- {row.label}: {word} ({mean:+.3f}, standard error {error:.3f}; + is better)")
     return "\n".join(lines)
@@ -187,7 +187,8 @@ def _tuned(tried: dict) -> str:
     if not tried:
         return " Each method has its default learning rate."
     lines = [
-        f"- {method}: " + ", ".join(f"{rate:g} → {score:.3f}" for rate, score in found.items()) for method, found in tried.items()
+        f"- {method}: " + ", ".join(f"{rate:g} → {score:.3f}" for rate, score in scores.items())
+        for method, scores in tried.items()
     ]
     start = f"Each method has the best learning rate of these, tried on seed {TUNING_SEED}, which is not one of the compared:"
     return "\n\n".join(("", start, "\n".join(lines)))

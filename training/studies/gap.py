@@ -58,8 +58,8 @@ class Gap:
         return clearly_better(self.values["full"], self.values["head"], TASKS[self.task].higher_is_better)
 
     def closed(self, row: str) -> float:
-        head, full, mine = (statistics.mean(self.values[name]) for name in ("head", "full", row))
-        return (mine - head) / (full - head)
+        head, full, row_mean = (statistics.mean(self.values[name]) for name in ("head", "full", row))
+        return (row_mean - head) / (full - head)
 
 
 def measure_gap(task: str, names: list[str], seeds: int, folder: Path, say: Callable[[str], None]) -> Gap:
@@ -105,7 +105,7 @@ def page(gaps: list[Gap], names: list[str], command: str, chart: str) -> str:
         f"is not, the share is a ratio of small numbers: read the table above.\n\n"
         f"## Settings\n\n{settings}\n\n## The learning rates that were tried\n\n"
         f"On seed {TUNING_SEED}, which is not one of the compared; the best was taken.\n\n"
-        f"{markdown_table(('task', 'method', 'rate: metric', 'trained numbers'), tried)}\n"
+        f"{markdown_table(('task', 'method', 'learning rate: metric', 'trained parameters'), tried)}\n"
     )
 
 

@@ -63,7 +63,7 @@ class Contest:
     element: int = 2
     """bytes of a number of x and y"""
     rounding: float = 2**-8
-    """the baseline's error where it cannot be told, because its dropout is not reproducible"""
+    """the baseline's error where it cannot be computed, because its dropout is not reproducible"""
     tolerance: float = 1e-4
 
 
@@ -109,6 +109,6 @@ def worst(errors: Iterable[float]) -> float:
     return float(torch.tensor([*errors], dtype=torch.float64).max())
 
 
-def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    found, wanted = found.detach().double(), wanted.detach()
-    return float((found - wanted).norm() / wanted.norm())
+def relative_error(measured: torch.Tensor, wanted: torch.Tensor) -> float:
+    measured, wanted = measured.detach().double(), wanted.detach()
+    return float((measured - wanted).norm() / wanted.norm())

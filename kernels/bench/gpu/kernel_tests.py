@@ -88,7 +88,7 @@ def last_line(path: Path) -> str:
 def read(paths: list[Path], unfinished: list[str], seconds: float) -> Outcome:
     """Counts from pytest's lines `file::test PASSED [ 10%]`."""
     text = "".join(path.read_text(errors="replace") for path in paths)
-    found = re.findall(r"^(tests/\S+::.*?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b", text, re.MULTILINE)
-    failing = [f"{name} {word.lower()}" for name, word in found if word in ("FAILED", "ERROR")]
+    outcomes = re.findall(r"^(tests/\S+::.*?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b", text, re.MULTILINE)
+    failing = [f"{name} {word.lower()}" for name, word in outcomes if word in ("FAILED", "ERROR")]
     failing += [f"{name}: cannot be collected" for name in sorted(set(re.findall(r"^ERROR (tests/\S+\.py)", text, re.MULTILINE)))]
-    return Outcome(Counter(word for _, word in found), failing, unfinished, seconds)
+    return Outcome(Counter(word for _, word in outcomes), failing, unfinished, seconds)

@@ -73,12 +73,12 @@ def mark(line: Line, name: str) -> str:
 
 def _targets(sweep: Sweep):
     for target in TARGETS:
-        found = [line for line in sweep.lines if target.wanted(line.case)]
-        if not found:
+        lines = [line for line in sweep.lines if target.wanted(line.case)]
+        if not lines:
             yield target.text, f"{target.limit:.2f}", "not measured", ""
             continue
         try:
-            value = max(target.value(line) for line in found)
+            value = max(target.value(line) for line in lines)
         except KeyError as missing:
             yield target.text, f"{target.limit:.2f}", f"no contender {missing}", ""
             continue

@@ -34,11 +34,11 @@ class Session:
     measured: Path | None
     deadline: float = math.inf
     """a time of `time.monotonic`"""
-    found: Sweep = field(init=False)
+    results: Sweep = field(init=False)
     tests: kernel_tests.Outcome | None = None
 
     def __post_init__(self) -> None:
-        self.found = Sweep(device_name(self.setup.device))
+        self.results = Sweep(device_name(self.setup.device))
         self.out.mkdir(parents=True, exist_ok=True)
 
     def run_tests(self, logs: Path) -> kernel_tests.Outcome:
@@ -52,16 +52,16 @@ class Session:
         """The hardware limits, then every case, in a process of their own."""
         worker = Worker(self.setup.device)
         try:
-            self.found.ceilings = worker.call(limits, self.setup, seconds=self._patience())
-            rows = RowFile(self.out / "rows.csv", self.found.device, self.setup.dtype)
+            self.results.ceilings = worker.call(limits, self.setup, seconds=self._patience())
+            rows = RowFile(self.out / "rows.csv", self.results.device, self.setup.dtype)
             cases = track(plan(operations, self.setup.full))
-            sweep(self.found, cases, partial(self._measure, worker), partial(self._after, rows), self.deadline - PLOTTING)
+            sweep(self.results, cases, partial(self._measure, worker), partial(self._after, rows), self.deadline - PLOTTING)
         finally:
             worker.close()
             self.write(plots=True)
 
     def _measure(self, worker: Worker, name: str, case: GpuCase) -> Line:
-        return worker.call(measure, self.setup, self.found.ceilings, name, case, seconds=self._patience())
+        return worker.call(measure, self.setup, self.results.ceilings, name, case, seconds=self._patience())
 
     def _patience(self) -> float:
         return max(1.0, min(SILENCE, self.deadline - time.monotonic()))
@@ -70,19 +70,19 @@ class Session:
         if line is not None:
             rows.append(line)
             if self.measured:
-                remember(line, self.found.device, self.setup.dtype, self.measured)
+                remember(line, self.results.device, self.setup.dtype, self.measured)
         self.write(plots=False)
 
     def write(self, plots: bool) -> str:
         """report.md as far as the run has come."""
-        said = self.tests.lines() if self.tests else ()
-        text = report(self.found, self.out, said, plots)
+        test_lines = self.tests.lines() if self.tests else ()
+        text = report(self.results, self.out, test_lines, plots)
         write_atomic(self.out / "report.md", text.encode())
         return text
 
     def problems(self) -> list[str]:
         """What makes the command's exit status an error. Cases left out for time are none: the budget was given."""
-        failed = f"{len(self.found.failed)} cases failed" if self.found.failed else ""
-        nothing = "" if self.found.lines else "no case was measured"
+        failed = f"{len(self.results.failed)} cases failed" if self.results.failed else ""
+        nothing = "" if self.results.lines else "no case was measured"
         tests = "tests of the kernels failed or did not finish" if self.tests and not self.tests.ok else ""
         return [text for text in (tests, failed, nothing) if text]

@@ -38,7 +38,7 @@ def plan(operations: list[str], full: bool) -> list[Planned]:
 
 
 def sweep(
-    found: Sweep,
+    measured: Sweep,
     cases: Iterable[Planned],
     measure: Callable[[str, GpuCase], Line],
     after: Callable[[Line | None], None] = lambda line: None,
@@ -52,14 +52,14 @@ def sweep(
     for name, case in cases:
         start, line = time.monotonic(), None
         if start + longest > deadline:
-            found.left_out.append(case)
+            measured.left_out.append(case)
             continue
         try:
             line = measure(name, case)
-            found.lines.append(line)
+            measured.lines.append(line)
         except WorkerFailed as error:
-            found.failed.append((case, str(error)))
+            measured.failed.append((case, str(error)))
         except Exception as error:  # any failure of a kernel is a result, and must not cost the other results
-            found.failed.append((case, f"{type(error).__name__}: {first_line(error)}"))
+            measured.failed.append((case, f"{type(error).__name__}: {first_line(error)}"))
         longest = max(longest, time.monotonic() - start)
         after(line)

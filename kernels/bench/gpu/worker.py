@@ -29,10 +29,10 @@ class Worker:
     def call(self, function: Callable, *arguments: object, seconds: float) -> Any:
         """The function's result; WorkerFailed says what it raised, how its process ended, or that time was over."""
         if self._process is None:
-            self._pipe, theirs = self._context.Pipe()
-            self._process = self._context.Process(target=serve, args=(theirs, self._pipe, self.device), daemon=True)
+            self._pipe, child_end = self._context.Pipe()
+            self._process = self._context.Process(target=serve, args=(child_end, self._pipe, self.device), daemon=True)
             self._process.start()
-            theirs.close()  # so that the death of the worker is the end of the pipe
+            child_end.close()  # so that the death of the worker is the end of the pipe
         self._pipe.send((function, arguments))
         try:
             if not self._pipe.poll(seconds):

@@ -30,13 +30,13 @@ LORAFUSION, UNSLOTH = "lorafusion form, ours", "unsloth form, ours"
 
 def cases(full: bool = True) -> list[GpuCase]:
     """Every shape, M and rank; ranks beside 16, and dropout, at large M alone."""
-    found = []
+    cases = []
     for N, K in SHAPES if full else ((40, 48),):
         for M in TOKENS if full else (2, 40):
             for r in RANKS if M in (1, 8192) else (16,):
-                found += [GpuCase("lora", mode, M, N, K, r) for mode in ("forward", "both")]
-        found.append(GpuCase("lora", "both", 8192 if full else 40, N, K, 16, dropout=0.1))
-    return found
+                cases += [GpuCase("lora", mode, M, N, K, r) for mode in ("forward", "both")]
+        cases.append(GpuCase("lora", "both", 8192 if full else 40, N, K, 16, dropout=0.1))
+    return cases
 
 
 def contest(case: GpuCase, device: str, dtype: torch.dtype, copies: int) -> Contest:
@@ -80,7 +80,7 @@ def triton_form(case: GpuCase, x, dy, W, A, B):
 
 
 def addmm_form(case: GpuCase, x, dy, W, A, B):
-    """Ours in torch: scale and sum inside the second product, in place. The honest baseline."""
+    """Ours in torch: scale and sum inside the second matmul, in place. The honest baseline."""
     p, parts = case.dropout, ((0, case.N),)
     keep = keep_mask(torch.tensor([7], device=x.device), case.M, case.K, p) if p else None
 
@@ -160,20 +160,20 @@ def check(case: GpuCase, runs: dict, x, dy, W, A, B) -> dict[str, float]:
     x, dy, W, A, B = (t.double() for t in (x, dy, W, A, B))
     wanted, errors = exact(case, x, dy, W, A, B, keep), {}
     for name in ("triton", LORAFUSION) if p else [name for name in runs if name != "bare"]:
-        found = runs[name][0]()
-        right = exact(case, x, dy, W, A, B, found[-1]) if p and name == LORAFUSION else wanted
-        errors[name] = worst(relative_error(a, b) for a, b in zip(found, right, strict=False))
+        outputs = runs[name][0]()
+        right = exact(case, x, dy, W, A, B, outputs[-1]) if p and name == LORAFUSION else wanted
+        errors[name] = worst(relative_error(a, b) for a, b in zip(outputs, right, strict=False))
     return errors
 
 
 def exact(case: GpuCase, x: Tensor, dy: Tensor, W: Tensor, A: Tensor, B: Tensor, keep: Tensor | None) -> list[Tensor]:
     """y, and in mode both dx, dA, dB, by the formulas in float64; `keep` is the dropout mask."""
-    kept = 1.0 if keep is None else keep.double() / (1 - case.dropout)
-    S = SCALING * (x * kept) @ A.T
+    scaled_mask = 1.0 if keep is None else keep.double() / (1 - case.dropout)
+    S = SCALING * (x * scaled_mask) @ A.T
     results = [F.linear(x, W) + S @ B.T]
     if case.mode == "both":
         dS = SCALING * dy @ B
-        results += [dy @ W + dS @ A * kept, dS.T @ (x * kept), dy.T @ S]
+        results += [dy @ W + dS @ A * scaled_mask, dS.T @ (x * scaled_mask), dy.T @ S]
     return results
 
 

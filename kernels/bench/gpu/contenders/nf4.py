@@ -1,4 +1,4 @@
-"""4-bit weights on a GPU: decoding, products with a packed weight, and whole QLoRA layers, against bitsandbytes and 16 bits."""
+"""4-bit weights on a GPU: decoding, matmuls with a packed weight, and whole QLoRA layers, against bitsandbytes and 16 bits."""
 
 import torch
 from torch.nn import functional as F
@@ -18,13 +18,13 @@ SCALING = 0.5
 
 
 def cases(full: bool = True) -> list[GpuCase]:
-    found = []
+    cases = []
     for N, K in SHAPES if full else ((40, 128),):
-        found.append(GpuCase("nf4_decode", "forward", 0, N, K, weight_bits=16 + BITS))
-        found += [GpuCase("nf4", "forward", M, N, K, weight_bits=BITS) for M in (TOKENS if full else (2, 20))]
+        cases.append(GpuCase("nf4_decode", "forward", 0, N, K, weight_bits=16 + BITS))
+        cases += [GpuCase("nf4", "forward", M, N, K, weight_bits=BITS) for M in (TOKENS if full else (2, 20))]
         for mode, tokens in (("forward", TOKENS), ("both", TRAINING)):
-            found += [GpuCase("nf4_lora", mode, M, N, K, 16, weight_bits=BITS) for M in (tokens if full else (20,))]
-    return found
+            cases += [GpuCase("nf4_lora", mode, M, N, K, 16, weight_bits=BITS) for M in (tokens if full else (20,))]
+    return cases
 
 
 def contest(case: GpuCase, device: str, dtype: torch.dtype, copies: int) -> Contest:
@@ -34,9 +34,9 @@ def contest(case: GpuCase, device: str, dtype: torch.dtype, copies: int) -> Cont
     packed = [nf4_triton.quantize(weight, double_quant=True) for weight in dense]
     if case.operation == "nf4_lora":
         return qlora(case, packed, draw(case.M, case.K), draw(case.r, case.K), draw(case.N, case.r), draw(case.M, case.N))
-    theirs = bitsandbytes_copies(dense)
+    bitsandbytes_weights = bitsandbytes_copies(dense)
     if case.operation == "nf4_decode":
-        return decoding(case, dense, packed, theirs, dtype)
+        return decoding(case, dense, packed, bitsandbytes_weights, dtype)
     x = draw(case.M, case.K)
     runs = {
         "bf16": [lambda W=W: F.linear(x, W) for W in dense],
@@ -45,8 +45,8 @@ def contest(case: GpuCase, device: str, dtype: torch.dtype, copies: int) -> Cont
     }
     if nf4_matmul_triton.fits(x, packed[0]):
         runs["packed"] = [lambda q=q: nf4_matmul_triton.nf4_matmul(x, q) for q in packed]
-    if theirs:
-        runs["bitsandbytes"] = [lambda b=b, s=s: _bnb_linear(x, b, s) for b, s in theirs]
+    if bitsandbytes_weights:
+        runs["bitsandbytes"] = [lambda b=b, s=s: _bnb_linear(x, b, s) for b, s in bitsandbytes_weights]
     exact = x.double() @ nf4.dequantize(packed[0], torch.float32).double().T  # not rounded to x's dtype: not all contenders do
     errors = {name: relative_error(several[0](), exact) for name, several in runs.items() if name != "bf16"}
     ours = "packed" if "packed" in runs and case.M <= nf4_matmul_triton.PACKED_PAYS else "decode + linear"
@@ -83,7 +83,7 @@ def _bnb_linear(x, packed, state):
     return matmul_4bit(x, packed.t(), quant_state=state)
 
 
-def decoding(case: GpuCase, dense, packed, theirs, dtype) -> Contest:
+def decoding(case: GpuCase, dense, packed, bitsandbytes_weights, dtype) -> Contest:
     """The decoded weight is compared to the definition's, to the bit."""
     if not torch.equal(nf4_triton.dequantize(packed[0], dtype), nf4.dequantize(packed[0], dtype)):
         raise RuntimeError(f"{case.name}: the decoded weight differs from the definition's")
@@ -93,10 +93,10 @@ def decoding(case: GpuCase, dense, packed, theirs, dtype) -> Contest:
         "torch": [lambda q=q: nf4.dequantize(q, dtype) for q in packed[:2]],
         "triton": [lambda q=q: nf4_triton.dequantize(q, dtype) for q in packed],
     }
-    if theirs:
+    if bitsandbytes_weights:
         from bitsandbytes.functional import dequantize_4bit
 
-        runs["bitsandbytes"] = [lambda b=b, s=s: dequantize_4bit(b, s) for b, s in theirs]
+        runs["bitsandbytes"] = [lambda b=b, s=s: dequantize_4bit(b, s) for b, s in bitsandbytes_weights]
     return Contest(case, runs, {"torch": 0.0, "triton": 0.0}, "copy", "torch", "triton")
 
 

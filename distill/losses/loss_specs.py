@@ -6,15 +6,17 @@ A number FROM..TO moves in a straight line from the first step to the last. `a` 
 weight 1 - a beside it, so a=1..0 is teacher annealing (Clark et al. 2019, BAM). Losses on states have a weight `w` of their own.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 HARD = "hard"
-LOGITS = ("kd", "mse", "reverse_kl", "jsd", "skl", "srkl", "tv")
+LOGITS = ["kd", "mse", "reverse_kl", "jsd", "skl", "srkl", "tv"]
 """the names of `losses.LOSSES`, without the import of torch"""
 STATES = ("hidden", "cosine", "patient", "transfer")
 ATTENTION = ("scores", "attention", "values", "relations")
-OPTIONS = {HARD: ("w",)} | dict.fromkeys(LOGITS, ("T", "a")) | dict.fromkeys((*STATES, *ATTENTION), ("w",))
+OPTIONS: dict[str, Any] = {HARD: ("w",)} | dict.fromkeys(LOGITS, ("T", "a")) | dict.fromkeys((*STATES, *ATTENTION), ("w",))
 OPTIONS |= {"jsd": ("T", "a", "beta"), "skl": ("T", "a", "alpha"), "srkl": ("T", "a", "alpha"), "mse": ("a",)}
 OPTIONS |= {"relations": ("w", "heads")}
 DEFAULTS = {"w": 1.0, "T": 2.0, "a": 0.9, "beta": 0.5, "alpha": 0.1}
@@ -22,7 +24,7 @@ SCHEDULED = ("w", "a", "T")
 
 
 @dataclass(frozen=True)
-class LossWord:
+class LossSpec:
     """One loss: its name, its layer pairs (student, teacher), and its numbers at the first and the last step."""
 
     text: str
@@ -36,35 +38,35 @@ class LossWord:
         return first + (last - first) * progress
 
 
-def read_losses(texts: Sequence[str]) -> list[LossWord]:
+def read_losses(texts: Sequence[str]) -> list[LossSpec]:
     """The losses of a run. ValueError for what is unknown, twice, or would have no effect."""
-    words = [_read(text) for text in texts]
-    names = [(word.name, word.pairs) for word in words]
-    if not words:
+    specs = [_read(text) for text in texts]
+    names = [(spec.name, spec.pairs) for spec in specs]
+    if not specs:
         raise ValueError("losses: expected at least one, such as kd:T=2,a=0.9")
     if len(set(names)) < len(names):
         raise ValueError(f"losses {' '.join(texts)}: one comes twice")
-    soft = [word for word in words if word.name in LOGITS]
+    soft = [spec for spec in specs if spec.name in LOGITS]
     if len(soft) > 1:
         raise ValueError(f"losses {' '.join(w.text for w in soft)}: expected one on logits, whose `a` shares with the labels")
-    if soft and any(word.name == HARD for word in words):
+    if soft and any(spec.name == HARD for spec in specs):
         raise ValueError(f"losses {soft[0].text} and hard: the labels have the weight 1 - a already; leave hard out")
-    return words
+    return specs
 
 
-def needs_teacher(words: Sequence[LossWord]) -> bool:
+def needs_teacher(specs: Sequence[LossSpec]) -> bool:
     """Whether a loss compares logits, which a cache can hold."""
-    return any(word.name in LOGITS for word in words)
+    return any(spec.name in LOGITS for spec in specs)
 
 
-def _read(text: str) -> LossWord:
+def _read(text: str) -> LossSpec:
     name, _, rest = text.partition(":")
     if name not in OPTIONS:
         raise ValueError(f"loss {text!r}: {name!r} is unknown; there are {', '.join(OPTIONS)}")
     pairs, numbers = [], {}
     for part in filter(None, rest.split(",")):
         if "->" in part:
-            pairs.append(_pair(part, text))
+            pairs.append(_layer_pair(part, text))
             continue
         option, equals, value = part.partition("=")
         if not equals or option not in OPTIONS[name]:
@@ -78,13 +80,13 @@ def _read(text: str) -> LossWord:
     if len(set(pairs)) < len(pairs):
         raise ValueError(f"loss {text!r}: a pair of layers comes twice")
     if numbers.get("a") == (0, 0):
-        raise ValueError(f"loss {text!r}: a=0 asks the teacher and does not listen; that is the loss hard")
+        raise ValueError(f"loss {text!r}: a=0 gives the teacher the weight 0; that is the loss hard")
     if numbers.get("w") == (0, 0):
         raise ValueError(f"loss {text!r}: w=0 has no effect; leave the loss out")
-    return LossWord(text, name, tuple(pairs), numbers)
+    return LossSpec(text, name, tuple(pairs), numbers)
 
 
-def _pair(part: str, text: str) -> tuple[int, int]:
+def _layer_pair(part: str, text: str) -> tuple[int, int]:
     try:
         student, teacher = (int(number) for number in part.split("->"))
     except ValueError:
@@ -105,6 +107,6 @@ def _numbers(value: str, option: str, text: str) -> tuple[float, float]:
     for number in (first, last):
         fits = {"a": 0 <= number <= 1, "T": 0 < number < 1e6, "w": 0 <= number < 1e9, "heads": number >= 1 and number % 1 == 0}
         fits |= {"beta": 0 < number < 1, "alpha": 0 <= number < 1}
-        if not fits[option]:
+        if not fits.get(option, math.isfinite(number)):
             raise ValueError(f"loss {text!r}: {option}={number:g} is outside what makes sense")
     return first, last
