@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from adapters.virtual.prefix import PrefixEncoder, PrefixTuningConfig
     from adapters.virtual.prompt import PromptEmbedding, PromptTuningConfig
     from adapters.virtual.virtual_tokens import eject_prefix
-    from loralib.files.adapter_files import AdapterFileError
-    from loralib.files.checkpoint import LoadReport
+    from loralib.files.read_adapter import AdapterFileError
+    from loralib.files.save_and_load import LoadReport
     from loralib.report import AttachReport
 else:
     __getattr__ = lazy_names(__name__, __file__)

@@ -115,7 +115,7 @@ class FuseSettings(ComparisonOptions, TrainingOptions, LoraOptions, BottleneckOp
 
 
 def fuse(settings: FuseSettings) -> None:
-    from loralib.files.checkpoint import write_atomic
+    from loralib.files.save_and_load import write_atomic
     from multitask.studies.fusion_page import draw_quality, draw_weights, page
     from multitask.studies.fusion_study import run_study
     from training.data.data import load_task

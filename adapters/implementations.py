@@ -18,8 +18,8 @@ from adapters.fusion.fusion import AdapterFusionConfig
 from adapters.virtual import virtual_files, virtual_tokens
 from adapters.virtual.prefix import PrefixTuningConfig
 from adapters.virtual.prompt import PromptTuningConfig
-from loralib.files import adapter_files
-from loralib.files.checkpoint import LoadReport, load_adapter, save_adapter
+from loralib.files import read_adapter
+from loralib.files.save_and_load import LoadReport, load_adapter, save_adapter
 from loralib.injection.injection import adapter_configs, delete_adapter, inject
 from loralib.injection.switch import set_active, set_trainable
 from loralib.settings.peft_objects import is_lora_config
@@ -69,10 +69,10 @@ def _load_fusion(model: nn.Module, folder: Path, name: str, *, trainable: bool, 
 
 def _peft_type(folder: Path) -> str | None:
     """The method that `adapter_config.json` names; None where the file is another one or cannot be read."""
-    path = folder / adapter_files.CONFIG
+    path = folder / read_adapter.CONFIG
     if not path.exists():
         return None
-    settings = adapter_files.read_json(path)
+    settings = read_adapter.read_json(path)
     return settings.get("type") or settings.get("peft_type") or "LORA"
 
 
@@ -153,9 +153,9 @@ def of_folder(folder: Path) -> Implementation:
         if implementation.reads(folder):
             return implementation
     peft_type = _peft_type(folder)
-    raise adapter_files.AdapterFileError(
-        f"{folder}: {adapter_files.CONFIG} names the method {peft_type!r}; expected bottleneck, "
+    raise read_adapter.AdapterFileError(
+        f"{folder}: {read_adapter.CONFIG} names the method {peft_type!r}; expected bottleneck, "
         f"{', '.join((*CONFIGS, *virtual_files.KINDS))}"
         if peft_type
-        else f"{folder}: neither {adapter_files.CONFIG} nor {FUSION_CONFIG} is there"
+        else f"{folder}: neither {read_adapter.CONFIG} nor {FUSION_CONFIG} is there"
     )

@@ -23,7 +23,7 @@ from adapters.bottleneck.attachment import fuses_lora, sites
 from adapters.bottleneck.composition import Composition, Fuse, members
 from adapters.implementations import BOTTLENECK, FUSION, IMPLEMENTATIONS, LORA, VIRTUAL, Implementation
 from adapters.virtual.virtual_tokens import without_virtual_tokens
-from loralib.files.checkpoint import LoadReport
+from loralib.files.save_and_load import LoadReport
 from loralib.injection.switch import disable_adapters
 from loralib.layers.heads import saved_modules
 from loralib.report import AttachReport

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
         print_trainable_parameters,
     )
     from loralib.explanation import explain
-    from loralib.files.adapter_files import AdapterFileError
-    from loralib.files.checkpoint import LoadReport, load_adapter, save_adapter
     from loralib.files.hotswap import hotswap_adapter, prepare_hotswap
     from loralib.files.microsoft import load_microsoft
+    from loralib.files.read_adapter import AdapterFileError
+    from loralib.files.save_and_load import LoadReport, load_adapter, save_adapter
     from loralib.four_bit.load4bit import load_4bit
     from loralib.four_bit.merge4bit import merge_dequant, merge_requant
     from loralib.four_bit.qlora import prepare_model_for_kbit_training, quantize_model

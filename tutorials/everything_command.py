@@ -9,7 +9,7 @@ import transformers
 from rich.console import Console
 from rich.markdown import Markdown
 
-from loralib.files.checkpoint import write_atomic
+from loralib.files.save_and_load import write_atomic
 from tutorials.everything import WAYS, measure, step_times
 from training.reports.records import save_figure
 from tutorials.everything_page import chart, page, table

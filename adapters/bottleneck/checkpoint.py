@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from adapters.bottleneck.attachment import attach, bottleneck_config, detach, model_width, sites
 from adapters.bottleneck.bottleneck import BottleneckConfig
 from loralib.compute.rows import Rows
-from loralib.files.adapter_files import AdapterFileError, read_json
-from loralib.files.checkpoint import LoadReport, check_fits, refuse_meta, write_together
+from loralib.files.read_adapter import AdapterFileError, read_json
+from loralib.files.save_and_load import LoadReport, check_fits, refuse_meta, write_together
 from loralib.layers.heads import saved_modules
 from loralib.layers.lora_layer import LoraLayer
 

@@ -26,9 +26,9 @@ from adapters.bottleneck.checkpoint import (
 from adapters.bottleneck.composition import Fuse
 from adapters.fusion.fuse import add_fusion, delete_fusion, members_kind
 from adapters.fusion.fusion import AdapterFusionConfig
-from loralib.files.adapter_files import AdapterFileError, read_tensors
-from loralib.files.checkpoint import load_adapter, save_adapter
 from loralib.files.file_tensors import PREFIX, file_tensors
+from loralib.files.read_adapter import AdapterFileError, read_tensors
+from loralib.files.save_and_load import load_adapter, save_adapter
 from loralib.injection.injection import adapter_configs, delete_adapter
 
 

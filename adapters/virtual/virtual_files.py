@@ -31,8 +31,8 @@ from adapters.virtual.virtual_tokens import (
     virtual_encoder,
     virtual_tokens,
 )
-from loralib.files.adapter_files import CONFIG, WEIGHTS, AdapterFileError, read_json
-from loralib.files.checkpoint import LoadReport, check_fits, refuse_meta, write_together
+from loralib.files.read_adapter import CONFIG, WEIGHTS, AdapterFileError, read_json
+from loralib.files.save_and_load import LoadReport, check_fits, refuse_meta, write_together
 from loralib.layers.heads import saved_modules
 
 TABLE, HEADS = "prompt_embeddings", "base_model."

@@ -43,7 +43,7 @@ def run(settings: CompareSettings) -> "list[Way]":
 
     from distill.studies.compare import compare, costs
     from distill.studies.compare_page import draw, page
-    from loralib.files.checkpoint import write_atomic
+    from loralib.files.save_and_load import write_atomic
     from training.runs.run_folder import write_json
 
     console = Console(soft_wrap=True, highlight=False)

@@ -45,7 +45,7 @@ def sweep(settings: SweepSettings) -> "list[Way]":
     from accelerate import PartialState
 
     from distill.studies.compare import compare
-    from loralib.files.checkpoint import write_atomic
+    from loralib.files.save_and_load import write_atomic
     from training.reports.paired import spread
     from training.reports.records import markdown_table
     from training.runs.run_folder import write_json

@@ -17,8 +17,8 @@ from distill.compression.fake_quant import fake_paths
 from distill.compression.int8 import int8_shapes, put_int8_layers
 from distill.compression.sites import widths
 from distill.compression.structured import set_widths
-from loralib.files.adapter_files import read_json
-from loralib.files.checkpoint import refuse_meta, write_together
+from loralib.files.read_adapter import read_json
+from loralib.files.save_and_load import refuse_meta, write_together
 from loralib.layers.linear4bit import Linear4bit
 from loralib.layers.lora_layer import LoraLayer
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from matplotlib import pyplot as plt
 
-from loralib.files.checkpoint import write_atomic
+from loralib.files.save_and_load import write_atomic
 from training.reports.read_counts import counts_table
 from training.reports.records import draw_curves, file_size, markdown_table, save_figure, use_style
 

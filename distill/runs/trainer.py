@@ -12,7 +12,7 @@ from distill.losses.states import ForwardStates, forward_with_states
 from distill.losses.terms import BatchView, LossTerm
 from distill.teacher.teacher import Teacher
 from training.data.batching import Batch
-from training.loop.trainer import LoopSettings, Objective, Trainer
+from training.loop.step import LoopSettings, Objective, Trainer
 
 
 class Answers(Protocol):

@@ -15,7 +15,7 @@ import numpy as np
 from datasets import Dataset
 
 from distill.losses.terms import LABELLED
-from loralib.files.checkpoint import write_atomic
+from loralib.files.save_and_load import write_atomic
 from training.data.batching import Batch, Steps, pad
 from training.data.ignored import IGNORE
 from training.data.tasks import TaskSpec

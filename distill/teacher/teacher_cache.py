@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from distill.losses.losses import MASKED
 from distill.losses.states import answers_in
 from distill.teacher.teacher import PREFIX, Teacher
-from loralib.files.adapter_files import read_json
-from loralib.files.checkpoint import write_together
+from loralib.files.read_adapter import read_json
+from loralib.files.save_and_load import write_together
 from training.data.batching import Batch, batches
 from training.data.ignored import IGNORE
 

@@ -116,8 +116,8 @@ def measure(run, operations: list[str]) -> int:
         sys.exit(f"the hardware limits could not be measured, so nothing was: {error}")
     console.print((run.out / "report.md").read_text(), markup=False)
     console.print(f"rows, report and plots: {run.out}")
-    if run.found.left_out:
-        console.print(f"{len(run.found.left_out)} cases were left out: the time was over. The report names them")
+    if run.results.left_out:
+        console.print(f"{len(run.results.left_out)} cases were left out: the time was over. The report names them")
     for text in run.problems():
         print(f"{text}; the report names them", file=sys.stderr)
     return 1 if run.problems() else 0

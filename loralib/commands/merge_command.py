@@ -34,8 +34,8 @@ class Merge:
 def merge(settings: Merge) -> None:
     import transformers
 
-    from loralib.files.adapter_files import read_config, read_tensors
-    from loralib.files.checkpoint import load_adapter
+    from loralib.files.read_adapter import read_config, read_tensors
+    from loralib.files.save_and_load import load_adapter
     from loralib.four_bit.merge4bit import decode_all, merge_dequant
     from loralib.injection.merge_weights import merge_and_unload
 

@@ -13,8 +13,8 @@ from torch import nn
 
 from loralib.base_model.never_called import unwatch
 from loralib.base_model.no_gradient import forget_gradients
-from loralib.files.adapter_files import read_config, read_tensors
-from loralib.files.checkpoint import LoadReport, check_fits
+from loralib.files.read_adapter import read_config, read_tensors
+from loralib.files.save_and_load import LoadReport, check_fits
 from loralib.injection.injection import adapter_configs
 from loralib.injection.matching import match_targets
 from loralib.injection.merge_weights import merged_adapters

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from loralib.base_model.handles import bare_model
-from loralib.files.adapter_files import AdapterFileError
+from loralib.files.read_adapter import AdapterFileError
 from loralib.layers.heads import SavedModule
 from loralib.layers.lora_layer import LoraLayer
 

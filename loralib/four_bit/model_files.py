@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kernels.formulas.nf4 import Quantized
-from loralib.files.adapter_files import read_json
+from loralib.files.read_adapter import read_json
 from loralib.layers.nf4_files import STATE, from_file
 
 DTYPES = {

@@ -7,7 +7,7 @@ import torch
 import transformers
 from safetensors.torch import save
 
-from loralib.files.checkpoint import write_atomic
+from loralib.files.save_and_load import write_atomic
 from loralib.layers.linear4bit import Linear4bit
 
 

@@ -46,7 +46,7 @@ class CompareSettings:
 def run(settings: CompareSettings) -> "list[Way]":
     import torch
 
-    from loralib.files.checkpoint import write_atomic
+    from loralib.files.save_and_load import write_atomic
     from multitask.studies.compare import compare, inference_times
     from multitask.studies.compare_page import draw, page
     from training.runs.run_folder import write_json

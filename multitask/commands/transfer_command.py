@@ -33,7 +33,7 @@ class TransferSettings:
 
 
 def run(settings: TransferSettings) -> "Transfer":
-    from loralib.files.checkpoint import write_atomic
+    from loralib.files.save_and_load import write_atomic
     from multitask.runs.report import draw_gains
     from multitask.studies.transfer import measure_transfer
     from training.runs.run_folder import write_json

@@ -17,7 +17,7 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer
 
 from adapters.bottleneck.bottleneck import BottleneckConfig
 from loralib import LoraConfig
-from loralib.files.checkpoint import write_atomic
+from loralib.files.save_and_load import write_atomic
 from multitask.model.fused_members import MEMBERS, load_members, save_members
 from multitask.model.multitask_model import MultitaskModel
 from training.data.tasks import TaskSpec

@@ -6,7 +6,7 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
-from loralib.files.checkpoint import write_atomic
+from loralib.files.save_and_load import write_atomic
 from multitask.runs.interference import mean_matrices
 from training.reports.read_counts import counts_table
 from training.reports.records import file_size, markdown_table, save_figure, use_style

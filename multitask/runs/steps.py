@@ -15,7 +15,7 @@ from training.data.batching import Batch
 from training.evaluation import metrics
 from training.loop import processes
 from training.loop.checks import assert_finite
-from training.loop.trainer import Objective, Trainer
+from training.loop.step import Objective, Trainer
 
 
 class Learner(nn.Module):

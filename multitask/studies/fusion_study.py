@@ -20,7 +20,7 @@ from adapters.bottleneck.composition import Average, Fuse
 from adapters.bottleneck.site import Site
 from adapters.fusion.fuse import active_fusion, members_kind
 from adapters.verbs import activate, load
-from loralib.files.checkpoint import write_atomic
+from loralib.files.save_and_load import write_atomic
 from multitask.runs.run import run_multitask
 from multitask.runs.settings import MultitaskSettings
 from training.data.batching import batches

@@ -189,3 +189,13 @@ def test_a_projection_that_would_not_learn_is_refused():
     for others in (nn.ModuleDict(), make_projections(words, 12, teacher.models[0].config.hidden_size, seed=0)):
         with pytest.raises(ValueError, match=r"projections lack \['hidden 1 to 2'\]"):
             Distiller(student, others, terms, teacher, None, hidden=True)
+
+
+def test_a_distiller_that_never_asked_has_no_seconds_of_the_teacher():
+    student, teacher = pairs.model("classification", 1), pairs.model("classification", 2)
+    assert pairs.distiller("kd:T=2,a=1", "classification", student, teacher).teacher_seconds == 0
+
+
+def test_regression_has_no_temperature():
+    z, v = (torch.tensor([[1.0], [2.0]]) for _ in range(2))
+    assert float(soft_sum("regression", "mse", z, v + 3, 4.0)) == 18.0

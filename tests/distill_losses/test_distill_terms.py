@@ -9,7 +9,7 @@ from distill.losses import features, relations
 from distill.losses.loss_specs import DEFAULTS, OPTIONS, needs_teacher, read_losses
 from distill.losses.losses import LOSSES, binary_soft_targets
 from distill.losses.states import answer_logits, answers_in, forward_with_states
-from distill.losses.terms import LABELLED, labelled_only, make_projections, make_terms, soft_sum
+from distill.losses.terms import LABELLED, labelled_only, make_projections, make_terms
 from distill.teacher.teacher import Teacher
 from training.evaluation import metrics
 
@@ -277,11 +277,6 @@ def test_a_step_whose_rows_have_nothing_to_give_is_no_error():
         pairs.backward(alone, pairs.features("classification", 6, labelled=0), 3, step=3)
 
 
-def test_regression_has_no_temperature():
-    z, v = (torch.tensor([[1.0], [2.0]]) for _ in range(2))
-    assert float(soft_sum("regression", "mse", z, v + 3, 4.0)) == 18.0
-
-
 # ---------------------------------------------------------------- widths
 
 
@@ -298,8 +293,3 @@ def test_another_width_is_projected_by_a_matrix_that_trains_and_keeps_lengths():
     words = read_losses(["hidden:1->1"])
     first, again, other = (make_projections(words, 12, 24, seed)["hidden 1 to 1"].weight for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other) and not make_projections(words, 24, 24, 0)
-
-
-def test_a_distiller_that_never_asked_has_no_seconds_of_the_teacher():
-    student, teacher = pairs.model("classification", 1), pairs.model("classification", 2)
-    assert pairs.distiller("kd:T=2,a=1", "classification", student, teacher).teacher_seconds == 0

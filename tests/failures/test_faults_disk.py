@@ -12,9 +12,9 @@ from unittest import mock
 import pytest
 import trainers
 from command import SERVER
+from file_formats import FORMATS, base_folder
 
-from failures.test_faults_files import FORMATS, base_folder
-from loralib.files.checkpoint import write_atomic, write_together
+from loralib.files.save_and_load import write_atomic, write_together
 from training.data.tasks import find_task
 from training.loop.checkpoint import FILE
 from training.models.base_models import load_base

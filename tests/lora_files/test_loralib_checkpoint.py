@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import loralib as lora
-from loralib.files.adapter_files import CONFIG, WEIGHTS, AdapterFileError
+from loralib.files.read_adapter import CONFIG, WEIGHTS, AdapterFileError
 
 CASES = {
     "gpt2 Conv1D": (tiny.gpt2, {"target_modules": ["c_attn", "c_proj"]}),
@@ -292,12 +292,3 @@ def test_a_head_that_the_settings_name_and_the_file_lacks_is_refused(tmp_path):
         lora.load_adapter(tiny.bert(), tmp_path, trainable=False)
     report = lora.load_adapter(tiny.bert(), tmp_path, trainable=False, with_heads=False)
     assert report.tensors == report.expected == len(tensors)
-
-
-def test_the_message_for_an_unknown_name_tells_a_part_of_a_model_from_a_model_without_it(tmp_path):
-    model = tiny.llama()
-    lora.inject(model, lora.LoraConfig(target_modules=["q_proj"]), "a")
-    with pytest.raises(KeyError, match=r"no adapter 'b' to save; there are \['a'\]"):
-        lora.save_adapter(model, tmp_path, "b")
-    with pytest.raises(KeyError, match="LlamaModel is a part of the model that adapter 'a' was put into"):
-        lora.save_adapter(model.model, tmp_path, "a")

@@ -9,7 +9,7 @@ from lora_models.test_loralib_handles import TARGETS, answer
 from safetensors.torch import load_file, save_file
 
 import loralib as lora
-from loralib.files.adapter_files import CONFIG, PICKLE, WEIGHTS, AdapterFileError
+from loralib.files.read_adapter import CONFIG, PICKLE, WEIGHTS, AdapterFileError
 from loralib.injection.injection import adapter_configs
 
 peft = pytest.importorskip("peft")

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import loralib as lora
-from loralib.files.adapter_files import CONFIG, PICKLE, WEIGHTS
+from loralib.files.read_adapter import CONFIG, PICKLE, WEIGHTS
 
 peft = pytest.importorskip("peft")
 SMALL = {"vocab_size": 48, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -9,7 +9,7 @@ import transformers as T
 from safetensors.torch import load_file
 
 import loralib as lora
-from loralib.files.adapter_files import WEIGHTS, AdapterFileError
+from loralib.files.read_adapter import WEIGHTS, AdapterFileError
 
 WORDS, MORE = 40, 44
 MODELS = {
@@ -125,3 +125,12 @@ def test_what_does_not_fit_is_refused_with_the_way_on(made, tmp_path):
     other.get_input_embeddings().weight.data += 1
     with pytest.raises(AdapterFileError, match="base was changed"):
         lora.load_adapter(other, folder, trainable=False)
+
+
+def test_the_message_for_an_unknown_name_tells_a_part_of_a_model_from_a_model_without_it(tmp_path):
+    model = tiny.llama()
+    lora.inject(model, lora.LoraConfig(target_modules=["q_proj"]), "a")
+    with pytest.raises(KeyError, match=r"no adapter 'b' to save; there are \['a'\]"):
+        lora.save_adapter(model, tmp_path, "b")
+    with pytest.raises(KeyError, match="LlamaModel is a part of the model that adapter 'a' was put into"):
+        lora.save_adapter(model.model, tmp_path, "a")

@@ -12,7 +12,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import loralib as lora
-from loralib.files.adapter_files import CONFIG, WEIGHTS
+from loralib.files.read_adapter import CONFIG, WEIGHTS
 
 peft = pytest.importorskip("peft")
 TARGETS = {tiny.gpt2: ["c_attn", "c_proj"], tiny.llama: "all-linear", tiny.bert: ["query", "dense"]}

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import loralib as lora
 from lora_layers.test_loralib_variants import peft
-from loralib.files.adapter_files import WEIGHTS, AdapterFileError
+from loralib.files.read_adapter import WEIGHTS, AdapterFileError
 
 TARGETS = {"llama": ["q_proj", "v_proj", "down_proj"], "gpt2": ["c_attn", "c_proj"], "bert": ["query", "value"]}
 

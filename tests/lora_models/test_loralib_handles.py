@@ -11,7 +11,7 @@ from torch import nn
 
 import loralib as lora
 from loralib.base_model.handles import bare_model
-from loralib.files.adapter_files import CONFIG
+from loralib.files.read_adapter import CONFIG
 
 
 class Wrapper(nn.Module):

@@ -10,7 +10,7 @@ from torch import nn
 
 import loralib as lora
 from loralib.base_model.stacked_weights import find_stacks
-from loralib.files.adapter_files import CONFIG
+from loralib.files.read_adapter import CONFIG
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 40}
 MIXTURES = [

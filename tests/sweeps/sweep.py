@@ -15,10 +15,7 @@ from pathlib import Path
 from zlib import crc32
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-sys.path[:0] = [
-    str(Path(__file__).parents[2]),
-    str(Path(__file__).parents[1] / "helpers"),
-]
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "helpers")]
 
 # ruff: noqa: E402
 import tiny_transformers as tiny

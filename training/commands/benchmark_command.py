@@ -36,7 +36,7 @@ class BenchmarkSettings:
 
 
 def benchmark(settings: BenchmarkSettings) -> "list[Entry]":
-    from loralib.files.checkpoint import write_atomic
+    from loralib.files.save_and_load import write_atomic
     from training.runs.own_process import WORD
     from training.studies.benchmark import benchmark_page, plan_tasks, run_benchmark
 

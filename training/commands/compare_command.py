@@ -55,7 +55,7 @@ def compare(settings: CompareSettings) -> "list[Compared]":
     import torch
     from tqdm.auto import tqdm
 
-    from loralib.files.checkpoint import write_atomic
+    from loralib.files.save_and_load import write_atomic
     from training.runs.own_process import WORD
     from training.runs.run_folder import write_json
     from training.runs.step_time import step_times

@@ -23,7 +23,7 @@ class ConditionsSettings:
 
 
 def run(settings: ConditionsSettings) -> None:
-    from loralib.files.checkpoint import write_atomic
+    from loralib.files.save_and_load import write_atomic
     from training.studies.conditions import measure, report
 
     console = Console(soft_wrap=True)

@@ -40,7 +40,7 @@ class GapSettings:
 
 
 def gap(settings: GapSettings) -> None:
-    from loralib.files.checkpoint import write_atomic
+    from loralib.files.save_and_load import write_atomic
     from training.runs.own_process import WORD
     from training.runs.run_folder import write_json
     from training.studies.gap import draw, measure_gap, page

@@ -19,7 +19,7 @@ class ReportSettings:
 
 
 def report(settings: ReportSettings) -> None:
-    from loralib.files.checkpoint import write_atomic
+    from loralib.files.save_and_load import write_atomic
     from training.runs.report import draw_losses, find_runs, report_page
 
     runs = find_runs(settings.runs)

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from loralib import Linear4bit
-from loralib.files.checkpoint import write_atomic
+from loralib.files.save_and_load import write_atomic
 from training.loop.processes import gather
 from training.loop.randomness import random_states, set_random_states
 

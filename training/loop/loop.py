@@ -1,4 +1,4 @@
-"""The one training loop: steps, evaluations, checkpoints, and when to stop. One step is `Trainer.step` (`trainer.py`)."""
+"""The one training loop: steps, evaluations, checkpoints, and when to stop. One step is `Trainer.step` (`step.py`)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -13,7 +13,7 @@ from training.loop import processes
 from training.loop.checkpoint import load_checkpoint
 from training.loop.interrupt import Interrupted, StopRequest, stop_requests
 from training.loop.progress import Progress
-from training.loop.trainer import LoopSettings, Objective, Trainer
+from training.loop.step import LoopSettings, Objective, Trainer
 
 __all__ = ["LoopSettings", "Objective", "Trainer", "run", "train"]
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from loralib.files.adapter_files import read_json
-from loralib.files.checkpoint import write_atomic
+from loralib.files.read_adapter import read_json
+from loralib.files.save_and_load import write_atomic
 
 SUMS = "crc32"
 KINDS = (".safetensors", ".json")

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save
 from transformers import AutoConfig
 
 from adapters import verbs
-from loralib.files.adapter_files import read_config as read_adapter_config
-from loralib.files.checkpoint import write_atomic
+from loralib.files.read_adapter import read_config as read_adapter_config
+from loralib.files.save_and_load import write_atomic
 from loralib.layers.heads import saved_modules
 from training.data.labels import LABELLED, are_names, config_names, match_trained, order_of, other_labels
 from training.data.tasks import TASKS, TaskSpec, find_task

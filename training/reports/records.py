@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from loralib.files.checkpoint import write_atomic
+from loralib.files.save_and_load import write_atomic
 
 # one colour per method, in every plot and lesson (Okabe and Ito's colour-blind safe set)
 COLOURS = {

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from kernels.measure import peak_bytes
 from loralib import base_bytes, count_parameters
-from loralib.files.checkpoint import write_atomic
+from loralib.files.save_and_load import write_atomic
 from training.data.tasks import TaskSpec, is_world
 from training.data.world_tasks import ceiling
 from training.evaluation.evaluation import HeldOut

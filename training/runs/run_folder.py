@@ -15,8 +15,8 @@ from pathlib import Path
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
-from loralib.files.adapter_files import read_json
-from loralib.files.checkpoint import write_atomic
+from loralib.files.read_adapter import read_json
+from loralib.files.save_and_load import write_atomic
 from training.loop.checkpoint import FILE, saved_step
 from training.loop.processes import on_main
 

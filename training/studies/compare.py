@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loralib.files.checkpoint import write_atomic
+from loralib.files.save_and_load import write_atomic
 from training.data.data import evaluation_split, first_rows, load_task, some_rows
 from training.data.encoding import encode
 from training.data.tasks import find_task

@@ -10,7 +10,7 @@ import triton
 
 from kernels.bench.gpu.contest import Line
 from kernels.bench.machine import driver, revision
-from loralib.files.checkpoint import write_atomic
+from loralib.files.save_and_load import write_atomic
 
 COLUMNS = ("device", "driver", "torch", "triton", "git", "dtype", "operation", "mode", "M", "N", "K", "r", "dropout", "adapters")
 COLUMNS += ("contender", "median_us", "low_us", "high_us", "floor_us", "flops", "bytes", "error", "tflops", "gb_per_s", "graph")

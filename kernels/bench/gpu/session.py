@@ -15,7 +15,7 @@ from kernels.bench.gpu.report import report
 from kernels.bench.gpu.sweep import Planned, Sweep, plan, sweep
 from kernels.bench.gpu.worker import Worker
 from kernels.bench.machine import device_name
-from loralib.files.checkpoint import write_atomic
+from loralib.files.save_and_load import write_atomic
 
 PLOTTING = 12.0
 """seconds kept for the plots at the end"""

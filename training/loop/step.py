@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from loralib.files.checkpoint import refuse_meta
+from loralib.files.save_and_load import refuse_meta
 from training.data.batching import Batch
 from training.loop import processes
 from training.loop.adamw8bit import AdamW8bit

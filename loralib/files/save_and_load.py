@@ -16,9 +16,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from loralib.base_model.handles import bare_model
-from loralib.files.adapter_files import CONFIG, WEIGHTS, AdapterFileError, read_config, read_tensors
 from loralib.files.file_settings import check_ranks, heads_in_file, without_unused
 from loralib.files.file_tensors import PREFIX, file_tensors, is_factor, key_in_model, layer_tensors, saved_heads
+from loralib.files.read_adapter import CONFIG, WEIGHTS, AdapterFileError, read_config, read_tensors
 from loralib.files.word_tables import Rows, added_rows, tables_to_save, take_rows, word_tables
 from loralib.injection.injection import adapter_configs, add_adapter, check_still_there, delete_adapter
 from loralib.injection.merge_weights import merged_adapters
