@@ -99,6 +99,33 @@ def test_small_rooms(path):
     assert not long, f"functions over 60 lines: {long}"
 
 
+def test_functions_are_short():
+    """Half of them have at most 10 lines, and nine of ten at most 25."""
+    trees = [ast.parse(path.read_text()) for path in FILES if "tutorials" not in path.parts]
+    functions = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    lengths = sorted((node.end_lineno or 0) - node.lineno + 1 for node in functions)
+    assert lengths[len(lengths) // 2] <= 10 and lengths[9 * len(lengths) // 10] <= 25
+
+
+def test_test_files_are_short_too():
+    long = [path.name for path in (ROOT / "tests").rglob("*.py") if path.read_text().count("\n") > 300]
+    assert long == []
+
+
+def test_layers_know_no_variant_by_name():
+    """What a variant computes is said in its own file; a layer asks the variant."""
+    variants = {"Dora", "Pissa", "Ia3", "Vera", "Swappable"}
+    for path in (ROOT / "loralib" / "layers").glob("*.py"):
+        names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+        assert not names & variants and "kind ==" not in path.read_text(), path
+
+
+def test_one_step_of_training_fits_on_a_screen():
+    tree = ast.parse((ROOT / "training" / "loop" / "step.py").read_text())
+    [step] = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "step"]
+    assert (step.end_lineno or 0) - step.lineno + 1 <= 40
+
+
 def test_only_commands_and_reports_print():
     talkers = {"counting.py", "command_line.py"}  # print_trainable_parameters, by its name; the help of every command
     for path in FILES:

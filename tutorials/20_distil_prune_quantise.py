@@ -589,11 +589,11 @@ show(figure, "compression_chart")
 #   difference". This is not the same as "no loss".
 # - **int8 and NF4** need no step of training here, and we see no loss. Their matrices are 4 and nearly 8 times smaller, the file
 #   2.2 and 2.6 times, as section 1 foretold.
-# - **int8 is slower here** than float32: compare `one layer` with `int8`, and `half cut` with `half cut, int8`. This processor
-#   has instructions for int8 products. So why?
+# - **int8 is slower here** than float32: compare `one layer` with `int8`, and `half cut` with `half cut, int8`. This is so on a
+#   processor with instructions for int8 as well (section 2 says whether this one has them). Why?
 #
-# **Predict:** to round a token's K numbers takes about K steps, its product with the matrix K · N. At which of the widths 64,
-# 256, 1024 does int8 win?
+# **Predict:** to round a token's K numbers takes about K steps, its matrix multiplication K · N. At which of the widths 64, 256,
+# 1024 can int8 win, if the processor has such instructions?
 
 # %%
 for width in (64, 256, 1024):
@@ -605,8 +605,9 @@ for width in (64, 256, 1024):
     assert off < 0.02, "width changes the time, and hardly the error"
 
 # %% [markdown]
-# Here int8 loses at our width, and wins where real models are. On a processor without such instructions it would lose everywhere.
-# (There `torch._int_mm` may even return wrong numbers; the library tries it once, `int_mm_is_exact`, and has another way.)
+# The answer depends on the processor. With such instructions (`True` in section 2) int8 lost at our width and won at the larger
+# ones when we rendered this page there; without them (`False`) it loses everywhere. (There `torch._int_mm` may even return wrong
+# numbers; the library tries it once, `int_mm_is_exact`, and has another way.)
 #
 # **Is it chance?** We ran the lesson again with six new seeds (in the file, `SEEDS = (4, 5, 6, 7, 8, 9)`; ± is one standard
 # error). Half cut loses 0.010 ± 0.002 and half cut in int8 0.011 ± 0.002: cutting has a price. Zeros lose 0.006 ± 0.006, no

@@ -39,8 +39,8 @@ def config(kind: str, **options):
 def ours(model, kind: str, peft_model=None, **options):
     """Our model, with peft's numbers."""
     add_virtual_tokens(model, config(kind, **options), seed=0)
-    if other is not None:
-        state = other.prompt_encoder["default"].state_dict()
+    if peft_model is not None:
+        state = peft_model.prompt_encoder["default"].state_dict()
         virtual_encoder(model, "default").load_state_dict(state)
     return model.eval()
 

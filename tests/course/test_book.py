@@ -149,7 +149,7 @@ def test_a_formula_that_is_not_understood_is_named():
         to_mathml(r"\brokensign")
 
 
-@pytest.mark.parametrize("package", ["loralib", "adapters", "training", "multitask", "distill"])
+@pytest.mark.parametrize("space", ["loralib", "adapters", "training", "multitask", "distill"])
 def test_the_library_page_has_every_name_that_import_gives(space, built, pages):
     package = importlib.import_module(space)
     objects = {name: getattr(package, name) for name in package.__all__}

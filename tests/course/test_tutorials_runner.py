@@ -43,7 +43,7 @@ def test_a_lesson_is_read_from_its_own_head(lesson):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "message"),
+    ("old", "new", "records"),
     [("# # 07 ·", "# # 08 ·", "title says 08"), ("**Memory**", "**Room**", "Memory"), ("# # 07 · Water", "# Water", "title")],
 )
 def test_a_lesson_with_a_wrong_head_is_refused(tmp_path, old, new, records):

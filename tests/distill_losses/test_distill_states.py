@@ -11,7 +11,7 @@ from adapters import PrefixTuningConfig, attach
 from distill.losses.loss_specs import read_losses
 from distill.losses.losses import MASKED
 from distill.losses.states import NAME, AttentionInputs, answer_logits, answers_in, forward_with_states
-from distill.losses.terms import make_projections, make_terms
+from distill.losses.terms import make_projections, make_terms, soft_sum
 from distill.runs.trainer import Distiller
 from distill.teacher.teacher import Teacher
 from training.evaluation import metrics

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from file_formats import FORMATS
+from file_formats import FORMATS, base_folder
 
 from distill.teacher.sequence import teacher_rows
 from training.data.tasks import find_task

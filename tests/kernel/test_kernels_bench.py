@@ -158,7 +158,7 @@ def test_the_augmented_form_is_lora(r):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "text"),
     [
         ("builds --device cpu --rounds 3", "builds does not use --device cpu --rounds 3; expected builds [-h] [--out OUT]"),
         ("dora --remember", "dora does not use --remember"),

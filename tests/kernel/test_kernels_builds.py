@@ -52,7 +52,7 @@ ROW = dict(zip(builds.HEADER, [*VALUES.split(), ""], strict=True))
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "text"),
     [
         ({"spilled": "528"}, "528 bytes spilled"),
         ({"shared": "262144"}, "262144 bytes of shared memory, 232448 are there"),

@@ -4,6 +4,7 @@ Oracle: `PeftModel.from_pretrained`. GPT-2 ties its head to its embedding; GPT-N
 """
 
 import pytest
+import tiny
 import torch
 import transformers as T
 from safetensors.torch import load_file

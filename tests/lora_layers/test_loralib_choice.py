@@ -53,7 +53,7 @@ def test_mode_both_needs_a_gradient():
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype", "r", "capability", "said"),
+    ("device", "dtype", "r", "capability", "text"),
     [
         (CPU, torch.float32, 8, (9, 0), "no Triton on cpu"),
         (GPU, torch.float16, 8, (7, 5), "older than Ampere"),

@@ -46,7 +46,7 @@ def test_all_linear_leaves_a_new_task_head_alone_and_trains_it_whole():
 
 
 @pytest.mark.parametrize(
-    ("setting", "found"),
+    ("setting", "result"),
     [
         ({"target_modules": ["q_proj", "vproj"]}, "v_proj"),
         ({"target_modules": ["query"]}, "q_proj|matches none"),

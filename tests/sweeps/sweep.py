@@ -1,8 +1,6 @@
 """What becomes of every class of transformers: adapted, quantised, merged and loaded, or refused by name. Never silence.
-
-`python tests/sweeps/sweep.py` tries all classes in two processes and writes SWEEP.md; `--only NAME` prints one. A cell says
-"works", "refused: ..." (an error of ours), "fails: ..." (an error of transformers or torch), "not built: ..." or "silent: ...".
-"""
+`python tests/sweeps/sweep.py` writes SWEEP.md; `--only NAME` prints one class. A cell says "works", "refused: ..." (an error of
+ours), "fails: ..." (an error of transformers or torch), "not built: ..." or "silent: ..."."""
 
 import os
 import re
@@ -16,7 +14,6 @@ from zlib import crc32
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "helpers")]
-
 # ruff: noqa: E402
 import tiny_transformers as tiny
 import torch

@@ -88,7 +88,7 @@ def assert_refused(result, out, task, **settings):
     assert not out.exists()
 
 
-@pytest.mark.parametrize(("task", "columns", "found"), DATA, ids=[f"{i}-{row[0]}" for i, row in enumerate(DATA)])
+@pytest.mark.parametrize(("task", "columns", "result"), DATA, ids=[f"{i}-{row[0]}" for i, row in enumerate(DATA)])
 @pytest.mark.fault
 def test_data_that_does_not_fit(task, columns, result, models, tmp_path):
     model = models["decoder" if task in ("prompt", "text") else "encoder"]
@@ -120,7 +120,7 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize(("files", "error", "found"), FILES, ids=range(len(FILES)))
+@pytest.mark.parametrize(("files", "error", "result"), FILES, ids=range(len(FILES)))
 @pytest.mark.fault
 def test_files_that_do_not_fit(files, error, result, models, tmp_path):
     data = tmp_path / "data"
@@ -170,7 +170,7 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "found"), SETTINGS, ids=["-".join(map(str, c.values())) for c, _ in SETTINGS])
+@pytest.mark.parametrize(("changes", "result"), SETTINGS, ids=["-".join(map(str, c.values())) for c, _ in SETTINGS])
 def test_settings_that_make_no_sense(changes, result, tmp_path):
     assert_refused(result, tmp_path / "run", **{"task": "tagging", **changes})
 
@@ -183,7 +183,7 @@ MODELS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "task", "found"), MODELS)
+@pytest.mark.parametrize(("name", "task", "result"), MODELS)
 @pytest.mark.fault
 def test_models_that_cannot_be_used(name, task, result, models, tmp_path):
     data = write(tmp_path / "data", GOOD[task])
@@ -213,7 +213,7 @@ TRAINED = [
 ]
 
 
-@pytest.mark.parametrize(("where", "found"), TRAINED)
+@pytest.mark.parametrize(("where", "result"), TRAINED)
 def test_what_is_no_trained_model(where, result, models):
     with pytest.raises(ValueError, match=result):
         load_trained(where.format(empty=models["empty"]))
@@ -253,7 +253,7 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize(("words", "found"), COMMANDS, ids=[" ".join(w) for w, _ in COMMANDS])
+@pytest.mark.parametrize(("words", "result"), COMMANDS, ids=[" ".join(w) for w, _ in COMMANDS])
 def test_commands_answer_in_one_line(words, result):
     done = run_module("training", *words)
     assert done.returncode != 0 and result in done.stderr + done.stdout and "Traceback" not in done.stderr

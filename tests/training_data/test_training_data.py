@@ -124,7 +124,7 @@ def test_a_folder_of_parquet(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("train", "found"),
+    ("train", "result"),
     [
         ({"text": ["a"], "label": [0]}, r"\['sentence'\] are missing"),
         ({"sentence": ["a"], "label": [2]}, "expected 0 to 1"),

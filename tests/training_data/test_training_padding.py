@@ -23,7 +23,7 @@ def folder_of(name: str, tmp_path, side: str = "right") -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "found"),
+    ("name", "given", "result"),
     [("XLNet", "right", "left"), ("XLNet", "left", "left"), ("GPT-2", "left", "right"), ("Llama", "left", "left")],
 )
 def test_the_side_is_found(name, given, result, tmp_path):

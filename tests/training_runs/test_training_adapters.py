@@ -238,3 +238,13 @@ def test_the_gap_command_shows_shares_and_every_rate(tmp_path, monkeypatch):
     assert "0.03: " in text and "is the gap clear?" in text and draw([result], ["prompt"], tmp_path / "gap.png").exists()
     done = run_module("training", "gap", "--tasks", "sst2")
     assert done.returncode != 0 and "expected some of" in done.stderr
+
+
+def test_the_start_of_an_adapter_without_a_seed_is_that_of_seed_0():
+    starts = []
+    for options in ({}, {"seed": 0}, {"seed": 1}):
+        base = load_base(find_task("sentiment"))
+        apply_method("lora", base, find_task("sentiment"), **options)
+        starts.append([p for p in base.model.parameters() if p.requires_grad])
+    first, zero, one = starts
+    assert all(map(torch.equal, first, zero)) and not all(map(torch.equal, zero, one))

@@ -129,7 +129,7 @@ def test_random_weights_drop_the_pretraining():
 
 
 @pytest.mark.parametrize(
-    ("changes", "found"),
+    ("changes", "result"),
     [
         ({"task": "sst3"}, "unknown"),
         ({"target_modules": "qury"}, "nearest"),
