@@ -28,8 +28,7 @@ from loralib.layers.lora_layer import lora_layers
 
 TABLE = Path(__file__).with_name("SWEEP.md")
 WORKS = "works"
-PEFT_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "CAUSAL_LM")
-TOLERANCE = 1e-5
+PEFT_TASKS, TOLERANCE = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "CAUSAL_LM"), 1e-5
 REFUSALS = (ValueError, NeverCalledError, RuntimeError, TypeError)
 
 
