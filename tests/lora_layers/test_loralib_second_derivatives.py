@@ -130,3 +130,22 @@ def test_dropout_keeps_its_mask_in_the_second_derivative():
     [plain] = torch.autograd.grad(y, x, retain_graph=True)
     [again] = torch.autograd.grad(y, x, create_graph=True)
     torch.testing.assert_close(plain, again.detach(), atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_fused_kernel_gives_the_same_gradients_with_a_graph(bias):
+    """In Triton's interpreter. Oracle: the same layer on PyTorch's path."""
+    pytest.importorskip("triton")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16, bias=bias))
+    settings = {"bias": "all" if bias else "none"}
+    lora.inject(model, lora.LoraConfig(r=2, target_modules=["0"], init_lora_weights=False, **settings))
+    x = torch.randn(5, 16, requires_grad=True)
+    given = [x, *(p for p in model.parameters() if p.requires_grad)]
+    wanted = torch.autograd.grad(model(x).square().sum(), given)
+    with lora.use_kernels("triton"):
+        plain = torch.autograd.grad(model(x).square().sum(), given)
+        again = torch.autograd.grad(model(x).square().sum(), given, create_graph=True)
+    for reference, one, other in zip(wanted, plain, again, strict=True):
+        torch.testing.assert_close(one, reference, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(other.detach(), reference, atol=1e-4, rtol=1e-4)
