@@ -32,7 +32,7 @@ def test_commands_answer_to_help(words):
 
 PARTS = (
     (0, ("bert.encoder.layer.0", "trainable params")),
-    (1, ("bert.encoder.layer.0", "2 places", "prefix: 10 keys and values")),
+    (1, ("bert.encoder.layer.0", "2 modules, 4,256 adapter parameters", "prefix: 10 keys and values")),
     (2, ("'nli': 0.33", "'topic': {'eval_loss'")),
     (3, ("'kl_to_teacher': 0.", "'file_bytes': ")),
 )
