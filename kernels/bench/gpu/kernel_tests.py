@@ -39,7 +39,7 @@ class Outcome:
 
 def files() -> list[str]:
     """The test files of the kernels, and any other file with a test that is marked gpu."""
-    tests = sorted((ROOT / "tests").glob("test_*.py"))
+    tests = sorted((ROOT / "tests").rglob("test_*.py"))
     return [
         str(path)
         for path in tests
