@@ -61,7 +61,7 @@ class Spec:
             return 1
         if name in known:
             return known[name]
-        pointers = {"x", "w", "bias", "a", "b", "s", "y", "dy", "ds", "dx", "weight", "out", "g"}
+        pointers = {"x", "w", "bias", "a", "b", "down", "y", "dy", "ds", "dx", "weight", "out", "g"}
         return half if name in pointers else "i32"
 
 
@@ -74,7 +74,7 @@ def specs(sm: int) -> Iterator[Spec]:
     yield from grouped_specs(sm)
     if sm == 90:
         small = configs.gemm_tiles(4096, 4096, torch.float32, sm)
-        wide = dict.fromkeys(("x", "w", "bias", "s", "b", "y"), "*fp32")
+        wide = dict.fromkeys(("x", "w", "bias", "down", "b", "y"), "*fp32")
         yield Spec(lora_matmul_triton.expand_kernel, "fp32", wide | r16 | gemm(small) | {"HAS_BIAS": True}, small, sm)
 
 

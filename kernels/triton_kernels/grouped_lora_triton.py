@@ -9,7 +9,8 @@ table are kernels/formulas/grouped_lora.py.
        outer    dB = dyᵀ S          dAᵀ = xᵀ dS          a sum over the rows of one adapter
 
 Each tile holds rows of one adapter. `outer` gives each adapter's columns to one program, which walks its rows in order: no
-atomic additions, the same bits every time. S lies in the order of the table, so that the third kernel reads it in a line.
+atomic additions, the same bits every time. S lies in the order of the table, so that the third kernel reads it
+in a line. Letters as in lora_matmul_triton.py; the kernels call the pointer to S `down`.
 """
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from kernels.formulas.grouped_lora import TileTable
 from kernels.triton_kernels.configs import capability, grouped_tiles
+from kernels.triton_kernels.launching import check_dtypes, check_shapes, options, strides
 from kernels.triton_kernels.tiles_triton import load_tile, precision
 
 HEIGHT = 32
@@ -27,7 +29,7 @@ HEIGHT = 32
 
 @triton.jit
 def grouped_shrink_kernel(
-    x, a, s, scaling, order, tiles, K, x_row, x_col, a_adapter, a_rank, a_col,
+    x, a, down, scaling, order, tiles, K, x_row, x_col, a_adapter, a_rank, a_col,
     R: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     adapter, first, count = read_tile(tiles)
@@ -44,12 +46,12 @@ def grouped_shrink_kernel(
         acc = tl.dot(x_tile, a_tile, acc, input_precision=PRECISION)
     acc *= tl.load(scaling + adapter)
     place = (first + places).to(tl.int64)[:, None] * R + ranks[None, :]
-    tl.store(s + place, acc.to(s.dtype.element_ty), mask=places[:, None] < count)
+    tl.store(down + place, acc.to(down.dtype.element_ty), mask=places[:, None] < count)
 
 
 @triton.jit
 def grouped_expand_kernel(
-    s, b, y, order, tiles, N, y_row, b_adapter, b_row, b_rank,
+    down, b, y, order, tiles, N, y_row, b_adapter, b_row, b_rank,
     R: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     adapter, first, count = read_tile(tiles)
@@ -57,9 +59,9 @@ def grouped_expand_kernel(
         return
     places, ranks = tl.arange(0, BM), tl.arange(0, R)
     columns = tl.program_id(1) * BN + tl.arange(0, BN)
-    s_tile = load_tile(s, first + places, ranks, R, 1, first + count, R)
+    down_tile = load_tile(down, first + places, ranks, R, 1, first + count, R)
     b_tile = load_tile(b + adapter.to(tl.int64) * b_adapter, ranks, columns, b_rank, b_row, R, N)
-    acc = tl.dot(s_tile, b_tile, input_precision=PRECISION)
+    acc = tl.dot(down_tile, b_tile, input_precision=PRECISION)
     rows = tl.load(order + first + places, mask=places < count, other=0).to(tl.int64)
     target = y + rows[:, None] * y_row + columns[None, :]
     inside = (places[:, None] < count) & (columns[None, :] < N)
@@ -69,7 +71,7 @@ def grouped_expand_kernel(
 
 @triton.jit
 def grouped_outer_kernel(
-    g, s, out, order, bounds, N, g_row, g_col, out_adapter, out_row, out_rank,
+    g, down, out, order, bounds, N, g_row, g_col, out_adapter, out_row, out_rank,
     R: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """out[a] (N, R) = Σ over a's rows of g[row]ᵀ S[place]: one program per adapter and BN columns; without rows, zeros."""
@@ -82,8 +84,8 @@ def grouped_outer_kernel(
         rows = tl.load(order + places, mask=places < high, other=0).to(tl.int64)
         inside = (columns[:, None] < N) & (places[None, :] < high)
         g_tile = tl.load(g + rows[None, :] * g_row + columns[:, None] * g_col, mask=inside, other=0.0)  # (BN, BM)
-        s_tile = load_tile(s, places, ranks, R, 1, high, R)
-        acc = tl.dot(g_tile, s_tile, acc, input_precision=PRECISION)
+        down_tile = load_tile(down, places, ranks, R, 1, high, R)
+        acc = tl.dot(g_tile, down_tile, acc, input_precision=PRECISION)
     place = adapter.to(tl.int64) * out_adapter + columns.to(tl.int64)[:, None] * out_row + ranks[None, :] * out_rank
     tl.store(out + place, acc, mask=columns[:, None] < N)
 
@@ -120,26 +122,30 @@ def grouped_backward(
 
 def grouped_shrink(x: Tensor, stacked_A: Tensor, scaling: Tensor, table: TileTable) -> Tensor:
     """S (M, R), row after row of `table.order`: s · x Aᵀ. `stacked_A` is (L, R, K), of any strides."""
+    check_shapes("x M K, stacked_A L R K, scaling L, order M", x=x, stacked_A=stacked_A, scaling=scaling, order=table.order)
+    check_dtypes(x, stacked_A)
     R, K = stacked_A.shape[1:]
     check_rank(R)
     S = x.new_zeros(len(x), R)
     t = grouped_tiles(x.dtype, capability(x.device))
     grouped_shrink_kernel[(len(table.tiles),)](
-        x, stacked_A, S, scaling, table.order, table.tiles, K, *x.stride(), *stacked_A.stride(),
-        R, HEIGHT, t.K, precision(x.dtype), num_warps=t.warps, num_stages=t.stages,
+        x, stacked_A, S, scaling, table.order, table.tiles, K=K, **strides(x=x), **_strides_3d("a", stacked_A, "rank", "col"),
+        R=R, BM=HEIGHT, BK=t.K, PRECISION=precision(x.dtype), **options(t),
     )  # fmt: skip
     return S
 
 
 def grouped_expand(S: Tensor, stacked_B: Tensor, y: Tensor, table: TileTable) -> None:
     """y[row] += S Bᵀ in place, rows of adapters alone. `stacked_B` is (L, N, R), of any strides."""
+    check_shapes("S M R, stacked_B L N R, y M N", S=S, stacked_B=stacked_B, y=y)
+    check_dtypes(S, stacked_B, y)
     N, R = stacked_B.shape[1:]
     if y.stride(1) != 1:
         raise ValueError(f"y has strides {y.stride()}: expected contiguous rows, since it is changed in place")
     t = grouped_tiles(y.dtype, capability(y.device))
     grouped_expand_kernel[len(table.tiles), triton.cdiv(N, t.N)](
-        S, stacked_B, y, table.order, table.tiles, N, y.stride(0), *stacked_B.stride(),
-        R, HEIGHT, t.N, precision(y.dtype), num_warps=t.warps, num_stages=t.stages,
+        S, stacked_B, y, table.order, table.tiles, N=N, y_row=y.stride(0), **_strides_3d("b", stacked_B, "row", "rank"),
+        R=R, BM=HEIGHT, BN=t.N, PRECISION=precision(y.dtype), **options(t),
     )  # fmt: skip
 
 
@@ -147,9 +153,15 @@ def grouped_outer(g: Tensor, S: Tensor, out: Tensor, table: TileTable) -> None:
     """out[a] (N, R) = g_aᵀ S_a, into a tensor of any strides."""
     N, BN = g.shape[1], 64
     grouped_outer_kernel[table.adapters, triton.cdiv(N, BN)](
-        g, S, out, table.order, table.bounds, N, *g.stride(), *out.stride(),
-        S.shape[1], HEIGHT, BN, precision(g.dtype), num_warps=4, num_stages=3,
+        g, S, out, table.order, table.bounds, N=N, **strides(g=g), **_strides_3d("out", out, "row", "rank"),
+        R=S.shape[1], BM=HEIGHT, BN=BN, PRECISION=precision(g.dtype), num_warps=4, num_stages=3,
     )  # fmt: skip
+
+
+def _strides_3d(name: str, stacked: Tensor, *axes: str) -> dict[str, int]:
+    """The strides of matrices that are stacked by adapter, under the kernels' names."""
+    names = (f"{name}_adapter", *(f"{name}_{axis}" for axis in axes))
+    return dict(zip(names, stacked.stride(), strict=True))
 
 
 def check_rank(R: int) -> None:

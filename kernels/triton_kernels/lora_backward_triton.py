@@ -4,8 +4,10 @@
     dA = dSᵀ x̃                             one read of x            `grad_a_kernel`
     dx = mask(dS A) + dy W                 one GEMM                 `grad_x_kernel`
 
-S comes from forward with the scale already in it. Sums over programs go through float32 planes that are added up in a fixed
-order, not through atomic additions, whose order changes from run to run. Their price: dB has a plane for each BM rows, R / 64 of
+Letters as in lora_matmul_triton.py: M tokens, K = d_in, N = d_out, s the scale, x̃ = x after dropout. S = s · x̃ Aᵀ comes from
+forward with the scale already in it (`down` in the kernels).
+Sums over programs go through float32 planes that are added up in a fixed order, not through atomic additions, whose order
+changes from run to run. Their price: dB has a plane for each BM rows, R / 64 of
 dy's bytes in bf16 at BM = 128, written and read once.
 The dropout mask is made again from the seed. In `grad_x_kernel` the rank-r matmul comes first, because the mask is for it
 alone: the GEMM then adds to the same accumulator.
@@ -17,26 +19,26 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.triton_kernels.configs import Tiles, capability, gemm_tiles, rank_tiles
-from kernels.triton_kernels.lora_matmul_triton import drop_numbers
-from kernels.triton_kernels.tiles_triton import keep_tile, load_tile, padded_rank, precision, tile_of
+from kernels.triton_kernels.launching import check_dtypes, check_shapes, dropout, options, strides, tile_count
+from kernels.triton_kernels.tiles_triton import keep_tile, load_tile, padded_rank, precision, store_tile, tile_of
 
 
 @triton.jit
 def grad_rank_kernel(
-    dy, b, s, ds_parts, db_parts, M, N, r, scaling, dy_row, dy_col, b_row, b_col, s_row,
+    dy, b, down, ds_parts, db_parts, M, N, r, scaling, dy_row, dy_col, b_row, b_col, down_row,
     R: tl.constexpr, SPLIT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One program: BM rows of dy, every SPLIT-th of its column tiles. Writes a plane of dS per part and of dB per BM rows."""
     block, part = tl.program_id(0), tl.program_id(1)
     rows, ranks = block * BM + tl.arange(0, BM), tl.arange(0, R)
-    s_tile = load_tile(s, rows, ranks, s_row, 1, M, r)
+    down_tile = load_tile(down, rows, ranks, down_row, 1, M, r)
     ds = tl.zeros((BM, R), tl.float32)
     for n in range(part * BN, N, SPLIT * BN):
         columns = n + tl.arange(0, BN)
         dy_tile = load_tile(dy, rows, columns, dy_row, dy_col, M, N)
         b_tile = load_tile(b, columns, ranks, b_row, b_col, N, r)
         ds = tl.dot(dy_tile, b_tile, ds, input_precision=PRECISION)
-        db = tl.dot(tl.trans(dy_tile), s_tile, input_precision=PRECISION)  # (BN, R)
+        db = tl.dot(tl.trans(dy_tile), down_tile, input_precision=PRECISION)  # (BN, R)
         place = (block.to(tl.int64) * N + columns)[:, None] * R + ranks[None, :]
         tl.store(db_parts + place, db, mask=columns[:, None] < N)
     place = (part.to(tl.int64) * M + rows)[:, None] * R + ranks[None, :]
@@ -88,8 +90,7 @@ def grad_x_kernel(
         acc = tl.dot(dy_tile, w_tile, acc, input_precision=PRECISION)
         dy_tiles += BK * dy_col
         w_tiles += BK * w_row
-    inside = (rows[:, None] < M) & (columns[None, :] < K)
-    tl.store(dx + rows.to(tl.int64)[:, None] * K + columns[None, :], acc.to(dx.dtype.element_ty), mask=inside)
+    store_tile(dx, acc, rows, columns, K, M, K)
 
 
 # ---------------------------------------------------------------- launching
@@ -97,12 +98,17 @@ def grad_x_kernel(
 
 def lora_backward(
     dy: Tensor, x: Tensor, weight: Tensor, lora_A: Tensor, lora_B: Tensor, S: Tensor, scaling: float,
-    seed: Tensor | None = None, p: float = 0.0, need_x: bool = True, tiles: Tiles | None = None,
+    seed: Tensor | None = None, p: float = 0.0, need_x: bool = True, thin: Tiles | None = None, gemm: Tiles | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """dx (M, K) in dy's dtype (empty without `need_x`), dA (r, K) and dB (N, r) in float32."""
-    dS, dB = grad_rank(dy, lora_B, S, scaling, tiles)
-    dA = grad_a(dS, x, len(lora_A), seed, p, tiles)
-    dx = grad_x(dy, weight, dS, lora_A, seed, p, tiles) if need_x else dy.new_empty(0)
+    """dx (M, K) in dy's dtype (empty without `need_x`), dA (r, K) and dB (N, r) in float32.
+
+    `thin`: the tiles of the kernels for dS, dB and dA. `gemm`: those of the kernel for dx.
+    """
+    check_shapes("x M K, weight N K, lora_A r K, lora_B N r, dy M N", x=x, weight=weight, lora_A=lora_A, lora_B=lora_B, dy=dy)
+    check_dtypes(dy, x, weight, lora_A, lora_B, S)
+    dS, dB = grad_rank(dy, lora_B, S, scaling, thin)
+    dA = grad_a(dS, x, len(lora_A), seed, p, thin)
+    dx = grad_x(dy, weight, dS, lora_A, seed, p, gemm) if need_x else dy.new_empty(0)
     return dx, dA, dB
 
 
@@ -115,8 +121,8 @@ def grad_rank(dy, lora_B, S, scaling: float, tiles: Tiles | None = None) -> tupl
     ds, db = dy.new_empty(t.split, M, R, dtype=torch.float32), dy.new_empty(blocks, N, R, dtype=torch.float32)
     if M:
         grad_rank_kernel[blocks, t.split](
-            dy, lora_B, S, ds, db, M, N, r, scaling, *dy.stride(), *lora_B.stride(), S.stride(0),
-            R, t.split, t.M, t.N, precision(dy.dtype), num_warps=t.warps, num_stages=t.stages,
+            dy, lora_B, S, ds, db, M=M, N=N, r=r, scaling=scaling, **strides(dy=dy, b=lora_B), down_row=S.stride(0),
+            R=R, SPLIT=t.split, BM=t.M, BN=t.N, PRECISION=precision(dy.dtype), **options(t),
         )  # fmt: skip
     return ds.sum(0).to(dy.dtype), db.sum(0)[:, :r]
 
@@ -128,8 +134,8 @@ def grad_a(dS: Tensor, x: Tensor, r: int, seed=None, p: float = 0.0, tiles: Tile
     parts = x.new_empty(t.split, R, K, dtype=torch.float32)
     if M and K:
         grad_a_kernel[triton.cdiv(K, t.N), t.split](
-            dS, x, parts, seed, M, K, *drop_numbers(p), *x.stride(),
-            p > 0, R, t.split, t.M, t.N, precision(x.dtype), num_warps=t.warps, num_stages=t.stages,
+            dS, x, parts, seed, M=M, K=K, **dropout(p), **strides(x=x),
+            R=R, SPLIT=t.split, BM=t.M, BK=t.N, PRECISION=precision(x.dtype), **options(t),
         )  # fmt: skip
     return parts.sum(0)[:r] if M else parts.new_zeros(r, K)
 
@@ -139,8 +145,8 @@ def grad_x(dy, weight, dS: Tensor, lora_A, seed=None, p: float = 0.0, tiles: Til
     (M, N), (r, K) = dy.shape, lora_A.shape
     dx, t = dy.new_empty(M, K), tiles or gemm_tiles(M, K, dy.dtype, capability(dy.device))
     if M and K:
-        grad_x_kernel[(triton.cdiv(M, t.M) * triton.cdiv(K, t.N),)](
-            dy, weight, dS, lora_A, dx, seed, M, N, K, r, *drop_numbers(p), *dy.stride(), *weight.stride(), *lora_A.stride(),
-            p > 0, dS.shape[1], t.M, t.N, t.K, t.group, precision(dy.dtype), num_warps=t.warps, num_stages=t.stages,
+        grad_x_kernel[(tile_count(M, K, t),)](
+            dy, weight, dS, lora_A, dx, seed, M=M, N=N, K=K, r=r, **dropout(p), **strides(dy=dy, w=weight, a=lora_A),
+            R=dS.shape[1], BM=t.M, BN=t.N, BK=t.K, GROUP=t.group, PRECISION=precision(dy.dtype), **options(t),
         )  # fmt: skip
     return dx

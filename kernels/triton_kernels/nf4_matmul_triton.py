@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kernels.formulas.nf4 import Quantized
 from kernels.triton_kernels.configs import capability, nf4_gemm_tiles, nf4_gemv_tiles
-from kernels.triton_kernels.lora_matmul_triton import in_line
+from kernels.triton_kernels.launching import check_dtypes, check_shapes, contiguous_bias, options, strides
 from kernels.triton_kernels.nf4_triton import decode_pairs, decode_scales, tables
 from kernels.triton_kernels.tiles_triton import load_tile, precision
 
@@ -36,7 +36,7 @@ def spread(scale, ROWS: tl.constexpr, BLOCKS: tl.constexpr, WIDTH: tl.constexpr)
 
 @triton.jit
 def gemv_kernel(
-    x, packed, absmax, nested, offset, dynamic, pairs, bias, s, b, y, N, K, r, x_row, s_row, b_row, b_col,
+    x, packed, absmax, nested, offset, dynamic, pairs, bias, down, b, y, N, K, r, x_row, down_row, b_row, b_col,
     HAS_BIAS: tl.constexpr, NESTED: tl.constexpr, BLOCKSIZE: tl.constexpr, M: tl.constexpr, R: tl.constexpr,
     BN: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
@@ -61,9 +61,9 @@ def gemv_kernel(
         total = tl.sum(acc, 1)
         if R:
             ranks = tl.arange(0, R)
-            s_row_tile = tl.load(s + m * s_row + ranks, mask=ranks < r, other=0.0).to(tl.float32)
+            down_tile = tl.load(down + m * down_row + ranks, mask=ranks < r, other=0.0).to(tl.float32)
             b_tile = load_tile(b, columns, ranks, b_row, b_col, N, r).to(tl.float32)
-            total += tl.sum(b_tile * s_row_tile[None, :], 1)
+            total += tl.sum(b_tile * down_tile[None, :], 1)
         if HAS_BIAS:
             total += tl.load(bias + columns, mask=columns < N, other=0.0).to(tl.float32)
         tl.store(y + m * N + columns, total.to(y.dtype.element_ty), mask=columns < N)
@@ -71,7 +71,7 @@ def gemv_kernel(
 
 @triton.jit
 def gemm_kernel(
-    x, packed, absmax, nested, offset, dynamic, pairs, bias, s, b, y, M, N, K, r, x_row, x_col, s_row, b_row, b_col,
+    x, packed, absmax, nested, offset, dynamic, pairs, bias, down, b, y, M, N, K, r, x_row, x_col, down_row, b_row, b_col,
     HAS_BIAS: tl.constexpr, NESTED: tl.constexpr, BLOCKSIZE: tl.constexpr, R: tl.constexpr, SPLIT: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -99,8 +99,8 @@ def gemm_kernel(
         if part == 0:
             ranks = tl.arange(0, R)
             b_tile = load_tile(b, columns, ranks, b_row, b_col, N, r)
-            s_tile = load_tile(s, ranks, rows, 1, s_row, r, M)
-            acc = tl.dot(b_tile, s_tile, acc, input_precision=PRECISION)
+            down_tile = load_tile(down, ranks, rows, 1, down_row, r, M)
+            acc = tl.dot(b_tile, down_tile, acc, input_precision=PRECISION)
     if HAS_BIAS:
         if part == 0:
             acc += tl.load(bias + columns, mask=known, other=0.0).to(tl.float32)[:, None]
@@ -117,44 +117,56 @@ def fits(x: Tensor, weight: Quantized) -> bool:
 
 
 def nf4_matmul(x: Tensor, weight: Quantized, bias: Tensor | None = None, S: Tensor | None = None, lora_B=None) -> Tensor:
-    """(M, K) → (M, N) in x's dtype: x Wᵀ + b, and + S Bᵀ with S (M, R) from `lora_matmul_triton.shrink`."""
+    """(M, K) → (M, N) in x's dtype: x Wᵀ + b, and + S Bᵀ with S (M, R) from `lora_matmul_triton.shrink`.
+
+    ValueError if `fits` says no, or if the shapes, dtypes or devices do not fit together.
+    """
     if not fits(x, weight):
         raise ValueError(
             f"x {tuple(x.shape)} and blocks of {weight.blocksize}: expected rows of whole blocks and at most "
             f"{GEMM_M} tokens; decode the weight and multiply instead"
         )
-    (M, K), N = x.shape, weight.shape[0]
+    N, columns = weight.shape
+    if columns != x.shape[1]:
+        raise ValueError(f"x {tuple(x.shape)} and a weight {tuple(weight.shape)}: expected as many columns in both")
+    check_shapes("x M K, S M R, lora_B N r, bias N", x=x, S=S, lora_B=lora_B, bias=bias)
+    check_dtypes(x, bias, S, lora_B)
+    M = len(x)
     if not (M and N):
         return x.new_empty(M, N)
     launch = _gemv if M <= GEMV_M and x.stride(1) == 1 else _gemm
-    return launch(x, weight, bias, S, lora_B, M, N, K)
+    return launch(x, weight, bias, S, lora_B)
 
 
-def _gemv(x, weight: Quantized, bias, S, lora_B, M: int, N: int, K: int) -> Tensor:
+def _gemv(x, weight: Quantized, bias, S, lora_B) -> Tensor:
+    (M, K), N = x.shape, weight.shape[0]
     y, t = x.new_empty(M, N), nf4_gemv_tiles(weight.blocksize, K, capability(x.device))
-    r, R, strides = _lora(S, lora_B)
     gemv_kernel[(triton.cdiv(N, t.N),)](
-        x, *tables(weight), in_line(bias), S, lora_B, y, N, K, r, x.stride(0), *strides,
-        bias is not None, weight.nested is not None, weight.blocksize, M, R, t.N, t.K // weight.blocksize,
-        num_warps=t.warps, num_stages=t.stages,
+        x, bias=contiguous_bias(bias), y=y, M=M, N=N, K=K, x_row=x.stride(0), HAS_BIAS=bias is not None,
+        **_weight(weight), **_lora(S, lora_B), BN=t.N, BLOCKS=t.K // weight.blocksize, **options(t),
     )  # fmt: skip
     return y
 
 
-def _gemm(x, weight: Quantized, bias, S, lora_B, M: int, N: int, K: int) -> Tensor:
+def _gemm(x, weight: Quantized, bias, S, lora_B) -> Tensor:
+    (M, K), N = x.shape, weight.shape[0]
     t = nf4_gemm_tiles(M, N, K, x.dtype, capability(x.device))
     y = x.new_empty(t.split, M, N, dtype=x.dtype if t.split == 1 else torch.float32)
-    r, R, strides = _lora(S, lora_B)
     gemm_kernel[triton.cdiv(N, t.N), triton.cdiv(M, t.M), t.split](
-        x, *tables(weight), in_line(bias), S, lora_B, y, M, N, K, r, *x.stride(), *strides,
-        bias is not None, weight.nested is not None, weight.blocksize, R, t.split,
-        t.M, t.N, t.K, precision(x.dtype), num_warps=t.warps, num_stages=t.stages,
+        x, bias=contiguous_bias(bias), y=y, M=M, N=N, K=K, **strides(x=x), HAS_BIAS=bias is not None,
+        **_weight(weight), **_lora(S, lora_B),
+        SPLIT=t.split, BM=t.M, BN=t.N, BK=t.K, PRECISION=precision(x.dtype), **options(t),
     )  # fmt: skip
     return y[0] if t.split == 1 else y.sum(0).to(x.dtype)
 
 
-def _lora(S: Tensor | None, lora_B) -> tuple[int, int, tuple[int, int, int]]:
-    """(r, padded rank or 0, strides of S's rows and of B)."""
-    if S is None:
-        return 0, 0, (0, 0, 0)
-    return lora_B.shape[1], S.shape[1], (S.stride(0), *lora_B.stride())
+def _weight(weight: Quantized) -> dict:
+    """The kernels' arguments about the 4-bit weight."""
+    return {**tables(weight), "NESTED": weight.nested is not None, "BLOCKSIZE": weight.blocksize}
+
+
+def _lora(S: Tensor | None, lora_B: Tensor | None) -> dict:
+    """The kernels' arguments about LoRA. R = 0: there is none."""
+    if S is None or lora_B is None:
+        return {"down": None, "b": None, "r": 0, "R": 0, "down_row": 0, "b_row": 0, "b_col": 0}
+    return {"down": S, "b": lora_B, "r": lora_B.shape[1], "R": S.shape[1], "down_row": S.stride(0), **strides(b=lora_B)}

@@ -91,7 +91,8 @@ def dequantize(quantized: Quantized, dtype: torch.dtype | None = None) -> Tensor
     blocks = max(1, 8192 // quantized.blocksize)
     if count:
         dequantize_kernel[(triton.cdiv(count, blocks * quantized.blocksize),)](
-            *tables(quantized), out, count, quantized.packed.numel(), quantized.nested is not None, quantized.blocksize, blocks,
+            **tables(quantized), out=out, count=count, n_bytes=quantized.packed.numel(),
+            NESTED=quantized.nested is not None, BLOCKSIZE=quantized.blocksize, BLOCKS=blocks,
             enable_fp_fusion=False,  # a fused multiply-add rounds once where the definition rounds twice
         )  # fmt: skip
     return out
@@ -109,16 +110,17 @@ def quantize(
     if count:
         middles = torch.tensor(level_middles(quant_type), device=device)
         quantize_kernel[(triton.cdiv(count, blocks * blocksize),)](
-            flat, middles, level_order(quant_type, device), packed, absmax, count, len(packed), blocksize, blocks
-        )
+            flat, middles, level_order(quant_type, device), packed, absmax,
+            count=count, n_bytes=len(packed), BLOCKSIZE=blocksize, BLOCKS=blocks,
+        )  # fmt: skip
     return finish(packed, absmax, weight, blocksize, quant_type, double_quant, name)
 
 
-def tables(quantized: Quantized) -> tuple[Tensor | None, ...]:
-    """(packed, absmax, nested scales, offset, dynamic map, pairs of levels): what a kernel decodes with."""
+def tables(quantized: Quantized) -> dict[str, Tensor | None]:
+    """What a kernel decodes with, by the names of its arguments: bytes, scales, scales of the scales, levels of each byte."""
     device, nested = quantized.packed.device, quantized.nested
     pairs = level_pairs(quantized.quant_type, device).view(torch.int64)
-    packed, absmax = quantized.packed.contiguous(), quantized.absmax.contiguous()
+    decoding = {"packed": quantized.packed.contiguous(), "absmax": quantized.absmax.contiguous(), "pairs": pairs}
     if nested is None:
-        return packed, absmax, None, None, None, pairs
-    return packed, absmax, nested.absmax.contiguous(), nested.offset, dynamic_map_on(device), pairs
+        return decoding | {"nested": None, "offset": None, "dynamic": None}
+    return decoding | {"nested": nested.absmax.contiguous(), "offset": nested.offset, "dynamic": dynamic_map_on(device)}

@@ -1,4 +1,4 @@
-"""What every Triton kernel here uses inside: the order of the tiles, the dropout mask, the padded rank.
+"""What every Triton kernel here uses inside: the order of the tiles, the dropout mask, loads, the last sums and stores.
 
 A kernel works on tiles: BM rows of M, BN columns of N, BK of the axis that is summed over. Names in capitals are compile-time
 constants. Row numbers are int64 before they meet a stride: 2^31 elements are not many.
@@ -24,15 +24,16 @@ def precision(dtype: torch.dtype) -> str:
 @triton.jit
 def tile_of(pid, tiles_m, tiles_n, GROUP: tl.constexpr):
     """Program number to (tile row, tile column), GROUP tile rows at a time: neighbours in time share tiles in the L2 cache."""
-    wide = GROUP * tiles_n
-    first = (pid // wide) * GROUP
-    height = tl.minimum(tiles_m - first, GROUP)
-    return first + (pid % wide) % height, (pid % wide) // height
+    group_size = GROUP * tiles_n
+    first_row = (pid // group_size) * GROUP
+    group_rows = tl.minimum(tiles_m - first_row, GROUP)  # the last group may have fewer
+    return first_row + (pid % group_size) % group_rows, (pid % group_size) // group_rows
 
 
 @triton.jit
 def keep_tile(seed, threshold, rows, column, K, BM: tl.constexpr, BK: tl.constexpr):
     """The dropout mask of rows × [column, column + BK). One Philox call decides four neighbours; column is a multiple of 4."""
+    tl.static_assert(BK % 4 == 0, "a tile of the mask has a multiple of 4 columns")
     quads = column // 4 + tl.arange(0, BK // 4)
     counter = rows.to(tl.int64)[:, None] * tl.cdiv(K, 4) + quads[None, :]
     w0, w1, w2, w3 = tl.randint4x(tl.load(seed), counter, ROUNDS)
@@ -46,3 +47,24 @@ def load_tile(pointer, rows, columns, row_stride, column_stride, n_rows, n_colum
     """A tile of a matrix, zero outside it."""
     places = pointer + rows.to(tl.int64)[:, None] * row_stride + columns.to(tl.int64)[None, :] * column_stride
     return tl.load(places, mask=(rows[:, None] < n_rows) & (columns[None, :] < n_columns), other=0.0)
+
+
+@triton.jit
+def store_tile(pointer, tile, rows, columns, row_stride, n_rows, n_columns):
+    """Writes the part of a tile that lies in the matrix, in the matrix's dtype. Its columns are contiguous."""
+    inside = (rows[:, None] < n_rows) & (columns[None, :] < n_columns)
+    places = pointer + rows.to(tl.int64)[:, None] * row_stride + columns[None, :]
+    tl.store(places, tile.to(pointer.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def add_lora_and_bias(
+    acc, down_tile, b, bias, ranks, columns, N, r, b_row, b_col,
+    HAS_BIAS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The end of every LoRA GEMM: acc + S Bᵀ + b, in the accumulator of x Wᵀ. `down_tile` is a tile of S (BM, R)."""
+    b_tile = load_tile(b, ranks, columns, b_col, b_row, r, N)  # (R, BN): a tile of Bᵀ
+    acc = tl.dot(down_tile, b_tile, acc, input_precision=PRECISION)
+    if HAS_BIAS:
+        acc += tl.load(bias + columns, mask=columns < N, other=0.0).to(tl.float32)[None, :]
+    return acc

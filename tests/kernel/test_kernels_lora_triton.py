@@ -59,7 +59,7 @@ def test_forward_and_gradients_against_float64(r, dtype):
         tiles = SMALL if i % 3 else None
         with watched_outputs():
             y, S = fused.lora_forward(x, W, bias, A, B, 0.7, SEED, p, tiles)
-            result = back.lora_backward(dy, x, W, A, B, S, 0.7, SEED, p, tiles=tiles)
+            result = back.lora_backward(dy, x, W, A, B, S, 0.7, SEED, p, thin=tiles, gemm=tiles)
         # dA multiplies two roundings (dS) and sums M terms: twice the bound
         for name, one, other, size in zip(("y", "dx", "dA", "dB"), (y, *result), wanted, sizes, strict=True):
             assert error(one, other, size) < (1 if name == "y" else 2) * bound(dtype), (name, M, N, K, r)
