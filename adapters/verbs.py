@@ -24,6 +24,7 @@ from adapters.bottleneck.composition import Composition, Fuse, members
 from adapters.implementations import BOTTLENECK, FUSION, IMPLEMENTATIONS, LORA, VIRTUAL, Implementation
 from adapters.virtual.virtual_tokens import without_virtual_tokens
 from loralib.files.save_and_load import LoadReport
+from loralib.injection.merge_weights import merged_adapters
 from loralib.injection.switch import disable_adapters
 from loralib.layers.heads import saved_modules
 from loralib.report import AttachReport
@@ -39,11 +40,13 @@ def attach(
 
     config: also one of peft's. name: of a fusion `Fuse("a", "b")`. seed: of a generator for the start of the parameters; None
     draws from torch's global one. tokenizer: needed where a prefix or prompt starts from a text.
-    Raises TypeError for another object, ValueError for a name that is taken or settings that do not fit the model.
+    Raises TypeError for another object, ValueError for a name that is taken or settings that do not fit the model, and
+    RuntimeError while a LoRA adapter is merged. Then nothing was changed.
     """
     implementation = implementations.of_config(config)
     if name in attached(model):
         raise ValueError(f"adapter {name!r} exists already; there are {[str(n) for n in attached(model)]}. Detach it first")
+    _check_nothing_is_merged(model)
     if isinstance(name, Fuse) != (implementation is FUSION):
         raise TypeError(f"name={name!r}: a fusion is named Fuse('a', 'b', ...), and every other adapter has a text as its name")
     report = implementation.attach(model, config, name, seed=seed, tokenizer=tokenizer)
@@ -63,9 +66,11 @@ def activate(model: nn.Module, what: Composition | list[str] | None, head: str |
     what: a name; a composition of bottleneck adapters (`Stack`, `Average`, `Fuse`, `BatchSplit`, `Parallel`) or a `Fuse` of LoRA
     adapters; a list of LoRA adapters, whose updates add up; None for the base model. head: whose head is active; None is that of
     the last member.
-    KeyError for an unknown name, ValueError for an adapter in a composition that cannot hold it.
+    KeyError for an unknown name, ValueError for an adapter in a composition that cannot hold it, RuntimeError while a LoRA
+    adapter is merged.
     """
     chosen = _implementation_of(model, what)
+    _check_nothing_is_merged(model)
     for implementation in IMPLEMENTATIONS:
         if implementation is not chosen:
             implementation.activate(model, None)
@@ -75,6 +80,13 @@ def activate(model: nn.Module, what: Composition | list[str] | None, head: str |
     if chosen is not None:
         chosen.activate(model, what)
     _activate_head(model, head)
+
+
+def _check_nothing_is_merged(model: nn.Module) -> None:
+    """RuntimeError while a LoRA adapter is merged: the base model is not there to put another adapter on."""
+    merged = merged_adapters(model)
+    if merged:
+        raise RuntimeError(f"adapters {merged} are merged: unmerge(model) before you attach or activate others")
 
 
 def _activate_head(model: nn.Module, head: str | None) -> None:

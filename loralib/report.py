@@ -41,6 +41,7 @@ class AttachReport:
         lines = [f"{'module':<{width}}  {'kind':<{kinds}}  {'weight':<14}  rank  parameters"]
         for path, kind, shape, rank, count, _ in self.rows:
             lines.append(f"{path:<{width}}  {kind:<{kinds}}  {'×'.join(map(str, shape)):<14}  {rank:>4}  {count:>10,}")
-        lines.append(f"{len(self.rows)} modules, {self.parameters:,} adapter parameters")
+        count = len(self.rows)
+        lines.append(f"{count} {'module' if count == 1 else 'modules'}, {self.parameters:,} adapter parameters")
         lines.append(f"trained and saved whole: {', '.join(self.heads) or 'nothing'}")
         return "\n".join([*lines, *self.notes])

@@ -19,7 +19,11 @@ FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py")
 PAGES = [ROOT / name for name in ("README.md", "CLAIMS.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/README.md")]
 
 PROSE = {  # regular expressions
-    r"(?:trained|trainable) numbers|numbers that train": "parameters",
+    r"(?:trained|trainable) numbers|numbers (?:that )?train": "parameters",
+    r"(?:training|train|test|evaluation|validation|held-out|labelled|unlabelled) rows": "examples",
+    r"rows of (?:each task|all tasks|a task|one task|the task|training steps)": "examples of",
+    r"(?:tasks?|examples|rows) (?:is|are) drawn": "sampled",
+    r"losses on states|(?:student|teacher)(?:'s)? states|tokens' states|shared states": "hidden states",
     r"(?<!dot-)(?<!dot )(?<!inner )(?<!outer )products?": "matrix multiplication, matmul; for vectors inner product",
     r"(?<!learning )(?<!dropout )(?<!slot error )rates? of (?:learning|the optimizer)": "learning rate",
     r"likeness": "similarity",

@@ -7,7 +7,7 @@
 
 There is no 1/√d. While all q · k_i are small, as at the start, the fusion is nearly the mean of the changes. V is pulled towards
 the identity by 0.01 ‖V − I‖² in the *loss* (`fusion_penalty`), and has to stay out of weight decay, which would pull it to zero.
-Base and adapters are frozen; 3d² + 2d numbers train at each place.
+Base and adapters are frozen; there are 3d² + 2d parameters at each insertion point.
 """
 
 from dataclasses import dataclass

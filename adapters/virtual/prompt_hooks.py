@@ -2,7 +2,7 @@
 
     before    input ids → embeddings with the prompt in front; mask, token types and positions grow with them. In a decoder
               real tokens start at position P; in an encoder they keep their positions, which costs less quality
-    after     the prompt's own states are cut off, so that every head finds a row's tokens where it expects them.
+    after     the prompt's own hidden states are cut off, so that every head finds a row's tokens where it expects them.
               A language model keeps them: its logits are (B, P + T, V), as in peft, and labels grow by -100
 
 With a cache only the first call gets the prompt; later ones know of it by mask and positions.

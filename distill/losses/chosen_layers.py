@@ -48,7 +48,7 @@ def check_same_layers(teacher: Any, student: Any, layers: tuple[int, ...]) -> No
     ids = torch.arange(48, device=device).view(2, 24) % max(words - 1, 1) + 1
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with _only(teacher, layers), _evaluating(teacher), _evaluating(student):
-        output, wanted = (model(**inputs, return_dict=True)[0] for model in (student.to(device), teacher))
+        output, wanted = (model(**inputs)[0] for model in (student.to(device), teacher))
     if (output - wanted).abs().max() > TOLERANCE * wanted.abs().max():
         raise ValueError(
             f"layers {list(layers)}: alone they do not compute what they do in the teacher. A layer of "

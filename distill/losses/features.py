@@ -59,8 +59,9 @@ def _pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Both at least in float32, the teacher detached."""
     if student.shape != teacher.shape:
         raise ValueError(
-            f"student states {tuple(student.shape)} and teacher states {tuple(teacher.shape)} differ: expected one shape. "
-            "Another width: project the student's states first, or use `relations`. Other tokens: give both one batch"
+            f"hidden states of the student {tuple(student.shape)} and of the teacher {tuple(teacher.shape)} differ: "
+            "expected one shape. "
+            "Another width: project the student's hidden states first, or use `relations`. Other tokens: give both one batch"
         )
     wide = torch.promote_types(student.dtype, torch.float32)
     return student.to(wide), teacher.detach().to(wide)

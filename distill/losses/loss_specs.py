@@ -3,7 +3,7 @@
     NAME[:PART,PART...]     PART is LAYER->LAYER (of the student, of the teacher) or OPTION=NUMBER, or OPTION=FROM..TO
 
 A number FROM..TO moves in a straight line from the first step to the last. `a` is the share of the teacher: the labels have the
-weight 1 - a beside it, so a=1..0 is teacher annealing (Clark et al. 2019, BAM). Losses on states have a weight `w` of their own.
+weight 1 - a beside it, so a=1..0 is teacher annealing (Clark et al. 2019, BAM). Losses on hidden states have a weight `w`.
 """
 
 import math

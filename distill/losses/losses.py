@@ -184,7 +184,7 @@ def check_same_vocabulary(student: Float[Tensor, "..."], teacher: Float[Tensor, 
     raise ValueError(
         f"the student has {student.shape[-1]} outputs, the teacher {teacher.shape[-1]}: expected the same classes or vocabulary. "
         "Two models of one tokenizer that padded it differently: cut both, logits[..., : len(tokenizer)]. Two tokenizers: a loss "
-        "on states or relations, or on texts that the teacher wrote, needs no common vocabulary"
+        "on hidden states or relations, or on texts that the teacher wrote, needs no common vocabulary"
     )
 
 

@@ -43,7 +43,7 @@ class LossTerm:
     asks: bool = False
     """whether it needs the teacher's answers"""
     learned: Mapping[str, nn.Module] = field(default_factory=dict)
-    """the projections that it passes the student's states through, by key: they must learn with the student"""
+    """the projections that it passes the student's hidden states through, by key: they must learn with the student"""
 
 
 def make_terms(specs: Sequence[LossSpec], kind: str, projections: nn.ModuleDict, causal: bool) -> list[LossTerm]:
@@ -67,7 +67,7 @@ def needs(specs: Sequence[LossSpec]) -> dict[str, bool]:
 
 
 def labelled_only(kind: str, batch: Batch) -> Batch:
-    """The batch with the labels of unlabelled rows taken away."""
+    """The batch with the labels of unlabelled examples taken away."""
     if LABELLED not in batch:
         return batch
     hidden = batch[LABELLED] == 0

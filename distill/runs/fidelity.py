@@ -1,4 +1,4 @@
-"""Is the student like its teacher, and does it know what it does not know? Measured on held-out rows, answer by answer.
+"""Is the student like its teacher, and does it know what it does not know? Measured on held-out examples, answer by answer.
 
 agreement        share of the answers on which both models' first choice is the same
 kl_to_teacher    mean KL(teacher ‖ student), at T = 1

@@ -84,7 +84,7 @@ def measure_texts(settings: DistillSettings, pair: Pair, rows: Rows) -> dict[str
 
 
 def measure_fidelity(pair: Pair, rows: Rows, known: bool, accelerator: Accelerator) -> dict[str, float]:
-    """What `fidelity.py` measures about the student on the held-out rows, as far as the task has it.
+    """What `fidelity.py` measures about the student on the held-out examples, as far as the task has it.
 
     Nothing where both write texts of different tokens: their answers are not about the same things.
     """
@@ -114,6 +114,6 @@ def measure_fidelity(pair: Pair, rows: Rows, known: bool, accelerator: Accelerat
 
 
 def as_teacher(rows: Rows) -> HeldOut:
-    """The held-out rows as the teacher reads them."""
+    """The held-out examples as the teacher reads them."""
     held_out = rows.held_out
     return replace(held_out, encoded=replace(held_out.encoded, features=rows.teachers))

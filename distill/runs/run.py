@@ -128,7 +128,9 @@ def check_pair(settings: DistillSettings, pair: Pair) -> None:
     _check_layers(settings.loss_specs(), pair)
     tokenizers = pair.student.tokenizer, pair.trained.base.tokenizer
     if any(needs(settings.loss_specs()).values()) and not same_tokens(*tokenizers):
-        raise ValueError("teacher and student have different tokenizers, so their tokens' states cannot be compared; logits can")
+        raise ValueError(
+            "teacher and student have different tokenizers: their tokens' hidden states cannot be compared; logits can"
+        )
     check_compress(pair.student.model, settings.compress(), settings.steps)
 
 

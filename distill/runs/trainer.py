@@ -54,7 +54,7 @@ class Distiller(nn.Module):
             raise ValueError(f"projections lack {lost}, which a term uses and which would not learn: hand in what made the terms")
         self.shows = {"hidden": hidden, "attention": attention}
         if (hidden or attention) and teacher is None:
-            raise ValueError("losses on states need the teacher itself: its cache holds answers only")
+            raise ValueError("losses on hidden states need the teacher itself: its cache holds answers only")
         if self.asks and answers is None:
             raise ValueError("a loss on logits needs a teacher, or a cache of its answers")
 
@@ -142,7 +142,7 @@ def total_loss(distiller: Distiller, batch: Batch) -> Tensor:
 
 
 def unreached(distiller: Distiller, batch: Batch) -> list[str]:
-    """Names of the student's parameters that no term's gradient reaches: with losses on states alone, what lies above them.
+    """Names of the student's parameters that no term's gradient reaches: those above the hidden states that are compared.
 
     The gradients, the mode and the random generator are left as they were.
     """

@@ -28,7 +28,7 @@ class Rows:
     train: list[dict]
     held_out: HeldOut
     teachers: list[dict]
-    """the features of the held-out rows, as the teacher reads them"""
+    """the features of the held-out examples, as the teacher reads them"""
     labelled: int
     unlabelled: int
     truncated: int
@@ -47,7 +47,7 @@ def load_rows(
 ) -> Rows:
     """sizes: (rows with labels or None for all, further ones without); student, teacher: (tokenizer, most tokens).
 
-    rewrite: gives the training rows other answers, such as the teacher's texts. asks_teacher: whether a loss compares with it.
+    rewrite: gives training examples other answers, such as the teacher's texts. asks_teacher: whether a loss compares with it.
 
     ValueError for data that does not fit the task, and where the two tokenizers differ and a loss compares token by token.
     """
@@ -90,7 +90,7 @@ def same_tokens(a: Any, b: Any) -> bool:
 
 
 def _splits(spec: TaskSpec, data_dir: str | None, seed: int, sizes, eval_rows: int | None) -> tuple[Dataset, Dataset, int]:
-    """Training rows, those with labels first; held-out rows; how many have labels."""
+    """Training examples, those with labels first; held-out examples; how many have labels."""
     labelled, more = sizes
     if labelled is None and more:
         if not is_world(spec.name) or data_dir is not None:
@@ -99,7 +99,9 @@ def _splits(spec: TaskSpec, data_dir: str | None, seed: int, sizes, eval_rows: i
     data = load_task(spec, data_dir, seed, None if labelled is None else labelled + more)
     train = data["train"]
     if labelled is not None and more and len(train) <= labelled:
-        raise ValueError(f"train_rows={labelled}, transfer_rows={more}: the task has {len(train)} training rows, so none is left")
+        raise ValueError(
+            f"train_rows={labelled}, transfer_rows={more}: the task has {len(train)} training examples: none is left"
+        )
     held_out = some_rows(data[evaluation_split(data, spec, data_dir)], eval_rows, spec, data_dir)
     return train, held_out, len(train) if labelled is None else labelled
 

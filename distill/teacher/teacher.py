@@ -1,7 +1,7 @@
 """The teacher, or several: asked batch by batch, never changed.
 
 Several teachers answer with the mean of their probabilities, as one of them drawn at random would; the mean of their logits
-would be a geometric mean, in which one teacher's "impossible" is a veto. Losses on states look at the first teacher.
+would be a geometric mean, in which one teacher's "impossible" is a veto. Losses on hidden states look at the first teacher.
 """
 
 import math

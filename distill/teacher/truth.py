@@ -1,6 +1,6 @@
-"""What the small world knows exactly: p*(y | x) of every test row, for tasks whose labels are drawn from it.
+"""What the small world knows exactly: p*(y | x) of every test row, for tasks whose labels are sampled from it.
 
-The rows are drawn again by the world's own generator, and each text is compared with the row's, so the two cannot drift apart.
+The examples are sampled again by the world's own generator, and each text is compared with the example's: the two cannot differ.
 """
 
 import random

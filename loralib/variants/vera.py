@@ -85,10 +85,8 @@ class Vera(Variant):
         d_out, _ = layer.matrix_shape()
         b, d = torch.zeros(d_out), torch.full((self.r,), self.config.d_initial)
         if not (self.config.init_weights and start.zero):
-            b, d = (
-                torch.ones(d_out),
-                torch.randn(self.r, generator=torch.Generator().manual_seed(self.config.projection_prng_key)),
-            )
+            generator = torch.Generator().manual_seed(self.config.projection_prng_key)
+            b, d = torch.ones(d_out), torch.randn(self.r, generator=generator)
         layer.add_parameter(B_VECTOR, name, b.to(layer.weight.device, start.dtype))
         layer.add_parameter(D_VECTOR, name, d.to(layer.weight.device, start.dtype))
 
@@ -96,14 +94,7 @@ class Vera(Variant):
         """peft's random A and B of this seed: Kaiming uniform, ±√(6 / columns), from a generator on the CPU."""
         d_out, d_in = self.largest
         generator = torch.Generator().manual_seed(self.config.projection_prng_key)
-        shapes = (self.r, d_in), (d_out, self.r)
-        first, second = (
-            torch.empty(shape).uniform_(
-                -(bound := math.sqrt(3.0) * (math.sqrt(2) / math.sqrt(shape[1]))), bound, generator=generator
-            )
-            for shape in shapes
-        )
-        return first, second
+        return _kaiming_uniform(self.r, d_in, generator), _kaiming_uniform(d_out, self.r, generator)
 
     def update(self, layer: Any, name: str, x: Tensor) -> Tensor:
         W_A, W_B, b, d = (tensor.to(x.dtype) for tensor in self._tensors(layer, name))

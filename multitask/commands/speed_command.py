@@ -12,7 +12,7 @@ from training.runs.setting_checks import at_least
 
 @dataclass(frozen=True)
 class SpeedSettings:
-    """Time one training step, in turn: the rows of all tasks in one pass, or a pass for each task."""
+    """Time one training step, in turn: the examples of all tasks in one pass, or a pass for each task."""
 
     run: MultitaskSettings = field(default_factory=MultitaskSettings)
     rounds: int = 40

@@ -17,7 +17,7 @@ class MultitaskDataManager:
     """Rows of several tasks, forever. `next` gives one step's micro-batches (this rank's part), as the training loop wants them.
 
     features: for each task its encoded rows (`training.data.encoding`). A step takes batch_size × accumulation × processes rows.
-    mixed: rows of all tasks in each batch; otherwise a step has one task. sampling: see `TaskSampler`.
+    mixed: examples of all tasks in each batch; otherwise a step has one task. sampling: see `TaskSampler`.
     ValueError for a task without rows, and for a tokenizer that cannot pad.
     """
 
@@ -60,14 +60,14 @@ class MultitaskDataManager:
         return self.sampler.sample_task()
 
     def get_batch(self, task_name: str | None = None) -> MixedBatch:
-        """The next `batch_size` rows of one task, drawn if not given. KeyError for an unknown one."""
+        """The next `batch_size` examples of one task, drawn if not given. KeyError for an unknown one."""
         task = self.sample_task() if task_name is None else task_name
         if task not in self.streams:
             raise KeyError(f"no task {task!r}; there are {', '.join(self.names)}")
         return self.step({task: self.batch_size}, 1)[0]
 
     def get_mixed_batch(self, batch_size: int | None = None) -> MixedBatch:
-        """The next rows of all tasks, so many of each as the draws say."""
+        """The next examples of all tasks, so many of each as the draws say."""
         return self.step(self.sampler.sample_counts(batch_size or self.batch_size), 1)[0]
 
     def get_epoch_iterator(self) -> Iterator[MixedBatch]:
@@ -104,7 +104,7 @@ class MultitaskDataManager:
     def load_state_dict(self, state: dict) -> None:
         """Go on where the saved manager was. ValueError when the rows are not the saved ones."""
         if state["checksum"] != self._sum():
-            raise ValueError("the training rows have changed since this run was started. Start again (--restart)")
+            raise ValueError("the training examples have changed since this run was started. Start again (--restart)")
         self.sampler.load_state_dict(state["sampler"])
         for task, stream in self.streams.items():
             stream.load_state_dict(state["streams"][task])

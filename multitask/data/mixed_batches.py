@@ -33,7 +33,7 @@ def answers_in(feature: dict, kind: str) -> int:
 
 
 def collate(rows: Sequence[tuple[int, dict]], kinds: Sequence[str], pad_id: int) -> MixedBatch:
-    """A batch of (task number, feature), rows of a task side by side."""
+    """A batch of (task number, feature), examples of a task side by side."""
     rows = sorted(rows, key=lambda row: row[0])
     batch = pad([{k: feature[k] for k in TEXT if k in feature} for _, feature in rows], pad_id)
     batch["task_ids"] = torch.tensor([k for k, _ in rows])

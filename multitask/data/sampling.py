@@ -1,6 +1,6 @@
-"""How often each task is drawn: proportional, by temperature, equal, annealed; and streams of rows drawn without replacement.
+"""How often each task is sampled: proportional, by temperature, equal, annealed; and examples sampled without replacement.
 
-    p_i ∝ min(n_i, cap)^(1/T)        n_i rows of task i
+    p_i ∝ min(n_i, cap)^(1/T)        n_i examples of task i
 
 T = 1 is proportional, T → ∞ equal (Raffel et al. 2020, section 3.5.2); the cap keeps a huge task from drowning the others.
 Annealed sampling goes from proportional to nearly equal over the epochs, p_i ∝ n_i^α with α = 1 - 0.8 (e - 1) / (E - 1)
@@ -19,17 +19,17 @@ def task_probabilities(
 ) -> dict[str, float]:
     """The chance of each task, in the order of `sizes`. `progress` in [0, 1] is used by annealed sampling alone.
 
-    ValueError for an unknown kind, a task without rows, or a temperature or cap that makes no sense.
+    ValueError for an unknown kind, a task without examples, or a temperature or cap that makes no sense.
     """
     if kind not in KINDS:
         raise ValueError(f"task sampling {kind!r} is unknown; there are {', '.join(KINDS)}")
     empty = [task for task, size in sizes.items() if size < 1]
     if empty or not sizes:
-        raise ValueError(f"tasks without rows cannot be drawn: {empty or 'there is no task'}")
+        raise ValueError(f"tasks without examples cannot be sampled: {empty or 'there is no task'}")
     if not temperature >= 1:
         raise ValueError(f"temperature={temperature}: expected 1 (proportional) or more (inf is equal)")
     if cap is not None and cap < 1:
-        raise ValueError(f"cap={cap}: expected at least 1 row")
+        raise ValueError(f"cap={cap}: expected at least 1 example")
     if not 0 <= progress <= 1:
         raise ValueError(f"progress={progress}: expected 0 to 1")
     power = {"proportional": 1.0, "temperature": 1 / temperature, "equal": 0.0, "annealed": 1 - 0.8 * progress}[kind]
@@ -40,15 +40,15 @@ def task_probabilities(
 
 
 class RowStream:
-    """The numbers 0 … size-1 in a new order each time through, forever: no row is drawn twice before all were drawn once."""
+    """The numbers 0 … size-1 in a new order each time through, forever: sampling without replacement, pass after pass."""
 
     def __init__(self, size: int, seed: int | list[int]):
         if size < 1:
-            raise ValueError(f"a stream of {size} rows: expected at least 1")
+            raise ValueError(f"a stream of {size} examples: expected at least 1")
         self.size, self.seed, self.taken = size, [seed] if isinstance(seed, int) else list(seed), 0
 
     def take(self, count: int) -> list[int]:
-        """The next rows; a request may run over the end of a pass."""
+        """The numbers of the next examples; a request may run over the end of a pass."""
         rows: list[int] = []
         while len(rows) < count:
             epoch, place = divmod(self.taken, self.size)
@@ -98,7 +98,7 @@ class TaskSampler:
         return names[min(int(np.searchsorted(np.cumsum(chances), at, side="right")), len(names) - 1)]
 
     def sample_counts(self, rows: int) -> dict[str, int]:
-        """How many of a mixed batch's rows each task gives: `rows` draws at once, multinomial."""
+        """How many of a mixed batch's `rows` examples each task gives: multinomial."""
         chances = self.probabilities()
         counts = np.random.default_rng([self.seed, self.drawn]).multinomial(rows, list(chances.values()))
         self.drawn += 1

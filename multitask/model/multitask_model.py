@@ -26,7 +26,7 @@ from training.loop.processes import make_accelerator
 
 LABELS = ("labels", "start_positions", "end_positions")
 Scores = Callable[[str, HeldOut, list], dict[str, float]]
-"""compute_metrics_fn: task, held-out rows and the guesses for them ─▶ numbers by name"""
+"""compute_metrics_fn: task, held-out examples and the guesses for them ─▶ numbers by name"""
 
 
 class MultitaskModel(nn.Module):

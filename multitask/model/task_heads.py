@@ -1,4 +1,4 @@
-"""What stands on the shared states of a backbone: one head for each task, or one for several.
+"""What stands on the shared hidden states of a backbone: one head for each task, or one for several.
 
     states (B, T, d), attention_mask (B, T)  ─▶  pooled (B, d)  ─▶  logits (B, labels)     a label, labels, a number
                                              ─▶  logits (B, T, tags)                       a tag for each token

@@ -37,7 +37,7 @@ class MixtureOptions:
     batching: Literal["mixed", "one_task"] = "mixed"
     """examples of all tasks in each batch, or one task per step"""
     task_sampling: Literal["proportional", "temperature", "equal", "annealed"] = "proportional"
-    """how often each task is drawn: by its size, size^(1/T), all alike, or from the first to nearly the last over the run"""
+    """how often each task is sampled: by its size, size^(1/T), all alike, or from the first to nearly the last over the run"""
     temperature: float = 2.0
     """of task_sampling temperature: 1 is proportional, inf is equal"""
     max_examples: int | None = None

@@ -114,7 +114,7 @@ class MultitaskSettings(  # the last class comes first among the fields
         return [_number(given.get(task, "1"), f"task_weights: {task}") for task in self.specs()]
 
     def rows_of(self, task: str) -> int | None:
-        """How many training rows a task may have; None is all."""
+        """How many training examples a task may have; None is all."""
         if "=" not in self.train_rows:
             value = self.train_rows or None
         else:

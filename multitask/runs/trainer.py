@@ -20,7 +20,7 @@ from training.models.methods import default_learning_rate
 
 
 class MultitaskTrainer:
-    """Trains `model` in place; `settings` say how rows are drawn, losses weighed and steps made.
+    """Trains `model` in place; `settings` say how examples are sampled, losses weighed and steps made.
 
     After `train`, `interference` holds what was measured between the tasks (settings.analyze_interference).
     A trainer with other losses brings its own `learner` and `steps_type`.
@@ -67,7 +67,7 @@ class MultitaskTrainer:
         )
 
     def expected_update(self, manager: MultitaskDataManager) -> dict[str, float]:
-        """Each task's part of an average step's update: its chance of being drawn times its weight at present."""
+        """Each task's part of an average step's update: its chance of being sampled times its weight at present."""
         weights = {task: self.balancing.static[k] * self.balancing.weight(k) for k, task in enumerate(self.model.names)}
         return expected_update(manager.sampler.probabilities(), weights)
 
@@ -80,7 +80,7 @@ class MultitaskTrainer:
         checkpoint: Path | None = None,
         before_save: Callable[[], None] = lambda: None,
     ) -> Progress:
-        """All steps. features: encoded training rows by task; eval_sets: rows to score at each evaluation.
+        """All steps. features: encoded training examples by task; eval_sets: rows to score at each evaluation.
 
         compute_metrics_fn(task, held_out, guesses) takes the place of the tasks' own scores. Every step makes a row: see
         `loop.train` and `MultitaskSteps`. Raises as the loop does.

@@ -151,7 +151,7 @@ def _all_answers(model: MultitaskModel, batch: dict) -> None:
 
 
 def _keep(way: Way, runs: list[MultitaskSettings], say: Callable) -> dict[str, int]:
-    """Run them, add them to the way as one seed; the training rows of each task."""
+    """Run them, add them to the way as one seed; the training examples of each task."""
     results = []
     for run in runs:
         results.append(run_multitask(run))

@@ -47,10 +47,10 @@ def page(results: list[TaskResult], study: Study, command: str, chart: str, weig
         f"Made by `{command}`, {study.seeds} seed{'s' * (study.seeds > 1)}. Every adapter is trained alone on its own "
         f"task; a fusion starts from its task's adapter and head. Steps: {steps}.\n\n![quality]({chart})\n\n## Quality\n\n"
         f"{markdown_table(('task', *(LABELS[row] for row in rows)), [*quality, overall])}\n\n{verdicts(results)}\n\n"
-        f"## Loss on the evaluation rows\n\n{markdown_table(('task', *(LABELS[row] for row in trained)), losses)}\n\n"
+        f"## Loss on the evaluation examples\n\n{markdown_table(('task', *(LABELS[row] for row in trained)), losses)}\n\n"
         f"## Who is used where\n\n![attention]({weights})\n\n{_others(results)}"
         f"## Cost\n\n{markdown_table(COST, _costs(results, trained))}\n\n"
-        + "Rows for all tasks: one model, new heads, mixed batches, as many rows of each task as the models of one task had.\n"
+        + "Rows for all tasks: one model, new heads, mixed batches; of each task as many examples as the single models had.\n"
         * any(row in TOGETHER for row in rows)
     )
 

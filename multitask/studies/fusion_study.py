@@ -170,7 +170,7 @@ def _probes(folder: Path, settings: TrainSettings, seed: int, own: str, members:
 
 
 def held_out_rows(settings: TrainSettings, seed: int, base: Base) -> HeldOut:
-    """The evaluation rows of a run, encoded."""
+    """The evaluation examples of a run, encoded."""
     spec = TASKS[settings.task]
     data = load_task(spec, settings.data_dir, seed, settings.train_rows)
     rows = some_rows(data[evaluation_split(data, spec, settings.data_dir)], settings.eval_rows, spec, settings.data_dir)

@@ -171,3 +171,17 @@ def test_mistakes_are_named(tmp_path):
     with pytest.raises(ValueError, match="exists already"):
         adapters.load(model, adapters.save(model, tmp_path / "a", "a"), "a")
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["lora", "bottleneck", "prefix", "prompt"])
+def test_nothing_is_attached_beside_a_merged_adapter(kind):
+    model, _ = with_adapter("lora")
+    loralib.merge(model)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    with pytest.raises(RuntimeError, match=r"adapters \['a'\] are merged: unmerge\(model\)"):
+        adapters.attach(model, CONFIGS[kind], "b", seed=0)
+    with pytest.raises(RuntimeError, match=r"adapters \['a'\] are merged: unmerge\(model\)"):
+        adapters.activate(model, None)
+    after = dict(model.named_parameters())
+    assert after.keys() == before.keys() and list(adapters.attached(model)) == ["a"]
+    assert all(torch.equal(after[name], p) for name, p in before.items())

@@ -1,4 +1,4 @@
-"""Losses on states and relations: loops in plain floats, invariances, padding, the authors' forms, and TextBrewer."""
+"""Losses on hidden states and relations: loops in plain floats, invariances, padding, the authors' forms, and TextBrewer."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Losses on states and attention: student and teacher, other libraries, bad input."""
+"""Losses on hidden states and attention: student and teacher, other libraries, bad input."""
 
 import pytest
 import torch

@@ -65,6 +65,7 @@ WRONG = [
     (("kd:T=0",), "T=0 is outside"),
     (("kd:T=inf",), "T=inf is outside"),
     (("hidden:1->1,w=-1",), "w=-1 is outside"),
+    (("hidden:1->1,w=1e9",), "w=1e+09 is outside"),
     (("hidden:1->1,w=0",), "w=0 has no effect"),
     (("relations:1->1,heads=1.5",), "heads=1.5 is outside"),
     (("jsd:beta=1",), "beta=1 is outside"),
@@ -226,7 +227,7 @@ def test_a_moving_temperature_is_that_of_the_step():
 
 @pytest.mark.parametrize("kind", pairs.KINDS)
 def test_rows_without_labels_teach_by_the_teacher_alone(kind):
-    """The hard part is that of the labelled rows alone, the soft part that of all; other labels there change nothing."""
+    """The hard part is that of the labelled examples alone, the soft part that of all; other labels there change nothing."""
     student, teacher = pairs.model(kind, 1), pairs.model(kind, 2)
     word = "mse:a=0.5" if kind == "regression" else "kd:T=2,a=0.5"
     rows, known = pairs.features(kind, 12, labelled=5), pairs.features(kind, 12)[:5]

@@ -52,7 +52,7 @@ def test_a_student_with_other_tokens_learns_the_teachers_texts(made, tmp_path):
     ("losses", "words"),
     [
         (("kd:T=2,a=0.5",), "different tokenizers, and prompt has an answer for every token"),
-        (("hidden:1->1", "hard"), "their tokens' states cannot be compared"),
+        (("hidden:1->1", "hard"), "their tokens' hidden states cannot be compared"),
         (("relations:1->9", "hard"), "layer 9"),
     ],
 )

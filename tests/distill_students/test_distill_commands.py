@@ -66,7 +66,7 @@ def test_models_that_do_not_go_together_are_refused(teacher, tmp_path):
     cases = [
         ({"teacher": f"{teacher},{bytes_}"}, "the teachers have different tokenizers"),
         ({"teacher": f"{teacher},{topic}"}, r"a teacher for topic \(classification, 4 labels\) cannot teach sentiment"),
-        ({"teacher": bytes_, "student": "encoder", "losses": ("kd", "hidden:1->1")}, "tokens' states cannot be compared"),
+        ({"teacher": bytes_, "student": "encoder", "losses": ("kd", "hidden:1->1")}, "tokens' hidden states cannot be compared"),
         ({"teacher": tags, "student": "encoder"}, "has an answer for every token: expected one tokenizer"),
     ]
     for changes, message in cases:

@@ -83,7 +83,7 @@ def test_seeds_are_paired_and_each_run_is_the_run_of_its_own_settings(study, tmp
     for way in ways:
         assert [r["seed"] for r in way.results] == [0, 1] and [f.parent.name for f in way.folders] == ["seed-0", "seed-1"]
     configs = [[json.loads((f / "config.json").read_text()) for f in way.folders] for way in ways]
-    for i in range(2):  # the same labelled rows for all, others for the next seed
+    for i in range(2):  # the same labelled examples for all, others for the next seed
         assert len({c[i]["train_checksum"] for c in configs[:3]}) == 1
     assert configs[0][0]["train_checksum"] != configs[0][1]["train_checksum"]
     assert [ways[3].results[0][name] for name in ("steps", "transfer_rows", "labelled_rows")] == [6, 10, 24]

@@ -185,7 +185,7 @@ def test_transfer_rows_have_no_labels_whatever_the_default(sizes, labelled):
 
 @pytest.mark.parametrize("task", ["nli", "tagging", "qa", "data2text"])
 def test_every_kind_of_task_runs_with_a_live_teacher_and_a_cached_one(task, tmp_path):
-    """The same run but for the half precision of the cache, on rows with and without labels, and on states beside the answers."""
+    """The same run but for the half precision of the cache, on examples with and without labels, and on hidden states too."""
     asked = make_teacher(tmp_path / "t", task)
     rows = {}
     for way in ("live", "cached"):

@@ -39,7 +39,7 @@ QUICK = {"trackers": "", "train_rows": 30, "batch_size": 8}
 def test_a_run_of_each_kind_can_be_tried_out(changes, tmp_path):
     text = []
     check_training(TrainSettings(**QUICK, steps=5000, out=str(tmp_path / "run"), **changes), text.append)
-    assert "30 train rows were read" in text[0] and "saving and loading work" in text[0]
+    assert "30 train examples were read" in text[0] and "saving and loading work" in text[0]
     assert list(tmp_path.iterdir()) == []  # nothing is left
 
 

@@ -80,7 +80,7 @@ def distiller(words, kind: str, student, teacher, answers=None, causal: bool | N
 
 
 def freeze_unreached(one: Distiller, rows: list[dict]) -> None:
-    """What the command does for losses on states alone."""
+    """What the command does for losses on hidden states alone."""
     from distill.runs.trainer import unreached
 
     for name in unreached(one, window(rows, 4)[0]):

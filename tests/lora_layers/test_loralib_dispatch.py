@@ -157,6 +157,19 @@ def test_mixed_batches_agree_in_values_and_gradients(case):
         assert error(other, one) < (5e-3 if case == "autocast" else 1e-5)
 
 
+def test_an_adapter_that_is_not_two_factors_sends_the_whole_batch_through_the_loop():
+    """DoRA beside LoRA: the kernels would leave out DoRA's norm."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 24)).to(DEVICE)
+    lora.inject(model, lora.LoraConfig(r=4, target_modules=["0"], init_lora_weights=False), adapter_name="a")
+    lora.add_adapter(model, lora.LoraConfig(r=4, target_modules=["0"], use_dora=True, init_lora_weights=False), "b")
+    lora.set_trainable(model, ["a", "b"])
+    model[0].lora_magnitude_vector["b"].data.mul_(1.5)
+    x = torch.randn(3, 5, 64, device=DEVICE)
+    for one, other in zip(*(run_mixed(model, x, path) for path in ("torch", "triton")), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_the_kept_stack_follows_its_adapters():
     """In inference the factors are stacked once; a trained or loaded adapter is stacked anew."""
     model, x = mixed(), torch.randn(3, 64, device=DEVICE)

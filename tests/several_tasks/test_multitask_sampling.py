@@ -1,4 +1,4 @@
-"""Which task is drawn, how often, and which of its rows: closed forms, chi-square, resume."""
+"""Which task is sampled, how often, and which of its examples: closed forms, chi-square, resume."""
 
 import itertools
 import math
@@ -119,7 +119,7 @@ def test_a_stream_gives_every_row_once_before_any_twice(size, takes, seed):
         ({"temperature": math.nan}, "temperature=nan"),
         ({"cap": 0}, "cap=0"),
         ({"progress": 2.0}, "progress"),
-        ({"sizes": {"a": 3, "b": 0}}, r"cannot be drawn: \['b'\]"),
+        ({"sizes": {"a": 3, "b": 0}}, r"cannot be sampled: \['b'\]"),
         ({"sizes": {}}, "there is no task"),
     ],
 )

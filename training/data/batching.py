@@ -25,7 +25,7 @@ def batches(features: list[dict], tokenizer, batch_size: int) -> Iterator[Batch]
 
 
 class Steps:
-    """The rows of training steps, forever: each `next` is one step's micro-batches (this rank's part of them).
+    """The examples of training steps, forever: each `next` is one step's micro-batches (this rank's part of them).
 
     One epoch is one shuffled pass. A step takes batch_size × processes × accumulation rows, and the last step of an epoch
     takes what is left. A rank that is left without a row gets an empty list.

@@ -87,7 +87,7 @@ def evaluate(
     summed, count = processes.total((summed, count), accelerator)
     if not count:
         raise ValueError(
-            f"no answer of the evaluation rows is left after cutting texts (task {held_out.spec.name}): raise max_length"
+            f"no answer of the evaluation examples is left after cutting texts (task {held_out.spec.name}): raise max_length"
         )
     return {"eval_loss": summed / count} | (scores or score)(held_out, processes.gather(guesses, accelerator))
 

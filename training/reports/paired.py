@@ -1,6 +1,6 @@
 """When a difference counts. The rule was fixed before anything was measured.
 
-Runs are paired by their seed: the same training rows, the same order of batches. A difference counts when the mean of the
+Runs are paired by their seed: the same training examples, the same order of batches. A difference counts when the mean of the
 paired differences is more than two of its standard errors from zero. With three seeds this is a modest rule (for no
 difference at all it says "counts" about one time in five), so a page that uses it also prints the spread.
 """

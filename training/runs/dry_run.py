@@ -41,8 +41,8 @@ def check_training(settings: TrainSettings, say: Callable[[str], None]) -> None:
         ids = _rows(settings, again, result)
         compare(answers(result.model, result.tokenizer, ids), answers(again.base.model, again.base.tokenizer, ids))
     say(
-        f"checked in {time.perf_counter() - started:.1f} s: {result.data['train']['examples']:,} train rows were read; one step "
-        f"(loss {result.rows[-1]['loss']:.3f}, {result.seconds_per_step:.2f} s), evaluation, saving and loading work"
+        f"checked in {time.perf_counter() - started:.1f} s: {result.data['train']['examples']:,} train examples were read; "
+        f"one step (loss {result.rows[-1]['loss']:.3f}, {result.seconds_per_step:.2f} s), evaluation, saving and loading work"
     )
 
 

@@ -247,7 +247,7 @@ def _encode_both(settings, spec: TaskSpec, train_rows, rows, split: str, base: B
     answerable = train_set.answerable()
     lost = len(train_set.features) - len(answerable.features)
     if lost:
-        _say(f"{lost} train rows are left out: their whole answer was cut off", accelerator)
+        _say(f"{lost} train examples are left out: their whole answer was cut off", accelerator)
     if not answerable.features:
         raise ValueError(f"no train row has an answer within {limit} tokens: are its texts empty, or max_length too small?")
     if not test_set.answerable().features:

@@ -96,7 +96,7 @@ def benchmark_page(entries: list[Entry], base: TrainSettings, words: str) -> str
     means = [sum(v) / len(v) for v in zip(*(entry.values("metric") for entry in entries), strict=True)]
     floor = sum(entry.floor for entry in entries) / len(entries)
     lines.append(("**average**", "", f"{floor:.3f}", "", f"**{spread(means)}**", "", "", ""))
-    header = ("task", "metric", "floor", "before", "after", "training rows", "test rows", "seconds")
+    header = ("task", "metric", "floor", "before", "after", "training examples", "test examples", "seconds")
     first = entries[0].results[0]
     return f"""# GLUE with {"/".join(Path(first["model_name"]).parts[-2:])}, {base.method}
 

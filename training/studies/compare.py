@@ -51,7 +51,7 @@ class Compared:
     settings: TrainSettings
     results: list[dict]
     after: list[dict]
-    """{train_metric: on training rows, other_loss: on other text} for each seed"""
+    """{train_metric: on training examples, other_loss: on other text} for each seed"""
 
     @property
     def method(self) -> str:
@@ -132,7 +132,7 @@ def run_plan(plan: Plan, train_rows: int, other_text: str | None, say: Callable[
 
 
 def _after(folder: Path, settings: TrainSettings, train_rows: int, other_text: str | None) -> dict:
-    """Metric on training rows, and loss on other text; kept beside the run, so that a second start need not do it again."""
+    """Metric on training examples, and loss on other text; kept beside the run, so that a second start need not do it again."""
     path, asked = folder / AFTER, {"rows": train_rows, "other": other_text}
     if path.exists() and (scores_after := read_settings(path)).get("asked") == asked:
         return scores_after
