@@ -108,7 +108,8 @@ class Trainer:
         update=False stops before the optimizer: the gradients stay in the parameters.
         """
         started = time.perf_counter()
-        counts = processes.total(self.counts(batches), self.accelerator)  # answers, in all batches of all processes
+        own_counts = *self.counts(batches), sum(map(_real_tokens, batches))
+        *counts, tokens = processes.total(own_counts, self.accelerator)  # answers and tokens, in all batches of all processes
         if not any(counts):
             raise ValueError(self.nothing_to_learn.format(step=step))
         sums: dict[str, Any] = dict.fromkeys(self.loss_names(), 0.0)
@@ -127,7 +128,6 @@ class Trainer:
         norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))  # pyright: ignore
         if self.accelerator.scaler is None:  # a scaler skips such a step and lowers its scale
             assert_finite(norm, step, "gradient norm")
-        [tokens] = processes.total([sum(map(_real_tokens, batches))], self.accelerator)
         row = {"step": step, "grad_norm": norm, "tokens": int(tokens), "lr": self.schedule.get_last_lr()[0]} | row
         if update:
             self.optimizer.step()
