@@ -179,6 +179,7 @@ def copies(count: int) -> Iterator[list[Worker]]:
     """Workers, each with a copy of the tree as it is now."""
     _import_packages()
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        Path(folder).chmod(0o755)  # some tests run a process without rights, which has to import the copy
         sound: set[str] = set()
         workers = [Worker(_copy_tree(Path(folder, str(i))), sound) for i in range(count)]
         try:
