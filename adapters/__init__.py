@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from adapters.bottleneck.bottleneck import Bottleneck, BottleneckConfig
     from adapters.bottleneck.composition import Average, BatchSplit, Fuse, Parallel, Stack, repeated
     from adapters.fusion.fusion import AdapterFusion, AdapterFusionConfig, fusion_penalty, no_decay
+    from adapters.peft_names import PeftConfig, PeftModel, PromptTuningInit, get_peft_config
     from adapters.verbs import (
         activate,
         adapters_off,
@@ -40,10 +41,13 @@ __all__ = [
     "Fuse",
     "LoadReport",
     "Parallel",
+    "PeftConfig",
+    "PeftModel",
     "PrefixEncoder",
     "PrefixTuningConfig",
     "PromptEmbedding",
     "PromptTuningConfig",
+    "PromptTuningInit",
     "Stack",
     "activate",
     "adapters_off",
@@ -52,6 +56,7 @@ __all__ = [
     "detach",
     "eject_prefix",
     "fusion_penalty",
+    "get_peft_config",
     "get_peft_model",
     "load",
     "no_decay",

@@ -15,9 +15,7 @@ from adapters.bottleneck.bottleneck import BottleneckConfig
 from adapters.bottleneck.composition import Fuse
 from adapters.fusion import fuse, fusion_files
 from adapters.fusion.fusion import AdapterFusionConfig
-from adapters.virtual import virtual_files, virtual_tokens
-from adapters.virtual.prefix import PrefixTuningConfig
-from adapters.virtual.prompt import PromptTuningConfig
+from adapters.virtual import peft_settings, virtual_files, virtual_tokens
 from loralib.files import read_adapter
 from loralib.files.save_and_load import LoadReport, load_adapter, save_adapter
 from loralib.injection.injection import adapter_configs, delete_adapter, inject
@@ -102,10 +100,12 @@ BOTTLENECK = Implementation(
 )
 VIRTUAL = Implementation(
     "virtual",
-    lambda config: isinstance(config, PrefixTuningConfig | PromptTuningConfig),
+    peft_settings.is_virtual_config,
     lambda folder: _peft_type(folder) in virtual_files.KINDS,
     virtual_tokens.virtual_tokens,
-    virtual_tokens.add_virtual_tokens,
+    lambda model, config, name, seed, tokenizer: virtual_tokens.add_virtual_tokens(
+        model, peft_settings.our_virtual_config(config), name, seed, tokenizer
+    ),
     _activate_virtual,
     virtual_tokens.train_virtual_tokens,
     virtual_tokens.remove_virtual_tokens,
@@ -124,7 +124,8 @@ FUSION = Implementation(
     fusion_files.save_fusion,
     _load_fusion,
 )
-IMPLEMENTATIONS = [FUSION, LORA, BOTTLENECK, VIRTUAL]
+IMPLEMENTATIONS = [FUSION, VIRTUAL, LORA, BOTTLENECK]
+"""in the order of their `takes`: LoRA takes, and refuses with a message, every config of peft that no other one takes"""
 
 
 def of_config(config: Any) -> Implementation:

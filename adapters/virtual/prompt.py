@@ -23,6 +23,8 @@ class PromptTuningConfig:
     prompt_tuning_init: str = "SAMPLE_VOCAB"
     """SAMPLE_VOCAB: embeddings of random words. TEXT: of `prompt_tuning_init_text`, repeated or cut. RANDOM: normal"""
     prompt_tuning_init_text: str | None = None
+    tokenizer_name_or_path: str | None = None
+    """of the tokenizer for that text, where none is passed to `attach`; None is the folder or name of the model itself"""
     modules_to_save: list[str] | None = None
     """heads to train and save whole; None finds the new heads of a transformers model, [] is none"""
     task_type: str | None = None

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoTokenizer
 
 from adapters.bottleneck.attachment import attached, model_width
 from adapters.virtual.attention import LINK, NAME, record_attentions, register_prefix_attention
@@ -234,6 +235,7 @@ def _encoder(model: Any, config: VirtualConfig, generator: torch.Generator | Non
         words = model.get_input_embeddings()
         prompt = PromptEmbedding(config, words.embedding_dim, generator)
         if config.prompt_tuning_init != "RANDOM":
+            tokenizer = tokenizer or _own_tokenizer(model, config.prompt_tuning_init_text, config.tokenizer_name_or_path)
             ids = _start_ids(config.prompt_tuning_init_text, count, words.num_embeddings, generator, tokenizer)
             prompt.embedding.weight.data.copy_(words(torch.tensor(ids, device=words.weight.device)).detach())
         return prompt
@@ -241,6 +243,7 @@ def _encoder(model: Any, config: VirtualConfig, generator: torch.Generator | Non
     from_text = config.start in ("sample_vocab", "text")
     ids = [0] * min(2, count)
     if from_text:
+        tokenizer = tokenizer or _own_tokenizer(model, config.init_text)
         ids = _start_ids(config.init_text, count, model.get_input_embeddings().num_embeddings, generator, tokenizer)
     recorded = record_attentions(model, ids)
     paths = {id(module): path for path, module in model.named_modules()}
@@ -256,9 +259,23 @@ def _encoder(model: Any, config: VirtualConfig, generator: torch.Generator | Non
     return prefix
 
 
+def _own_tokenizer(model: Any, text: str | None, name: str | None = None) -> Any:
+    """The tokenizer beside the model's own files, where a text needs one. ValueError where there is none."""
+    if text is None:
+        return None
+    name = name or getattr(model, "name_or_path", None)
+    if not name:
+        raise ValueError(f"a start from the text {text!r} needs the model's tokenizer: pass tokenizer=")
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"a start from the text {text!r} needs the model's tokenizer: pass tokenizer=. None was read from {name!r}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
 def _start_ids(text: str | None, count: int, vocabulary: int, generator, tokenizer: Any) -> list[int]:
     if text is None:
         return torch.randint(vocabulary, (count,), generator=generator).tolist()
-    if tokenizer is None:
-        raise ValueError(f"a start from the text {text!r} needs the model's tokenizer: pass tokenizer=")
     return tiled(tokenizer(text)["input_ids"], count)

@@ -28,7 +28,10 @@ def our_config(config: Any) -> AdapterConfig:
     if isinstance(config, AdapterConfig):
         return config
     if not _is_pefts(config):
-        raise TypeError(f"expected a LoraConfig or an IA3Config, found {type(config).__module__}.{type(config).__name__}")
+        raise TypeError(
+            f"expected a LoraConfig, IA3Config or VeraConfig, found {type(config).__module__}.{type(config).__name__} "
+            "(adapters.get_peft_model takes prefixes, prompts and bottleneck adapters too)"
+        )
     settings = {key: _plain(value) for key, value in config.to_dict().items()}
     start = settings.pop("init_lora_weights", True)
     if start not in (True, False, "pissa"):

@@ -9,6 +9,7 @@ from typing import Any
 
 from multitask.data.mixed_batches import MixedBatch, answers_in, collate, measure
 from multitask.data.sampling import RowStream, TaskSampler
+from multitask.data.task_specs import check_tasks
 from training.data.batching import checksum
 from training.data.tasks import TaskSpec
 
@@ -34,6 +35,12 @@ class MultitaskDataManager:
         processes: int = 1,
         **sampling: Any,
     ):
+        check_tasks(tasks, "MultitaskDataManager(features, tasks, tokenizer)")
+        if not isinstance(features, dict):
+            raise TypeError(
+                f"MultitaskDataManager(features, tasks, tokenizer): expected features={{task: encoded examples}}, found "
+                f"{type(features).__name__}. `training.data.encoding.encode(...)` makes them; a DataLoader is not needed"
+            )
         if list(features) != list(tasks):
             raise ValueError(f"rows for {list(features)}, and tasks {list(tasks)}: expected the same, in the same order")
         if tokenizer.pad_token_id is None:

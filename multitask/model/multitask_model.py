@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from adapters.bottleneck.attachment import model_width
 from multitask.data.mixed_batches import MixedBatch, labels_of, tasks_in
+from multitask.data.task_specs import check_tasks
 from multitask.model.task_adapters import TaskAdapterConfig, TaskAdapters
 from multitask.model.task_embeddings import TaskEmbeddings
 from multitask.model.task_heads import Answer, TaskHeads
@@ -24,6 +25,12 @@ from training.evaluation import metrics
 from training.evaluation.evaluation import HeldOut, answering, evaluate
 from training.loop.processes import make_accelerator
 
+ELSEWHERE = {
+    "set_current_task": "nothing is remembered between calls. Give task_name= to each call, or take model.for_task(name)",
+    "current_task": "nothing is remembered between calls. Give task_name= to each call, or take model.for_task(name)",
+    "task_heads": "the heads are model.heads, and one of them is model.heads[name]",
+}
+"""names of other multitask code, and what takes their place"""
 LABELS = ("labels", "start_positions", "end_positions")
 Scores = Callable[[str, HeldOut, list], dict[str, float]]
 """compute_metrics_fn: task, held-out examples and the guesses for them ─▶ numbers by name"""
@@ -34,13 +41,15 @@ class MultitaskModel(nn.Module):
 
     pooling: None takes the mean of an encoder's tokens, and the last token of a decoder. task_embedding: None, input or
     layer_norm (`task_embeddings.py`). task_adapters: freeze the backbone, and give each task a LoRA or a bottleneck of its own.
+    dropout_rate: of the heads, one for all or {task: probability}. `summary()` lists what the model consists of.
+    TypeError for a config in place of backbone and tasks, ValueError without a task.
     """
 
     def __init__(
         self,
         backbone: Any,
-        tasks: dict[str, TaskSpec],
-        dropout_rate: float = 0.1,
+        tasks: dict[str, TaskSpec] | None = None,
+        dropout_rate: float | dict[str, float] = 0.1,
         pooling: str | None = None,
         shared_heads: dict[str, str] | None = None,
         task_embedding: str | None = None,
@@ -48,9 +57,17 @@ class MultitaskModel(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
-        if not tasks:
-            raise ValueError("a multitask model needs at least one task")
-        self.backbone, self.tasks, self.names = backbone, dict(tasks), list(tasks)
+        if not isinstance(backbone, nn.Module):
+            raise TypeError(
+                f"MultitaskModel(backbone, tasks): expected a model and {{name: TaskSpec}}, found {type(backbone).__name__}. "
+                "Load the backbone: `backbone, tokenizer = load_backbone(Source('roberta-base'))` (training.models.base_models)"
+            )
+        if not tasks and (tasks is None or isinstance(tasks, dict)):
+            raise ValueError("a multitask model needs at least one task: MultitaskModel(backbone, {'sst2': find_task('sst2')})")
+        check_tasks(tasks, "MultitaskModel(backbone, tasks)")
+        assert tasks is not None
+        self.backbone: Any = backbone
+        self.tasks, self.names = dict(tasks), list(tasks)
         pooling = pooling or ("mean" if sees_the_future(backbone) else "last")
         self.made_with = {
             "dropout_rate": dropout_rate,
@@ -80,7 +97,9 @@ class MultitaskModel(nn.Module):
             raise TypeError(f"{wrong}: expected input_ids, attention_mask, token_type_ids, task_name and {', '.join(LABELS)}")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         ids = torch.full((len(input_ids),), self.number(task_name), device=input_ids.device)
-        answer = self.heads(self.states(input_ids, mask, token_type_ids, ids), task_name, mask)
+        states = self.states(input_ids, mask, token_type_ids, ids)
+        answer = self.heads(states, task_name, mask)
+        answer.task_name, answer.hidden_states = task_name, states
         if labels:
             answer.loss = self._mean_loss(task_name, answer, labels | {"input_ids": input_ids, "attention_mask": mask})
         return answer
@@ -109,6 +128,29 @@ class MultitaskModel(nn.Module):
             self.embeddings.choose(task_ids)
         with self.adapters.acting(task_ids.tolist()) if self.adapters else nullcontext():
             return self.backbone(**inputs).last_hidden_state
+
+    def summary(self) -> str:
+        """The parameters of the backbone, of each head and in all, as text."""
+        counts = {"backbone": sum(p.numel() for p in self.backbone.parameters())}
+        counts |= {f"head of {task}": sum(p.numel() for p in self.heads[task].parameters()) for task in self._head_owners()}
+        if self.embeddings is not None:
+            counts["task embeddings"] = sum(p.numel() for p in self.embeddings.parameters())
+        counts["all"] = sum(p.numel() for p in self.parameters())
+        width = max(map(len, counts))
+        lines = [f"{name:<{width}}  {count:>13,}" for name, count in counts.items()]
+        return "\n".join([f"{'parameters of':<{width}}", *lines, f"tasks: {', '.join(self.names)}"])
+
+    def _head_owners(self) -> list[str]:
+        return [task for task in self.names if self.heads.owner[task] == task]
+
+    def __getattr__(self, name: str) -> Any:
+        """As for every module; names that people know from elsewhere come with the way to do it here."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            if name in ELSEWHERE:
+                raise AttributeError(f"MultitaskModel has no {name}: {ELSEWHERE[name]}") from None
+            raise error
 
     def number(self, task_name: str) -> int:
         """The place of a task in `task_ids`. KeyError for one that the model does not have."""

@@ -9,11 +9,13 @@ the last real token has seen the whole text; in an encoder every token has, and 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from multitask.data.task_specs import check_tasks
 from training.data.tasks import TaskSpec
 
 States = Float[Tensor, "B T d"]
@@ -23,17 +25,23 @@ POOLINGS = ("mean", "last", "first")
 
 @dataclass
 class Answer:
-    """What a head says: `logits`, or `start_logits` and `end_logits`; `loss` is the mean over the answers, if labels came."""
+    """The output of a head: `logits`, or `start_logits` and `end_logits`; `loss` is the mean over the answers, if labels came.
+
+    `MultitaskModel` adds the task's name and the backbone's last hidden states (B, T, d). `answer["logits"]` reads a field.
+    """
 
     logits: Tensor | None = None
     start_logits: Tensor | None = None
     end_logits: Tensor | None = None
     loss: Tensor | None = None
+    task_name: str | None = None
+    hidden_states: Tensor | None = None
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __getitem__(self, name: str) -> Any:
         value = getattr(self, name, None)
         if value is None:
-            raise KeyError(name)
+            hint = "; the backbone's last hidden states are answer['hidden_states']" if name == "backbone_outputs" else ""
+            raise KeyError(f"{name}: this answer has {', '.join(key for key, v in vars(self).items() if v is not None)}{hint}")
         return value
 
 
@@ -52,6 +60,11 @@ def pool(states: States, mask: Mask, pooling: str) -> Float[Tensor, "B d"]:
     return states[torch.arange(len(states), device=states.device), at]
 
 
+def all_tokens(states: States) -> Mask:
+    """The mask of texts without padding."""
+    return torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
+
+
 class ClassificationHead(nn.Module):
     """One of `num_labels` for each text: logits (B, num_labels)."""
 
@@ -62,8 +75,10 @@ class ClassificationHead(nn.Module):
         self.dropout, self.pooling = nn.Dropout(dropout_rate), pooling
         self.classifier = _new_linear(hidden_size, num_labels)
 
-    def forward(self, hidden_states: States, attention_mask: Mask) -> Answer:
-        return Answer(self.classifier(self.dropout(pool(hidden_states, attention_mask, self.pooling))))
+    def forward(self, hidden_states: States, attention_mask: Mask | None = None) -> Answer:
+        """attention_mask None: there is no padding."""
+        mask = all_tokens(hidden_states) if attention_mask is None else attention_mask
+        return Answer(self.classifier(self.dropout(pool(hidden_states, mask, self.pooling))))
 
 
 class MultiLabelHead(ClassificationHead):
@@ -85,7 +100,7 @@ class TokenClassificationHead(nn.Module):
         self.dropout = nn.Dropout(dropout_rate)
         self.classifier = _new_linear(hidden_size, num_labels)
 
-    def forward(self, hidden_states: States, attention_mask: Mask) -> Answer:
+    def forward(self, hidden_states: States, attention_mask: Mask | None = None) -> Answer:
         return Answer(self.classifier(self.dropout(hidden_states)))
 
 
@@ -97,41 +112,48 @@ class QuestionAnsweringHead(nn.Module):
         self.dropout = nn.Dropout(dropout_rate)
         self.qa_outputs = _new_linear(hidden_size, 2)
 
-    def forward(self, hidden_states: States, attention_mask: Mask) -> Answer:
+    def forward(self, hidden_states: States, attention_mask: Mask | None = None) -> Answer:
+        mask = all_tokens(hidden_states) if attention_mask is None else attention_mask
         logits = self.qa_outputs(self.dropout(hidden_states))
-        logits = logits.masked_fill(attention_mask[..., None] == 0, torch.finfo(logits.dtype).min)
+        logits = logits.masked_fill(mask[..., None] == 0, torch.finfo(logits.dtype).min)
         return Answer(start_logits=logits[..., 0], end_logits=logits[..., 1])
 
 
 class TaskHeads(nn.Module):
     """A head for each task, chosen by name. `shared` maps a task to another whose head it uses, such as {"sick": "nli"}.
 
-    ValueError for a kind of task without a head, and where two tasks with different labels would share one.
+    dropout_rate: one for all heads, or {task: probability}, 0.1 where a task is not named.
+    TypeError for tasks that are no `TaskSpec`, ValueError for a kind of task without a head, and where two tasks with different
+    labels would share one.
     """
 
     def __init__(
         self,
         hidden_size: int,
         tasks: dict[str, TaskSpec],
-        dropout_rate: float = 0.1,
+        dropout_rate: float | dict[str, float] = 0.1,
         pooling: str = "mean",
         shared: dict[str, str] | None = None,
     ):
         super().__init__()
+        check_tasks(tasks, "TaskHeads(hidden_size, tasks)")
+        rates = dropout_rate if isinstance(dropout_rate, dict) else dict.fromkeys(tasks, dropout_rate)
+        if rates.keys() - tasks.keys():
+            raise ValueError(f"dropout_rate for {sorted(rates.keys() - tasks.keys())}: there are the tasks {', '.join(tasks)}")
         self.owner = {task: (shared or {}).get(task, task) for task in tasks}
         for task, owner in self.owner.items():
             _check_shared(task, owner, self.owner, tasks)
         self.heads = nn.ModuleDict()
         for task, spec in tasks.items():
             if self.owner[task] == task:
-                self.heads[_key(task)] = _make(spec, hidden_size, dropout_rate, pooling)
+                self.heads[_key(task)] = _make(spec, hidden_size, rates.get(task, 0.1), pooling)
 
     def __getitem__(self, task: str) -> nn.Module:
         if task not in self.owner:
             raise KeyError(f"no task {task!r}; there are {', '.join(self.owner)}")
         return self.heads[_key(self.owner[task])]
 
-    def forward(self, hidden_states: States, task_name: str, attention_mask: Mask) -> Answer:
+    def forward(self, hidden_states: States, task_name: str, attention_mask: Mask | None = None) -> Answer:
         return self[task_name](hidden_states, attention_mask)
 
 

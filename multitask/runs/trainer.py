@@ -29,8 +29,17 @@ class MultitaskTrainer:
     steps_type: type[MultitaskSteps] = MultitaskSteps
 
     def __init__(
-        self, model: MultitaskModel, tokenizer: Any, settings: MultitaskSettings, accelerator: Accelerator | None = None
+        self,
+        model: MultitaskModel,
+        tokenizer: Any,
+        settings: MultitaskSettings | None = None,
+        accelerator: Accelerator | None = None,
     ):
+        if not isinstance(settings, MultitaskSettings) or not isinstance(model, MultitaskModel):
+            raise TypeError(
+                f"MultitaskTrainer({type(model).__name__}, {type(tokenizer).__name__}, {type(settings).__name__}): expected "
+                "MultitaskTrainer(MultitaskModel, tokenizer, MultitaskSettings(...)); `multitask.run_multitask` makes all three"
+            )
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.accelerator = accelerator or processes.make_accelerator(settings.mixed_precision)
         kinds = [spec.kind for spec in model.tasks.values()]

@@ -34,7 +34,7 @@ def check_training(settings: TrainSettings, say: Callable[[str], None]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         texts = settings.score_texts if settings.score_texts == 0 else 1
         few = {"eval_rows": min(settings.eval_rows or ROWS, ROWS), "samples": min(settings.samples, 1), "score_texts": texts}
-        short = {"steps": 1, "eval_every": 1, "save_every": 1, "patience": None, "max_new_tokens": TOKENS}
+        short = {"steps": 1, "epochs": None, "eval_every": 1, "save_every": 1, "patience": None, "max_new_tokens": TOKENS}
         short |= {"trackers": "", "out": str(Path(folder) / "run"), "restart": False}
         result = train_model(settings.task, replace(settings, **few, **short))
         again = load_trained(result.folder / TRAINED)

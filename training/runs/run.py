@@ -1,7 +1,7 @@
 """One training run from a task's name to a folder of results: `train_model("sentiment", method="lora")`."""
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -12,7 +12,7 @@ from kernels.measure import saved_bytes
 from training.data.batching import Steps, checksum
 from training.data.data import evaluation_split, load_task, some_rows
 from training.data.encoding import Encoded, encode
-from training.data.tasks import TaskSpec, find_task
+from training.data.tasks import TaskSpec, find_task, is_world
 from training.evaluation.evaluation import HeldOut, evaluate, objective_of, score
 from training.evaluation.generation import Sample, checked_prompts, generate_samples, references_by_prompt
 from training.evaluation.padding import choose_padding_side
@@ -46,6 +46,7 @@ def train_model(task: str, settings: TrainSettings | None = None, **changes) -> 
     settings = TrainSettings(**{**asdict(settings or TrainSettings()), **changes, "task": task})
     spec, trackers = find_task(task), tracker_names(settings.trackers)
     refuse_texts(spec, settings.score_texts)
+    _check_model_is_named(spec, settings)
     accelerator = processes.make_accelerator(settings.mixed_precision)
     data = load_task(spec, settings.data_dir, settings.seed, settings.train_rows)
     base = load_base(spec, settings.model, settings.seed, settings.random_weights, four_bit=settings.method == "qlora")
@@ -75,6 +76,7 @@ def _train(
         accelerator.process_index,
         accelerator.num_processes,
     )
+    settings = _with_steps(settings, steps.steps_per_epoch, accelerator)
     sources = {
         "train_checksum": checksum(train_set.features),
         "evaluation_checksum": checksum(held_out.encoded.features),
@@ -90,6 +92,25 @@ def _train(
         return _Run(settings, spec, split, base, accelerator, folder, steps, held_out).go(trackers)
     finally:
         folder.close()
+
+
+def _with_steps(settings: TrainSettings, steps_per_epoch: int, accelerator: Accelerator) -> TrainSettings:
+    """The settings with `steps` in the place of `epochs`."""
+    if settings.epochs is None:
+        return settings
+    count = max(1, round(settings.epochs * steps_per_epoch))
+    _say(f"{settings.epochs:g} epochs of {steps_per_epoch} steps are {count} steps", accelerator)
+    return replace(settings, steps=count, epochs=None)
+
+
+def _check_model_is_named(spec: TaskSpec, settings: TrainSettings) -> None:
+    """ValueError for a real task without a model: the committed small bases know the small world's words alone."""
+    if settings.model is None and settings.data_dir is None and not is_world(spec.name):
+        raise ValueError(
+            f"task {spec.name!r} needs a model: give model=FOLDER or a name on the Hub such as 'roberta-base', and "
+            "data_dir=FOLDER with train and validation files (without data_dir the data comes from the Hub). "
+            "Tasks that need neither are those of the small world: topic, sentiment, nli, tagging, qa, data2text"
+        )
 
 
 class _Run:

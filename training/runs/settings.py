@@ -50,7 +50,9 @@ class TrainSettings(  # the last class comes first among the fields, in `--help`
         known_choices(self)
         if self.seed >= 2**32:
             raise ValueError(f"seed={self.seed}: expected less than {2**32}")
-        positive(("learning_rate", "max_grad_norm", "lora_alpha", "lora_plus_ratio"), self)
+        if self.epochs is not None and self.steps != groups.OptimizerOptions.steps:
+            raise ValueError(f"steps={self.steps} and epochs={self.epochs:g}: both set the length of the run; give one")
+        positive(("epochs", "learning_rate", "max_grad_norm", "lora_alpha", "lora_plus_ratio"), self)
         below_one(("warmup_share", "lora_dropout"), self)
         self._refuse_unused()
         if self.method == "fusion" and len([m for m in self.members.split(",") if m.strip()]) < 2:

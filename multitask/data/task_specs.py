@@ -1,0 +1,16 @@
+"""What the tasks of a multitask model are given as: a dictionary of `TaskSpec`."""
+
+from typing import Any
+
+from training.data.tasks import TaskSpec
+
+
+def check_tasks(tasks: Any, call: str) -> None:
+    """TypeError unless `tasks` is a dictionary of `TaskSpec`; the message shows how one is made."""
+    wrong = tasks if not isinstance(tasks, dict) else next((t for t in tasks.values() if not isinstance(t, TaskSpec)), None)
+    if wrong is not None or not isinstance(tasks, dict):
+        raise TypeError(
+            f"{call}: expected tasks={{name: TaskSpec}}, found {type(wrong).__name__}. A known task is "
+            "`training.data.tasks.find_task('sst2')`; your own is TaskSpec(name, kind, inputs, target, labels), and its kind is "
+            "classification, multilabel, regression, tagging or qa"
+        )
