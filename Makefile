@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # pip would take a minute to compile thousands of modules that nobody imports; Python compiles what it meets.
 INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
-.PHONY: help setup demo test test-lessons test-slow test-all kill-test mutate test-oldest lint tutorial tutorials bench book browser clean
+.PHONY: help setup demo test test-lessons test-slow test-all kill-test mutate test-oldest lint tutorial tutorials bench figures book browser clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -62,6 +62,9 @@ tutorials: setup  ## render the lessons whose sources changed into tutorials/ren
 
 bench: setup  ## the kernel benchmarks: on a GPU the Triton kernels, on a CPU the torch paths
 	$(RUN) -m kernels.bench all --remember
+
+figures: setup  ## write the measured figures of README, CLAIMS and the result pages from the committed reports
+	$(RUN) -m training.reports.figures
 
 book: setup  ## the committed pages as HTML in build/book, to read without a network (it says which pages are old)
 	$(RUN) -m tutorials book

@@ -484,6 +484,10 @@ for name in ("LoRA r=8", "full"):
 # $W_0 + s B A$ is again one matrix. **Merging** puts the sum into `weight`, so the model costs exactly what the base
 # costs. Merging rounds; so the library keeps the old weight, and `unmerge` puts it back.
 #
+# Some guides merge by hand: a loop over all modules that have an attribute `lora_a`. Our layers call it `lora_A`, as those of
+# Microsoft and peft do. So that loop finds no module and merges nothing, without an error. `loralib.merge` raises if there is
+# nothing to merge.
+#
 # **Predict:** after `merge`, are the outputs the same in every bit? And the weights after `unmerge`?
 
 # %%

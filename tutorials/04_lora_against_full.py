@@ -378,6 +378,9 @@ assert abs(mean) < 2 * error, "the largest difference does not count: one seed o
 # | full does not fit in memory | LoRA | S: 238 MB counted, not 506; but activations stay (section 2) |
 # | only time is short | neither | S: 1.7 times per step, E: 0.98 (section 1) |
 # | a small device, one task | merge it | it is then one model ([test](../tests/lora_layers/test_loralib_merge.py)) |
+# | a small budget | LoRA: less memory, less disk | S: 238 MB counted, not 506; money was not measured here |
+# | research, many trials | LoRA, or the head for a first look | S: 1.7 times per step; a trial on E is no faster (section 1) |
+# | a commercial product, many customers | LoRA, one base | S: 100 customers are 227 MB; L6: one batch serves them |
 # | errors are costly (medicine, law) | what wins on *your* data | S: one seed of r = 16 fell to 0.672; no method is safe |
 #
 # ## What could go wrong

@@ -1,11 +1,11 @@
-"""`python -m distill sweep`: a recorded grid over temperature and share of the teacher. Stopped, the same command goes on."""
+"""`python -m distill sweep`: a recorded grid of students. Stopped, the same command goes on."""
 
 import shlex
 import statistics
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.markdown import Markdown
@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """A grid over the temperature and the teacher's share of the loss `kd`."""
+    """A grid of students: over temperature and the teacher's share of the loss `kd`, matched layers, and sizes of the student."""
 
     run: DistillSettings = field(default_factory=DistillSettings)
     temperatures: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
     """the rows of the grid"""
     shares: tuple[float, ...] = (0.5, 0.9, 1.0)
     """the columns of the grid: the share of the teacher in the loss"""
+    features: tuple[str, ...] = ()
+    """the rows are losses on matched layers instead, such as hidden:1->2 relations:1->2; one temperature is given"""
+    students: tuple[str, ...] = ()
+    """the columns are sizes of the student instead, such as copy:1 copy:1,hidden=32; one share is given"""
     seeds: int = 2
     """runs of each cell"""
 
@@ -34,11 +38,42 @@ class SweepSettings:
         if not self.temperatures or not self.shares:
             raise ValueError("temperatures and shares: expected at least one of each")
         if self.run.losses != DistillSettings.losses:
-            raise ValueError("losses: a sweep has --temperatures and --shares of the loss kd")
-        for name in ("temperatures", "shares"):
-            values = getattr(self, name)
-            if len({f"{value:g}" for value in values}) < len(values):
-                raise ValueError(f"{name}={values}: expected different numbers")
+            raise ValueError("losses: a sweep has --temperatures, --shares and --features")
+        if self.students and self.run.student != DistillSettings.student:
+            raise ValueError("student: a sweep has --students")
+        for grid, single in (("features", "temperatures"), ("students", "shares")):
+            if getattr(self, grid) and len(getattr(self, single)) > 1:
+                raise ValueError(
+                    f"{single}={getattr(self, single)}: with {grid} give one of them, such as --{single} {FIXED[single]:g}"
+                )
+        for name in ("temperatures", "shares", "features", "students"):
+            values = [f"{value:g}" if isinstance(value, float) else value for value in getattr(self, name)]
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}={getattr(self, name)}: expected different ones")
+
+    def grid(self) -> "Grid":
+        """The titles of rows and columns, and what each cell trains, as `python -m distill compare` takes it."""
+        rows = list(self.features) or [f"T = {T:g}" for T in self.temperatures]
+        columns = list(self.students) or [f"a = {a:g}" for a in self.shares]
+        cells = []
+        for i in range(len(rows)):
+            T, more = (self.temperatures[0], f" {rows[i]}") if self.features else (self.temperatures[i], "")
+            cells.append([])
+            for j in range(len(columns)):
+                a, student = (self.shares[0], f" student={columns[j]}") if self.students else (self.shares[j], "")
+                cells[-1].append(f"kd:T={T:g},a={a:g}{more}{student}")
+        return Grid(rows, columns, cells)
+
+
+FIXED = {"temperatures": 2.0, "shares": 0.9}
+
+
+class Grid(NamedTuple):
+    """A table of students that are trained."""
+
+    rows: list[str]
+    columns: list[str]
+    cells: list[list[str]]
 
 
 def sweep(settings: SweepSettings) -> "list[Way]":
@@ -52,25 +87,20 @@ def sweep(settings: SweepSettings) -> "list[Way]":
 
     console = Console(soft_wrap=True, highlight=False)
     out = Path(settings.run.out or "runs/distill-sweep")
-    cells = [[f"kd:T={T:g},a={a:g}" for a in settings.shares] for T in settings.temperatures]
-    main = PartialState().is_main_process
-    words = [cell for row in cells for cell in row]
+    grid, main = settings.grid(), PartialState().is_main_process
+    words = [cell for row in grid.cells for cell in row]
     ways = compare(words, settings.run, settings.seeds, out, console.print if main else lambda text: None)
     if not main:
         return ways
-    table = {way.text: way for way in ways}
-    means = [[statistics.mean(table[cell].values("metric") or []) for cell in row] for row in cells]
-    chart = draw_grid(means, settings, out / "sweep.png")
-    lines = [
-        [f"T = {T:g}", *(spread(table[cell].values("metric") or []) for cell in row)]
-        for T, row in zip(settings.temperatures, cells, strict=True)
-    ]
+    values = dict(zip(words, [way.values("metric") or [] for way in ways], strict=True))
+    chart = draw_grid([[statistics.mean(values[cell]) for cell in row] for row in grid.cells], grid, out / "sweep.png")
+    lines = [[row, *(spread(values[cell]) for cell in cells)] for row, cells in zip(grid.rows, grid.cells, strict=True)]
     name = ways[0].results[0]["metric_name"]
     command = shlex.join(["python", "-m", "distill", *sys.argv[1:]])
     text = (
-        f"# {name} of {ways[0].results[0]['task']} by temperature and share of the teacher\n\n`{command}`\n\n"
-        f"{markdown_table(('', *(f'a = {a:g}' for a in settings.shares)), lines)}\n\nMean ± standard deviation over "
-        f"{settings.seeds} seed{'s' * (settings.seeds > 1)}. The best of {len(ways)} cells is a choice made on these very\nrows: "
+        f"# {name} of {ways[0].results[0]['task']} by {_axes(settings)}\n\n`{command}`\n\n"
+        f"{markdown_table(('', *grid.columns), lines)}\n\nMean ± standard deviation over "
+        f"{settings.seeds} seed{'s' * (settings.seeds > 1)}. The best of {len(ways)} cells is a choice made on these\nexamples: "
         f"it will do worse on others.\n\n![grid]({chart.name})\n"
     )
     write_atomic(out / "report.md", text.encode())
@@ -80,20 +110,25 @@ def sweep(settings: SweepSettings) -> "list[Way]":
     return ways
 
 
-def draw_grid(means: list[list[float]], settings: SweepSettings, path: Path) -> Path:
+def _axes(settings: SweepSettings) -> str:
+    rows = "matched layers" if settings.features else "temperature"
+    return f"{rows} and {'size of the student' if settings.students else 'share of the teacher'}"
+
+
+def draw_grid(means: list[list[float]], grid: Grid, path: Path) -> Path:
     import numpy as np
     from matplotlib import pyplot as plt
 
     from training.reports.records import save_figure, use_style
 
     use_style()
-    figure, panel = plt.subplots(figsize=(1.8 + 1.1 * len(settings.shares), 1.4 + 0.6 * len(settings.temperatures)))
+    figure, panel = plt.subplots(figsize=(1.8 + 1.3 * len(grid.columns), 1.4 + 0.6 * len(grid.rows)))
     panel.imshow(means, cmap="Blues", aspect="auto")
     middle = (np.min(means) + np.max(means)) / 2
     for (i, j), value in np.ndenumerate(means):
         panel.text(j, i, f"{value:.3f}", ha="center", va="center", color="white" if value > middle else "black", fontsize=9)
-    panel.set_xticks(range(len(settings.shares)), [f"a = {a:g}" for a in settings.shares])
-    panel.set_yticks(range(len(settings.temperatures)), [f"T = {T:g}" for T in settings.temperatures])
+    panel.set_xticks(range(len(grid.columns)), grid.columns)
+    panel.set_yticks(range(len(grid.rows)), grid.rows)
     panel.grid(visible=False)
-    panel.set(title="student, mean over seeds", xlabel="share of the teacher")
+    panel.set(title="student, mean over seeds")
     return save_figure(figure, path)

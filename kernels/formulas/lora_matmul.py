@@ -65,7 +65,7 @@ def lora_backward(
     """Returns (dx, dA, dB), each None where `need` says so. `keep` is the dropout mask, p the dropout probability."""
     need_x, need_A, need_B = need
     stacks = list(_stacks(S.T, lora_B, parts))
-    # Sᵀ dy, then turned round: dyᵀ S walks the large dy against its rows and took 2.5 times as long on a CPU
+    # Sᵀ dy, then transposed: dyᵀ S would read the large dy against its rows, which is much slower on a CPU
     dB = _join([_scaled(s_i, dy[:, a:b], scaling) for (a, b), s_i, _ in stacks], 1).T if need_B else None
     if not (need_x or need_A):
         return None, None, dB

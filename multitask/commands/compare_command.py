@@ -48,7 +48,7 @@ def run(settings: CompareSettings) -> "list[Way]":
 
     from loralib.files.save_and_load import write_atomic
     from multitask.studies.compare import compare, inference_times
-    from multitask.studies.compare_page import draw, page
+    from multitask.studies.compare_page import draw, draw_costs, page
     from training.runs.run_folder import write_json
 
     console = Console(soft_wrap=True, highlight=False)
@@ -58,7 +58,8 @@ def run(settings: CompareSettings) -> "list[Way]":
     torch.set_num_threads(settings.run.threads or 1)
     times = inference_times(ways[0].folders[0], ways[-1].folders[0][0])
     chart = draw(ways, out / "compare.png")
-    text = page(ways, times, chart.name, shlex.join(["python", "-m", "multitask", *sys.argv[1:]]))
+    costs = draw_costs(ways, times, out / "costs.png")
+    text = page(ways, times, (chart.name, costs.name), shlex.join(["python", "-m", "multitask", *sys.argv[1:]]))
     write_atomic(out / "report.md", text.encode())
     write_json(out / "results.json", {"ways": {way.label: way.results for way in ways}, "answer_seconds": times})
     Console().print(Markdown(text))

@@ -1,5 +1,6 @@
 """A multitask run as a page: scores before and after, losses over steps, and what the tasks did to each other."""
 
+import statistics
 from pathlib import Path
 
 import torch
@@ -41,8 +42,11 @@ def page(result: dict) -> str:
 
 
 def scores_table(result: dict) -> str:
-    """A row for each task. `update` is its part of an average step: chance of being drawn times weight."""
-    header = ("task", "rows", "update", "metric", "before", "after", "best possible")
+    """A row for each task, and one for all. `update` is a task's part of an average step: chance of being sampled times weight.
+
+    The last row has the mean loss; scores of different kinds have a mean only where all tasks have the same metric.
+    """
+    header = ("task", "examples", "update", "metric", "before", "after", "best possible", "loss")
     lines = [
         (
             task,
@@ -52,10 +56,20 @@ def scores_table(result: dict) -> str:
             f"{r['start_metric']:.3f}",
             f"{r['metric']:.3f}",
             "" if r["ceiling"] is None else f"{r['ceiling']:.3f}",
+            f"{r['loss']:.3f}",
         )
         for task, r in result["tasks"].items()
     ]
-    return markdown_table(header, lines)
+    return markdown_table(header, [*lines, _all_tasks(list(result["tasks"].values()))])
+
+
+def _all_tasks(results: list[dict]) -> tuple[str, ...]:
+    names = {r["metric_name"] for r in results}
+    mean = lambda key: f"{statistics.mean(r[key] for r in results):.3f}"  # noqa: E731
+    scores = (mean("start_metric"), mean("metric")) if len(names) == 1 else ("", "")
+    name = f"mean {names.pop()}" if len(names) == 1 else "no common metric"
+    update = sum(r["expected_update"] for r in results)
+    return "all tasks", f"{sum(r['train_rows'] for r in results):,}", f"{update:.3f}", name, *scores, "", mean("loss")
 
 
 def draw_losses(rows: list[dict], tasks: list[str], path: Path) -> Path:

@@ -14,7 +14,7 @@ COLOURS = ("#999999", "#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7")
 SIGNS = {"better": " ▲", "worse": " ▼"}
 
 
-def page(ways: list[Way], times: dict[str, list[float]], chart: str, command: str) -> str:
+def page(ways: list[Way], times: dict[str, list[float]], charts: tuple[str, str], command: str) -> str:
     """Everything that was measured, worse results as well."""
     tasks = _tasks(ways)
     seeds = len(ways[0].results)
@@ -22,8 +22,9 @@ def page(ways: list[Way], times: dict[str, list[float]], chart: str, command: st
         f"# One model for {len(tasks)} tasks, or one for each\n\n`{command}`\n\n"
         f"{scores_table(ways)}\n\nMean ± standard deviation over {seeds} seed{'s' * (seeds > 1)}. ▲ better and ▼ worse than "
         f"`{SINGLE}`: the mean of the paired differences is\nmore than two of its standard errors from zero. "
-        f"Δm: mean relative gain over `{SINGLE}`.\n\n![scores]({chart})\n\n## What it costs\n\n{costs_table(ways)}\n\n"
-        f"Seconds in training steps, evaluation not counted; all models of a row together.\n\n{times_table(times)}\n"
+        f"Δm: mean relative gain over `{SINGLE}`.\n\n![scores]({charts[0]})\n\n## What it costs\n\n{costs_table(ways)}\n\n"
+        f"Seconds in training steps, evaluation not counted; all models of a row together.\n\n{times_table(times)}\n\n"
+        f"![bytes and seconds]({charts[1]})\n"
     )
 
 
@@ -93,6 +94,26 @@ def draw(ways: list[Way], path: Path) -> Path:
     panel.set(xticks=range(len(tasks)), ylabel="score", title="each task's own score; white dots are seeds")
     panel.set_xticklabels(tasks)
     panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=min(len(ways), 4))
+    return save_figure(figure, path)
+
+
+def draw_costs(ways: list[Way], times: dict[str, list[float]], path: Path) -> Path:
+    """K models against one shared backbone: bytes on disk, seconds of training, and the time to answer all tasks."""
+    use_style()
+    figure, panels = plt.subplots(1, 3, figsize=(9.5, 0.9 + 0.45 * max(len(ways), 2)), sharey=False)
+    labels = [way.label for way in ways]
+    names = ("K models", "one model, K heads")
+    values = (
+        ("on disk, MB", labels, [way.total("file_bytes") / 1e6 for way in ways]),
+        ("training, s", labels, [way.total("train_seconds") for way in ways]),
+        ("all answers, ms", list(names), [1000 * statistics.median(times[name]) for name in names]),
+    )
+    for panel, (title, row_labels, numbers) in zip(panels, values, strict=True):
+        bars = panel.barh(row_labels, numbers, color=[COLOURS[i % len(COLOURS)] for i in range(len(numbers))])
+        panel.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
+        panel.set(title=title, xlim=(0, 1.2 * max(numbers)))
+        panel.invert_yaxis()
+        panel.grid(visible=False, axis="y")
     return save_figure(figure, path)
 
 

@@ -41,6 +41,7 @@ def page(results: list[TaskResult], study: Study, command: str, chart: str, weig
     quality = [[f"{r.task} ({r.single[0]['metric_name']})", *(spread(r.values(row)) for row in rows)] for r in results]
     overall = ["mean of the tasks", *(f"{statistics.mean(v for r in results for v in r.values(row)):.3f}" for row in rows)]
     losses = [[r.task, *(f"{_mean(r, row, 'loss'):.3f}" for row in trained)] for r in results]
+    losses.append(["mean of the tasks", *(f"{statistics.mean(_mean(r, row, 'loss') for r in results):.3f}" for row in trained)])
     steps = ", ".join(f"{LABELS[row]} {getattr(results[0], row)[0]['steps']}" for row in trained)
     return (
         f"# Fusion of adapters for {', '.join(r.task for r in results)}\n\n"

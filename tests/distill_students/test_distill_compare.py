@@ -11,7 +11,7 @@ from distilling import hurry, make_teacher, quick
 
 import distill.studies.compare as compare_module
 from distill.commands.compare_command import CompareSettings
-from distill.commands.sweep_command import SweepSettings
+from distill.commands.sweep_command import SweepSettings, sweep
 from distill.compression.int8 import quantize_int8
 from distill.compression.sites import find_sites
 from distill.compression.structured import shrink
@@ -191,7 +191,10 @@ def test_settings_that_would_do_nothing_are_refused():
         (lambda: CompareSettings(ways=("hard", "hard")), "different ways"),
         (lambda: CompareSettings(ways=()), "at least one"),
         (lambda: SweepSettings(run), "a sweep has --temperatures"),
-        (lambda: SweepSettings(temperatures=(2.0, 2.0)), "different numbers"),
+        (lambda: SweepSettings(temperatures=(2.0, 2.0)), "different ones"),
+        (lambda: SweepSettings(features=("hidden:1->2",) * 2, temperatures=(2.0,)), "different ones"),
+        (lambda: SweepSettings(features=("hidden:1->2",)), "with features give one of them, such as --temperatures 2"),
+        (lambda: SweepSettings(students=("copy:1",)), r"with students give one of them, such as --shares 0\.9"),
         (lambda: SweepSettings(shares=()), "at least one of each"),
         (lambda: SweepSettings(seeds=0), "seeds"),
     ):
@@ -207,6 +210,25 @@ def test_a_model_with_a_short_window_is_compared_too(tmp_path):
     settings = quick(tmp_path / "x", folder, student="copy:1", max_length=24)
     result = costs(compare(["hard"], settings, 1, tmp_path / "study", lambda text: None), folder, 2)
     assert result["hard"]["tokens"] == [2, 24] and torch.tensor(result["hard"]["seconds"]).min() > 0
+
+
+def test_a_sweep_has_layers_and_sizes_of_the_student_too(teacher, tmp_path):
+    plain = SweepSettings(temperatures=(1.0, 4.0), shares=(0.5,)).grid()
+    assert plain == (["T = 1", "T = 4"], ["a = 0.5"], [["kd:T=1,a=0.5"], ["kd:T=4,a=0.5"]])
+    settings = SweepSettings(
+        quick(tmp_path / "sweep", teacher, student=DistillSettings.student, losses=DistillSettings.losses),
+        temperatures=(2.0,),
+        shares=(0.9,),
+        features=("hidden:1->2", "relations:1->2"),
+        students=("copy:1", "copy:1,2"),
+        seeds=1,
+    )
+    ways = sweep(settings)
+    cells = [f"kd:T=2,a=0.9 {loss} student={size}" for loss in settings.features for size in settings.students]
+    assert [way.text for way in ways] == cells and all(way.values("metric") for way in ways)
+    text = (tmp_path / "sweep" / "report.md").read_text()
+    assert "by matched layers and size of the student" in text and "| relations:1->2 |" in text and "| copy:1,2 |" in text
+    assert (tmp_path / "sweep" / "sweep.png").stat().st_size > 1000
 
 
 @pytest.mark.long

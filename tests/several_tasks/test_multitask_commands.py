@@ -13,7 +13,7 @@ from multitask.runs import run as multitask_run
 from multitask.runs.run import run_multitask
 from multitask.runs.settings import MultitaskSettings
 from multitask.studies.compare import alone, compare, verdict
-from multitask.studies.compare_page import page
+from multitask.studies.compare_page import draw_costs, page
 from training.runs.run_folder import RunError, read_rows
 
 QUICK = {"tasks": "topic,nli", "steps": 6, "eval_every": 3, "eval_rows": 12, "train_rows": "topic=24,nli=12", "batch_size": 6}
@@ -171,7 +171,8 @@ def test_the_comparison_gives_single_models_the_same_examples(tmp_path):
     assert single.total("file_bytes") > 2.9 * equal.total("file_bytes")
     assert len(texts) == 2 * (2 + 6) and verdict(equal, single, "topic") in ("better", "worse", "no difference")
     times = {"K models": [2.0] * 6, "one model, K heads": [1.0] * 6}
-    text = page(ways, times, "compare.png", "command")
+    text = page(ways, times, ("compare.png", "costs.png"), "command")
+    assert draw_costs(ways, times, tmp_path / "costs.png").stat().st_size > 5000 and "![bytes and seconds](costs.png)" in text
     assert "| multitask, equal |" in text and "2.00 (2.00–2.00)" in text and "best possible" in text
     assert json.loads((tmp_path / "seed-1" / "multitask-equal" / "result.json").read_text())["seed"] == 1
 

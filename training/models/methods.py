@@ -30,8 +30,8 @@ DEFAULTS = {
 ADAPTERS = tuple(DEFAULTS)
 METHODS = ("untouched", "head", *ADAPTERS, "fusion", "full")
 SMALL_MODEL = 5_000_000
-# full and lora: the usual values of the papers for large models. head: on SST-2 (22 M) 1e-3 reached 0.54, 1e-2 0.69; bottleneck,
-# 150 steps, seed 1000: 5e-4 0.745, 2e-3 0.845. Small: between the rates that `python -m training gap` chose
+# large: full and lora have the usual values of the papers; head and bottleneck have the best of two learning rates that were tried
+# on SST-2. small: values between those that `python -m training gap` chose (training/results/gap/report.md)
 LEARNING_RATE = {
     "small": {
         "full": 1e-3,

@@ -166,6 +166,14 @@ def finished_result(folder: Path) -> TrainResult:
         raise RunError(f"{folder / RESULT}: not the result of a run ({error}); --restart starts the run over") from error
 
 
+def _trainable(result: TrainResult) -> str:
+    """The trained parameters, and their share where the model is in memory."""
+    if result.model is None:
+        return f"{result.trainable:,}"
+    count = count_parameters(result.model)
+    return f"{result.trainable:,} of {count.base + count.adapter:,} ({result.trainable / (count.base + count.adapter):.2%})"
+
+
 def page(result: TrainResult, split: str) -> str:
     """One page of Markdown about a run."""
     texts = [
@@ -179,7 +187,7 @@ def page(result: TrainResult, split: str) -> str:
         ("evaluation loss", f"{result.loss:.4f}"),
         ("best evaluation at step", result.best_step),
         *texts,
-        ("trainable parameters", f"{result.trainable:,}"),
+        ("trainable parameters", _trainable(result)),
         ("bytes of the base in memory", file_size(result.base_bytes)),
         ("weights file", file_size(result.file_bytes)),
         ("bytes saved for backward, one batch", file_size(result.saved_bytes)),
