@@ -30,8 +30,8 @@ DEFAULTS = {
 ADAPTERS = tuple(DEFAULTS)
 METHODS = ("untouched", "head", *ADAPTERS, "fusion", "full")
 SMALL_MODEL = 5_000_000
-# large: full and lora have the usual values of the papers; head and bottleneck have the best of two learning rates that were tried
-# on SST-2. small: values between those that `python -m training gap` chose (training/results/gap/report.md)
+# large: full and lora have the usual values of the papers; head and bottleneck have the better of two learning rates on SST-2.
+# small: values between those that `python -m training gap` chose (training/results/gap/report.md)
 LEARNING_RATE = {
     "small": {
         "full": 1e-3,
