@@ -108,7 +108,7 @@ class MultitaskTrainer:
         scoress = self.model.evaluate_all_tasks(eval_sets, self.tokenizer, **options)
         row = {f"{task}/{name}": value for task, scores in scoress.items() for name, value in scores.items()}
         mains = [scoress[task].get(spec.metric) for task, spec in self.model.tasks.items() if task in scoress]
-        # `mean_score` compares the evaluations of one run, to keep the best weights. It does not compare tasks: scores differ in kind
+        # `mean_score` chooses the best weights of one run. It says nothing about single tasks, whose scores differ in kind
         if mains and None not in mains:  # a function of the user's own may give other names
             row["mean_score"] = sum(m for m in mains if m is not None) / len(mains)
         return row | (self.interference.measure() if self.interference else {})
