@@ -9,7 +9,8 @@
 # | **Memory** | 2 GB |
 #
 # One model learns several tasks, so several losses pull at the same weights. What if they pull in opposite directions? There are
-# many methods that **balance** tasks: some weigh the *losses*, some mix the *gradients*. You will build the best-known ones, see
+# many methods that **balance** tasks: some weigh the *losses*, some mix the *gradients*. A task that becomes better beside others
+# shows **positive transfer**, and one that becomes worse shows **negative transfer**. You will build the best-known ones, see
 # them on a plane, measure whether our tasks fight at all, make two tasks that must fight, and find what ends the fight. Then you
 # will ask whether balancing pays, with pairs of runs and a rule that was fixed before.
 #

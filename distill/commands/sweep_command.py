@@ -72,8 +72,11 @@ class Grid(NamedTuple):
     """A table of students that are trained."""
 
     rows: list[str]
+    """titles"""
     columns: list[str]
+    """titles"""
     cells: list[list[str]]
+    """what each student is trained by, in the words of `python -m distill compare`"""
 
 
 def sweep(settings: SweepSettings) -> "list[Way]":

@@ -31,7 +31,7 @@ def test_defect_21_the_seed_and_the_step_decide():
 @pytest.mark.fault
 def test_defect_22_an_empty_task_is_refused_and_a_short_one_starts_again():
     rows = multi.features(count=3)
-    with pytest.raises(ValueError, match="without rows"):
+    with pytest.raises(ValueError, match="without examples"):
         MultitaskDataManager(rows | {"qa": []}, multi.TASKS, multi.TOKENIZER)
     with pytest.raises(ValueError, match="the same, in the same order"):
         MultitaskDataManager({"qa": rows["qa"]}, multi.TASKS, multi.TOKENIZER)

@@ -135,7 +135,8 @@ def test_files_that_do_not_fit(files, error, result, models, tmp_path):
 
 SETTINGS = [
     ({"task": "sst3"}, "task 'sst3' is unknown; there are topic, "),
-    ({"task": "sick"}, "has no name on the Hub: give --data-dir"),
+    ({"task": "sick"}, "task 'sick' needs a model: give model="),
+    ({"task": "sick", "model": "encoder"}, "has no name on the Hub: give --data-dir"),
     ({"target_modules": "qury"}, "nearest"),
     ({"target_modules": ""}, "matches none|no module|empty"),
     ({"r": 0}, "rank"),
