@@ -49,11 +49,13 @@ class PeftConfig:
         """The config in `folder`, of LoRA and its variants, a prefix or a prompt. AdapterFileError where there is none."""
         path = Path(folder) / CONFIG
         settings = read_json(path)
+        if settings.get("type") == "bottleneck":
+            raise AdapterFileError(f"{path}: a bottleneck adapter, which peft does not have: adapters.load(model, folder)")
         try:
-            if settings.get("peft_type") in peft_settings.CONFIGS:
+            if str(settings.get("peft_type")) in peft_settings.CONFIGS:
                 return peft_settings.config_from_file(settings)
             return config_from_peft(settings)
-        except ValueError as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise AdapterFileError(f"{path}: {error}") from error
 
 

@@ -39,7 +39,8 @@ def attach(
     """Put an adapter into the model, in place. It is the only active adapter, and only it trains, with its heads.
 
     config: also one of peft's. name: of a fusion `Fuse("a", "b")`. seed: of a generator for the start of the parameters; None
-    draws from torch's global one. tokenizer: needed where a prefix or prompt starts from a text.
+    draws from torch's global one. tokenizer: for a prefix or prompt that starts from a text; None reads the one
+    beside the model's files (`name_or_path`, which may ask the Hub).
     Raises TypeError for another object, ValueError for a name that is taken or settings that do not fit the model, and
     RuntimeError while a LoRA adapter is merged. Then nothing was changed.
     """
@@ -155,9 +156,11 @@ def load(
 
     A fusion brings its members, and is named by them. with_heads=False leaves the heads in the file: for a model with the head of
     another task.
-    Strict: AdapterFileError where anything does not fit, and the model is left as it was.
+    Strict: AdapterFileError where anything does not fit, RuntimeError while a LoRA adapter is merged; then the model stays as it
+    was.
     """
     implementation = implementations.of_folder(Path(folder))
+    _check_nothing_is_merged(model)
     if name in attached(model) and implementation is not FUSION:
         raise ValueError(f"adapter {name!r} exists already; there are {[str(n) for n in attached(model)]}. Detach it first")
     report = implementation.load(model, folder, name, trainable=trainable, with_heads=with_heads)

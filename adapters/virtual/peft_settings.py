@@ -16,10 +16,14 @@ def virtual_config(settings: dict[str, Any]) -> PrefixTuningConfig | PromptTunin
     plain = {key: value.value if isinstance(value, Enum) else value for key, value in settings.items()}
     method = CONFIGS[plain["peft_type"]]
     fields = method.__dataclass_fields__
-    given = {key: value for key, value in plain.items() if key not in NO_EFFECT and value not in (None, False)}
+    given = {
+        key: value
+        for key, value in plain.items()
+        if key not in NO_EFFECT and value is not None and (key in fields or value is not False)  # peft switches these off
+    }
     unknown = sorted(given.keys() - fields.keys())
     if unknown:
-        raise ValueError(f"{method.__name__}: {', '.join(unknown)} has no counterpart here; there are {', '.join(fields)}")
+        raise ValueError(f"{method.__name__}: no counterpart here: {', '.join(unknown)}; there are {', '.join(fields)}")
     return method(**given)
 
 
@@ -29,7 +33,10 @@ def config_from_file(settings: dict[str, Any]) -> PrefixTuningConfig | PromptTun
     A file of a prefix has no network: its result was written down.
     """
     fields = CONFIGS[settings["peft_type"]].__dataclass_fields__.keys() - {"encoder_hidden_size", "prefix_projection"}
-    return virtual_config({key: value for key, value in settings.items() if key in fields or key == "peft_type"})
+    known = {key: value for key, value in settings.items() if key in fields or key == "peft_type"}
+    if settings["peft_type"] == "PREFIX_TUNING":
+        known.setdefault("keep_positions", False)  # as in peft
+    return virtual_config(known)
 
 
 def is_virtual_config(config: Any) -> bool:

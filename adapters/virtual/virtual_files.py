@@ -19,6 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from adapters.bottleneck.checkpoint import act_again, what_acts
+from adapters.virtual.peft_settings import CONFIGS as KINDS
 from adapters.virtual.prefix import PrefixEncoder, PrefixTuningConfig
 from adapters.virtual.prefix_hooks import reads_both_ways
 from adapters.virtual.prompt import PromptTuningConfig
@@ -36,7 +37,6 @@ from loralib.files.save_and_load import LoadReport, check_fits, refuse_meta, wri
 from loralib.layers.heads import saved_modules
 
 TABLE, HEADS = "prompt_embeddings", "base_model."
-KINDS = {"PREFIX_TUNING": PrefixTuningConfig, "PROMPT_TUNING": PromptTuningConfig}
 SHARED = ("num_virtual_tokens", "task_type", "base_model_name_or_path")
 
 

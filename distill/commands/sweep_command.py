@@ -96,12 +96,13 @@ def sweep(settings: SweepSettings) -> "list[Way]":
     if not main:
         return ways
     values = dict(zip(words, [way.values("metric") or [] for way in ways], strict=True))
-    chart = draw_grid([[statistics.mean(values[cell]) for cell in row] for row in grid.cells], grid, out / "sweep.png")
+    axes = _axes(settings)
+    chart = draw_grid([[statistics.mean(values[cell]) for cell in row] for row in grid.cells], grid, axes, out / "sweep.png")
     lines = [[row, *(spread(values[cell]) for cell in cells)] for row, cells in zip(grid.rows, grid.cells, strict=True)]
     name = ways[0].results[0]["metric_name"]
     command = shlex.join(["python", "-m", "distill", *sys.argv[1:]])
     text = (
-        f"# {name} of {ways[0].results[0]['task']} by {_axes(settings)}\n\n`{command}`\n\n"
+        f"# {name} of {ways[0].results[0]['task']} by {axes[0]} and {axes[1]}\n\n`{command}`\n\n"
         f"{markdown_table(('', *grid.columns), lines)}\n\nMean ± standard deviation over "
         f"{settings.seeds} seed{'s' * (settings.seeds > 1)}. The best of {len(ways)} cells is a choice made on these\nexamples: "
         f"it will do worse on others.\n\n![grid]({chart.name})\n"
@@ -113,12 +114,12 @@ def sweep(settings: SweepSettings) -> "list[Way]":
     return ways
 
 
-def _axes(settings: SweepSettings) -> str:
+def _axes(settings: SweepSettings) -> tuple[str, str]:
     rows = "matched layers" if settings.features else "temperature"
-    return f"{rows} and {'size of the student' if settings.students else 'share of the teacher'}"
+    return rows, "size of the student" if settings.students else "share of the teacher"
 
 
-def draw_grid(means: list[list[float]], grid: Grid, path: Path) -> Path:
+def draw_grid(means: list[list[float]], grid: Grid, axes: tuple[str, str], path: Path) -> Path:
     import numpy as np
     from matplotlib import pyplot as plt
 
@@ -133,5 +134,5 @@ def draw_grid(means: list[list[float]], grid: Grid, path: Path) -> Path:
     panel.set_xticks(range(len(grid.columns)), grid.columns)
     panel.set_yticks(range(len(grid.rows)), grid.rows)
     panel.grid(visible=False)
-    panel.set(title="student, mean over seeds")
+    panel.set(title="student, mean over seeds", ylabel=axes[0], xlabel=axes[1])
     return save_figure(figure, path)

@@ -50,6 +50,18 @@ def check_shapes(sizes: str, **tensors: Tensor | None) -> None:
                 )
 
 
+def check_down_projection(S: Tensor | None, lora_B: Tensor | None) -> None:
+    """ValueError unless S (M, R) has at least r columns, contiguous ones, and comes together with B (N, r)."""
+    if (S is None) != (lora_B is None):
+        raise ValueError("S and lora_B belong together: one was given without the other")
+    if S is None or lora_B is None:
+        return
+    if S.shape[1] < lora_B.shape[1]:
+        raise ValueError(f"S {tuple(S.shape)} and lora_B {tuple(lora_B.shape)}: expected at least {lora_B.shape[1]} columns of S")
+    if S.stride(1) != 1:
+        raise ValueError(f"S has strides {S.stride()}: expected contiguous rows, as `shrink` gives them")
+
+
 def check_dtypes(first: Tensor, *others: Tensor | None) -> None:
     """ValueError unless all have the dtype and the device of the first: a kernel would read wrong bytes, or fail late."""
     for other in others:

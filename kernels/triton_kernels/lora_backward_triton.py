@@ -19,7 +19,15 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.triton_kernels.configs import Tiles, capability, gemm_tiles, rank_tiles
-from kernels.triton_kernels.launching import check_dtypes, check_shapes, dropout, options, strides, tile_count
+from kernels.triton_kernels.launching import (
+    check_down_projection,
+    check_dtypes,
+    check_shapes,
+    dropout,
+    options,
+    strides,
+    tile_count,
+)
 from kernels.triton_kernels.tiles_triton import keep_tile, load_tile, padded_rank, precision, store_tile, tile_of
 
 
@@ -104,8 +112,10 @@ def lora_backward(
 
     `thin`: the tiles of the kernels for dS, dB and dA. `gemm`: those of the kernel for dx.
     """
-    check_shapes("x M K, weight N K, lora_A r K, lora_B N r, dy M N", x=x, weight=weight, lora_A=lora_A, lora_B=lora_B, dy=dy)
+    shapes = "x M K, weight N K, lora_A r K, lora_B N r, dy M N, S M R"
+    check_shapes(shapes, x=x, weight=weight, lora_A=lora_A, lora_B=lora_B, dy=dy, S=S)
     check_dtypes(dy, x, weight, lora_A, lora_B, S)
+    check_down_projection(S, lora_B)
     dS, dB = grad_rank(dy, lora_B, S, scaling, thin)
     dA = grad_a(dS, x, len(lora_A), seed, p, thin)
     dx = grad_x(dy, weight, dS, lora_A, seed, p, gemm) if need_x else dy.new_empty(0)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from kernels.triton_kernels.configs import SMALL_M, Tiles, capability, gemm_tiles, multiprocessors, shrink_tiles
 from kernels.triton_kernels.launching import (
+    check_down_projection,
     check_dtypes,
     check_shapes,
     contiguous_bias,
@@ -217,9 +218,8 @@ def expand(x, weight, bias, S: Tensor, lora_B: Tensor, tiles: Tiles | None = Non
     """
     check_shapes("x M K, weight N K, bias N, lora_B N r, S M R", x=x, weight=weight, bias=bias, lora_B=lora_B, S=S)
     check_dtypes(x, weight, bias, lora_B, S)
+    check_down_projection(S, lora_B)
     (M, K), (N, r) = x.shape, lora_B.shape
-    if S.shape[1] < r:
-        raise ValueError(f"S {tuple(S.shape)} and lora_B {tuple(lora_B.shape)}: expected at least {r} columns of S")
     y = x.new_empty(M, N)
     if not (M and N):
         return y

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kernels.formulas.nf4 import Quantized
 from kernels.triton_kernels.configs import capability, nf4_gemm_tiles, nf4_gemv_tiles
-from kernels.triton_kernels.launching import check_dtypes, check_shapes, contiguous_bias, options, strides
+from kernels.triton_kernels.launching import check_down_projection, check_dtypes, check_shapes, contiguous_bias, options, strides
 from kernels.triton_kernels.nf4_triton import decode_pairs, decode_scales, tables
 from kernels.triton_kernels.tiles_triton import load_tile, precision
 
@@ -131,6 +131,9 @@ def nf4_matmul(x: Tensor, weight: Quantized, bias: Tensor | None = None, S: Tens
         raise ValueError(f"x {tuple(x.shape)} and a weight {tuple(weight.shape)}: expected as many columns in both")
     check_shapes("x M K, S M R, lora_B N r, bias N", x=x, S=S, lora_B=lora_B, bias=bias)
     check_dtypes(x, bias, S, lora_B)
+    check_down_projection(S, lora_B)
+    if weight.packed.device != x.device:
+        raise ValueError(f"x on {x.device} and the 4-bit weight on {weight.packed.device}: expected one device")
     M = len(x)
     if not (M and N):
         return x.new_empty(M, N)

@@ -130,13 +130,13 @@ class MultitaskModel(nn.Module):
             return self.backbone(**inputs).last_hidden_state
 
     def summary(self) -> str:
-        """The parameters of the backbone, of each head and in all, as text."""
+        """The parameters of the backbone (with its task adapters), of each head and in all, as text."""
         counts = {"backbone": sum(p.numel() for p in self.backbone.parameters())}
         counts |= {f"head of {task}": sum(p.numel() for p in self.heads[task].parameters()) for task in self._head_owners()}
         if self.embeddings is not None:
             counts["task embeddings"] = sum(p.numel() for p in self.embeddings.parameters())
         counts["all"] = sum(p.numel() for p in self.parameters())
-        width = max(map(len, counts))
+        width = max(map(len, [*counts, "parameters of"]))
         lines = [f"{name:<{width}}  {count:>13,}" for name, count in counts.items()]
         return "\n".join([f"{'parameters of':<{width}}", *lines, f"tasks: {', '.join(self.names)}"])
 

@@ -100,7 +100,7 @@ def draw(ways: list[Way], path: Path) -> Path:
 def draw_costs(ways: list[Way], times: dict[str, list[float]], path: Path) -> Path:
     """K models against one shared backbone: bytes on disk, seconds of training, and the time to answer all tasks."""
     use_style()
-    figure, panels = plt.subplots(1, 3, figsize=(9.5, 0.9 + 0.45 * max(len(ways), 2)), sharey=False)
+    figure, panels = plt.subplots(1, 3, figsize=(9.5, 0.9 + 0.45 * max(len(ways), 2)))
     labels = [way.label for way in ways]
     names = ("K models", "one model, K heads")
     values = (
@@ -110,7 +110,7 @@ def draw_costs(ways: list[Way], times: dict[str, list[float]], path: Path) -> Pa
     )
     for panel, (title, row_labels, numbers) in zip(panels, values, strict=True):
         bars = panel.barh(row_labels, numbers, color=[COLOURS[i % len(COLOURS)] for i in range(len(numbers))])
-        panel.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
+        panel.bar_label(bars, fmt="%.3g", padding=3, fontsize=8)
         panel.set(title=title, xlim=(0, 1.2 * max(numbers)))
         panel.invert_yaxis()
         panel.grid(visible=False, axis="y")

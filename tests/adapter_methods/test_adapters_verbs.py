@@ -174,7 +174,7 @@ def test_mistakes_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["lora", "bottleneck", "prefix", "prompt"])
-def test_nothing_is_attached_beside_a_merged_adapter(kind):
+def test_nothing_is_attached_or_loaded_beside_a_merged_adapter(kind, tmp_path):
     model, _ = with_adapter("lora")
     loralib.merge(model)
     before = {name: p.clone() for name, p in model.named_parameters()}
@@ -182,6 +182,11 @@ def test_nothing_is_attached_beside_a_merged_adapter(kind):
         adapters.attach(model, CONFIGS[kind], "b", seed=0)
     with pytest.raises(RuntimeError, match=r"adapters \['a'\] are merged: unmerge\(model\)"):
         adapters.activate(model, None)
+    other = tiny.bert()
+    adapters.attach(other, CONFIGS[kind], "b", seed=0)
+    adapters.save(other, tmp_path / "b", "b")
+    with pytest.raises(RuntimeError, match=r"adapters \['a'\] are merged: unmerge\(model\)"):
+        adapters.load(model, tmp_path / "b", "b")
     after = dict(model.named_parameters())
     assert after.keys() == before.keys() and list(adapters.attached(model)) == ["a"]
     assert all(torch.equal(after[name], p) for name, p in before.items())

@@ -52,6 +52,14 @@ def test_ranks_dtypes_and_columns_of_S():
     with pytest.raises(ValueError, match="expected at least 3 columns of S"):
         fused.expand(x, weight, bias, torch.zeros(5, 2, device=DEVICE), B)
     S = fused.shrink(x, A, 0.5)
+    dy = torch.zeros(5, 7, device=DEVICE)
+    for wrong, message in (
+        (S[:2], r"S \(2, 16\): expected the shape \(M, R\) with M = 5"),
+        (S[:, :1], "expected at least 3 columns of S"),
+        (S.T.contiguous().T, "expected contiguous rows, as `shrink` gives them"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            back.lora_backward(dy, x, weight, A, B, wrong, 0.5)
     with pytest.raises(ValueError, match=r"dy \(5, 6\): expected the shape \(M, N\) with N = 7, as in weight"):
         back.lora_backward(torch.zeros(5, 6, device=DEVICE), x, weight, A, B, S, 0.5)
 
@@ -61,6 +69,11 @@ def test_4_bit_and_grouped_launchers_check_too():
     packed = quantize(weight)
     with pytest.raises(ValueError, match="expected as many columns in both"):
         nf4_matmul_triton.nf4_matmul(torch.cat([x, x], 1), packed)
+    for S, factor in ((fused.shrink(x, A, 0.5), None), (None, B)):
+        with pytest.raises(ValueError, match="S and lora_B belong together"):
+            nf4_matmul_triton.nf4_matmul(x, packed, None, S, factor)
+    with pytest.raises(ValueError, match="expected at least 20 columns of S"):
+        nf4_matmul_triton.nf4_matmul(x, packed, None, fused.shrink(x, A, 0.5), torch.zeros(7, 20, device=DEVICE))
     with pytest.raises(ValueError, match=r"bias \(6,\): expected the shape \(N\) with N = 7, as in lora_B"):
         nf4_matmul_triton.nf4_matmul(x, packed, bias[:6], fused.shrink(x, A, 0.5), B)
     table = grouped_lora_triton.TileTable(*(torch.zeros(n, dtype=torch.int32, device=DEVICE) for n in ((5,), (1, 3), (2,))))

@@ -81,6 +81,8 @@ def test_configs_in_the_place_of_task_specs_get_a_message():
         TypeError, match=r"TaskHeads.*expected tasks=\{name: TaskSpec\}, found SimpleNamespace.*find_task\('sst2'\)"
     ):
         check_tasks({"sentiment": config}, "TaskHeads(hidden_size, tasks)")
+    with pytest.raises(TypeError, match="found NoneType"):
+        check_tasks({"sentiment": None}, "TaskHeads(hidden_size, tasks)")
     with pytest.raises(TypeError, match="found list"):
         check_tasks(list(CLASSES.values()), "TaskHeads(hidden_size, tasks)")
 

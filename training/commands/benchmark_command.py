@@ -31,6 +31,8 @@ class BenchmarkSettings:
 
     def __post_init__(self):
         at_least({"seeds": 1}, self)
+        if self.run.epochs is not None:
+            raise ValueError("epochs: a benchmark has --steps, the same for every task")
         if self.run.data_dir is not None or self.run.task != TrainSettings.task:
             raise ValueError("a benchmark has --tasks and --data-root in place of --task and --data-dir")
 

@@ -43,6 +43,8 @@ class CompareSettings:
             raise ValueError(f"ranks={self.ranks}: expected different whole numbers of at least 1")
         if not self.learning_rates or min(self.learning_rates) <= 0:
             raise ValueError(f"learning_rates={self.learning_rates}: expected factors above 0")
+        if self.run.epochs is not None:
+            raise ValueError("epochs: a comparison has --steps, the same for every row")
         if 0 < self.rounds < 5:
             raise ValueError(f"rounds={self.rounds}: expected 0, or at least 5 for quantiles")
         if self.run.restart:

@@ -47,6 +47,8 @@ def figure(key: str, root: Path = ROOT) -> str:
     if len(place) == 2:
         return _cell(report, place[0], place[1], key)
     pattern = place[0].strip("/") if place else ""
+    if pattern and not re.compile(pattern).groups:
+        raise FigureError(f"{key}: the pattern has no group that captures the figure")
     captured = {match.group(1) for match in re.finditer(pattern, report)} if pattern else set()
     if len(captured) != 1:
         raise FigureError(f"{key}: the pattern captures {sorted(captured) or 'nothing'}, expected one text")

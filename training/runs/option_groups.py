@@ -36,7 +36,7 @@ class OptimizerOptions:
     steps: int = 300
     """optimizer steps"""
     epochs: float | None = None
-    """passes over the training examples, in place of `steps`; 0.5 is half a pass"""
+    """passes over the training examples, in place of `steps` (whose default counts as not given); 0.5 is half a pass"""
     batch_size: int = 16
     """examples per process and micro-batch; a step takes batch_size x accumulation x processes examples"""
     accumulation: int = 1

@@ -104,11 +104,12 @@ def _with_steps(settings: TrainSettings, steps_per_epoch: int, accelerator: Acce
 
 
 def _check_model_is_named(spec: TaskSpec, settings: TrainSettings) -> None:
-    """ValueError for a real task without a model: the committed small bases know the small world's words alone."""
+    """ValueError for a real task without a model and files: the committed small bases know the small world's words alone."""
     if settings.model is None and settings.data_dir is None and not is_world(spec.name):
+        hub = " (without data_dir the data comes from the Hub)" if spec.hub else ""
         raise ValueError(
             f"task {spec.name!r} needs a model: give model=FOLDER or a name on the Hub such as 'roberta-base', and "
-            "data_dir=FOLDER with train and validation files (without data_dir the data comes from the Hub). "
+            f"data_dir=FOLDER with train and validation files{hub}. "
             "Tasks that need neither are those of the small world: topic, sentiment, nli, tagging, qa, data2text"
         )
 
