@@ -47,14 +47,16 @@ def report_page(runs: list[Run]) -> str:
     done = [r for r in runs if r.result]
     parts = []
     if done:
+        parts.append("## Every run")
         parts.append(markdown_table(("run", *HEADER), [(r.folder.name, *_own_cells(r)) for r in done]))
     groups: dict[tuple, list[Run]] = {}
     for run in done:
         groups.setdefault(run.group, []).append(run)
     several = [g for g in groups.values() if len(g) > 1]
     if several:
-        parts.append("Mean ± standard deviation over seeds:")
-        parts.append(markdown_table(HEADER, [*_untouched(several), *map(_cells, several)]))
+        parts.append("## Mean ± standard deviation over seeds")
+        lines = [*_untouched(several), *map(_cells, several)]
+        parts.append(markdown_table(MEANS, [(*reversed(line[:2]), *line[2:]) for line in lines]))
     for run in runs:
         if not run.result:
             step = run.rows[-1]["step"] if run.rows else 0
@@ -88,6 +90,7 @@ def _untouched(groups: list[list[Run]]) -> list[tuple[str, ...]]:
 
 SCORES = ("loss", "BLEU", "chrF", "ROUGE-L")
 HEADER = ("task", "method", "seeds", "steps", "metric", "before", "after", *SCORES, "trained", "file", "peak")
+MEANS = ("method", "task", *HEADER[2:])
 
 
 def _cells(group: list[Run]) -> tuple[str, ...]:
