@@ -403,8 +403,8 @@ show(figure, "02_bleu_and_truth")
 # | LoRA r=8, all attention projections | 1.647 ± 0.032 | 14.1 ± 1.9 | 41.2 ± 1.9 | 0.321 ± 0.025 | 17,920 |
 # | full fine-tuning | 1.215 ± 0.002 | 25.2 ± 0.5 | 43.3 ± 0.6 | 0.412 ± 0.003 | 260,032 |
 #
-# chrF and ROUGE-L compare a text with its references as BLEU does: by runs of letters, and by the longest common sequence of words.
-# Mean ± standard deviation over 3 seeds; the [report](../training/results/e2e-1000/report.md) has the commands.
+# chrF and ROUGE-L compare a text with its references as BLEU does: by runs of letters, and by the longest common sequence of
+# words. Mean ± standard deviation over 3 seeds; the [report](../training/results/e2e-1000/report.md) has the commands.
 #
 # Full fine-tuning of the same base gets almost twice LoRA's BLEU: the base can hold more than this LoRA put into it. Half of the
 # restaurant names in the test set never occur in the training set, and a model of this size does not copy new names. The paper
