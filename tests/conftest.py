@@ -12,7 +12,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import hypothesis
 import pytest
 import torch
-from commit_choice import current_commit, one_in_three
+from commit_choice import current_commit, one_in_four
 
 if not torch.cuda.is_available():  # Triton reads it when a kernel is defined
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -38,7 +38,7 @@ def pytest_report_header():
 def pytest_collection_modifyitems(items):
     long = [item for item in items if "long" in item.keywords]
     names = {item: item.parent.nodeid if item.cls else item.nodeid for item in long}  # the tests of a class stay together
-    today = one_in_three(sorted(set(names.values())), current_commit())
+    today = one_in_four(sorted(set(names.values())), current_commit())
     for item in long:
         if names[item] not in today:
             item.add_marker(pytest.mark.slow)

@@ -1,14 +1,14 @@
 """What the hash of the commit chooses: the same on every machine, and in time everything."""
 
-from commit_choice import chosen_within, one_in_three
+from commit_choice import chosen_within, one_in_four
 
 NAMES = [f"test {number}" for number in range(29)]
 
 
-def test_each_commit_runs_a_third_and_some_commit_runs_each():
-    choices = [one_in_three(NAMES[::-1], f"{commit:040x}") for commit in range(30)]
-    assert {len(choice) for choice in choices} <= {9, 10} and set().union(*choices) == set(NAMES)
-    assert one_in_three(NAMES, "a" * 40) == one_in_three(NAMES, "a" * 40) and one_in_three([], "a") == set()
+def test_each_commit_runs_a_quarter_and_some_commit_runs_each():
+    choices = [one_in_four(NAMES[::-1], f"{commit:040x}") for commit in range(30)]
+    assert {len(choice) for choice in choices} <= {7, 8} and set().union(*choices) == set(NAMES)
+    assert one_in_four(NAMES, "a" * 40) == one_in_four(NAMES, "a" * 40) and one_in_four([], "a") == set()
 
 
 def test_a_choice_stays_within_its_limit():

@@ -212,6 +212,7 @@ def test_a_model_with_a_short_window_is_compared_too(tmp_path):
     assert result["hard"]["tokens"] == [2, 24] and torch.tensor(result["hard"]["seconds"]).min() > 0
 
 
+@pytest.mark.long
 def test_a_sweep_has_layers_and_sizes_of_the_student_too(teacher, tmp_path):
     plain = SweepSettings(temperatures=(1.0, 4.0), shares=(0.5,)).grid()
     assert plain == (["T = 1", "T = 4"], ["a = 0.5"], [["kd:T=1,a=0.5"], ["kd:T=4,a=0.5"]])

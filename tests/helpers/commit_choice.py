@@ -1,4 +1,4 @@
-"""What `make test` leaves to chance: the hash of the commit chooses four lessons, and a third of the long runs of commands.
+"""What `make test` leaves to chance: the hash of the commit chooses four lessons, and a quarter of the long runs of commands.
 
 `make test-lessons` executes all lessons, `make test-slow` all long runs, and `make test-all` everything.
 """
@@ -26,6 +26,6 @@ def chosen_within(seconds: dict[str, float], count: int, limit: float, commit: s
     return set(choice)
 
 
-def one_in_three(names: Sequence[str], commit: str) -> set[str]:
-    """Every third of the sorted names, from the first, the second or the third on."""
-    return set(sorted(names)[random.Random(commit).randrange(3) :: 3])
+def one_in_four(names: Sequence[str], commit: str) -> set[str]:
+    """Every fourth of the sorted names, from one of the first four on."""
+    return set(sorted(names)[random.Random(commit).randrange(4) :: 4])

@@ -1,13 +1,14 @@
-"""The snippets of the multitask text (`multitask_from_scratch.md`), with our imports: each runs, or its error shows the way."""
+"""The snippets of the multitask text (`multitask_from_scratch.md`), with our imports: each runs, or its error shows the way.
 
-import json
+Its command is in `test_multitask_commands.py` (defect 29).
+"""
+
 import math
 from types import SimpleNamespace
 
 import multi
 import pytest
 import torch
-from command import run_module
 from torch import nn
 
 import multitask
@@ -156,12 +157,3 @@ def test_the_trainer_trains_and_says_what_it_takes():
     assert progress.step == 2 and not torch.equal(model.heads["topic"].classifier.weight, before)
     with pytest.raises(TypeError, match=r"expected MultitaskTrainer\(MultitaskModel, tokenizer, MultitaskSettings"):
         multitask.MultitaskTrainer(model, settings)
-
-
-def test_the_command_with_the_flags_of_the_source(tmp_path):
-    """Underscores in the names of options are taken as hyphens."""
-    flags = "--task_sampling proportional --loss_weighting equal --use_task_embeddings --analyze_interference"
-    small = f"--tasks topic,sentiment --steps 2 --eval-every 2 --eval-rows 8 --train-rows 40 --out {tmp_path / 'run'}"
-    assert run_module("multitask", *flags.split(), *small.split()).returncode == 0
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert {"topic", "sentiment"} <= set(json.dumps(result).replace('"', " ").split())
