@@ -38,7 +38,7 @@ def contest(case: GpuCase, device: str, dtype: torch.dtype, copies: int) -> Cont
 
     runs = {
         "one adapter, addmm": [one_addmm],
-        "one adapter": [lambda: grouped_lora_triton.grouped_forward(y, x, A[:1], B[:1], scaling, same)],
+        "one adapter": [lambda: grouped_lora_triton.grouped_forward(y, x, A[:1], B[:1], scaling[:1], same)],
         "loop": [loop],
         "grouped": [lambda: grouped_lora_triton.grouped_forward(y, x, A, B, scaling, table)],
     }
