@@ -67,6 +67,12 @@ STATED = {  # decimals that no report holds, with what they are
     "training/results/README.md": {"4.8": "a difference of losses, asserted in test_training_processes.py"},
     "multitask/results/README.md": {},
     "distill/results/README.md": {},
+    "kernels/results/README.md": {
+        "2.11": "version of torch",
+        "3.6": "version of Triton",
+        "0.5": "size of a folder in MB",
+        "0.50": "version of bitsandbytes",
+    },
 }
 
 
@@ -108,6 +114,8 @@ PLACES = [
     ("training/results/README.md", FIGURE, 3),
     ("multitask/results/README.md", TABLE, 0),
     ("distill/results/README.md", TABLE, -1),
+    ("kernels/results/README.md", TABLE, 0),
+    ("kernels/results/README.md", TABLE, -1),
 ]
 
 

@@ -7,6 +7,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import torch
 
 from kernels.bench import machine, options
 from kernels.bench.gpu import kernel_tests, records, report
+from kernels.bench.gpu import summary as group_summary
 from kernels.bench.gpu.contest import Contest, GpuCase, Line, hold, worst
 from kernels.bench.gpu.sweep import Sweep, plan, sweep
 from kernels.bench.gpu.targets import TARGETS, importance
@@ -87,6 +89,34 @@ class TestSweep:
         records.remember(line(GpuCase("lora", "both", 2, 3, 4, 16, dropout=0.1)), "some GPU", torch.float32, path)
         known = json.loads(path.read_text())
         assert known == {"Other GPU": other, "some GPU": {"float32": {"lora forward": [[1, 3, 4, 9], [2, 3, 4, 0.5]]}}}
+
+
+class TestSummary:
+    def folder(self, path, times):
+        """rows.csv with {(tokens, contender): microseconds} of LoRA's forward; the limit is 2 microseconds."""
+        path.mkdir()
+        shape = {"operation": "lora", "mode": "forward", "N": 3, "K": 4, "r": 16, "dropout": 0.0, "adapters": 1, "floor_us": 2.0}
+        with (path / "rows.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["M", "contender", "median_us", *shape])
+            writer.writeheader()
+            writer.writerows({"M": M, "contender": name, "median_us": us} | shape for (M, name), us in times.items())
+        return path
+
+    def test_a_group_has_its_range_and_the_newer_run_wins(self, tmp_path):
+        new = self.folder(tmp_path / "new", {(1, "triton"): 4, (1, "addmm"): 8, (1, "bare"): 4})
+        old_times = {(1, "triton"): 99, (1, "addmm"): 1, (16, "triton"): 5, (16, "addmm"): 4, (16, "peft"): 2, (64, "triton"): 8}
+        old = self.folder(tmp_path / "old", old_times)
+        lines = group_summary.write([new, old]).splitlines()
+        assert "| LoRA forward, 1 and 16 tokens | 2 | 0.50 to 1.25 | 2.50 | 1.00 | 40% to 50% |" in lines
+        assert "| LoRA forward, 64 and 512 tokens | 1 | – | – | – | 25% |" in lines
+        assert len([text for text in lines if text.startswith("| ")]) == 3, "groups without a case are left out"
+        assert (new / "summary.md").read_text() == "\n".join(lines) + "\n"
+
+    def test_the_committed_summary_is_that_of_the_committed_rows(self, tmp_path):
+        source = ROOT / "kernels/results/nvidia-h200"
+        copies = [shutil.copytree(source, tmp_path / "new"), source / "first_run"]
+        made, committed = group_summary.write(copies).splitlines(), (source / "summary.md").read_text().splitlines()
+        assert made[1:] == committed[1:], "only the first line, with the command, may differ"
 
 
 class TestWorker:

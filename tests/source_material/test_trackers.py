@@ -28,21 +28,36 @@ def python(tmp_path_factory) -> Path:
     return python
 
 
+def loss_rows(folder: Path) -> list[tuple[float, int]]:
+    """(loss, step) of the run's own file."""
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()[1:]]
+    return [(row["loss"], i + 1) for i, row in enumerate(rows)]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_wandb_and_mlflow_get_the_rows_of_a_run(python, tmp_path):
-    surroundings = os.environ | {
-        "WANDB_MODE": "offline",
-        "MLFLOW_TRACKING_URI": (tmp_path / "mlruns").as_uri(),
-        "MLFLOW_ALLOW_FILE_STORE": "true",
+def test_wandb_and_mlflow_get_the_rows_of_a_run_of_each_trainer(python, tmp_path):
+    """`training` goes first: its model is the teacher of `distill`."""
+    words = {
+        "training": "--task sentiment --method full",
+        "multitask": "--tasks sentiment,topic",
+        "distill": f"--teacher {tmp_path / 'training' / 'adapter'} --student copy:1",
     }
-    words = "--task sentiment --steps 3 --eval-every 3 --eval-rows 20 --trackers wandb,mlflow,tensorboard --out"
-    command = [python, "-m", "training", *words.split(), tmp_path / "run"]
-    done = subprocess.run(command, cwd=ROOT, env=surroundings, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "rows.jsonl").read_text().splitlines()[1:]]
-    [logged] = (tmp_path / "mlruns").glob("*/*/metrics/loss")
-    lines = [line.split() for line in logged.read_text().splitlines()]
-    assert [(float(value), int(step)) for _, value, step in lines] == [(loss, i + 1) for i, loss in enumerate(losses)]
-    [offline] = (tmp_path / "run").glob("wandb/offline-run-*/run-*.wandb")
-    assert offline.stat().st_size > 0 and list((tmp_path / "run").rglob("events.out.tfevents.*"))
+    for program, own in words.items():
+        out = tmp_path / program
+        surroundings = os.environ | {
+            "WANDB_MODE": "offline",
+            "MLFLOW_TRACKING_URI": (tmp_path / f"mlruns-{program}").as_uri(),
+            "MLFLOW_ALLOW_FILE_STORE": "true",
+        }
+        shared = f"--steps 3 --eval-every 3 --eval-rows 20 --trackers wandb,mlflow,tensorboard --out {out}"
+        command = [python, "-m", program, *own.split(), *shared.split()]
+        done = subprocess.run(command, cwd=ROOT, env=surroundings, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        [logged] = (tmp_path / f"mlruns-{program}").glob("*/*/metrics/loss")
+        lines = [line.split() for line in logged.read_text().splitlines()]
+        assert [(float(value), int(step)) for _, value, step in lines] == loss_rows(out), program
+        by_task = list(logged.parent.glob("loss.sentiment"))
+        assert len(by_task) == (program == "multitask"), "MLflow cannot keep `loss` and `loss/sentiment`"
+        [offline] = out.glob("wandb/offline-run-*/run-*.wandb")
+        assert offline.stat().st_size > 0 and list(out.rglob("events.out.tfevents.*")), program

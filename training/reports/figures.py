@@ -23,6 +23,7 @@ PAGES = (
     "training/results/README.md",
     "multitask/results/README.md",
     "distill/results/README.md",
+    "kernels/results/README.md",
 )
 FIGURE = re.compile(r"<!--= (?P<key>.*?)-->(?P<value>.*?)<!--/-->")
 TABLE = re.compile(r"<!--table (?P<key>.*?)-->\n(?P<value>.*?)<!--/table-->", re.DOTALL)

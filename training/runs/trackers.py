@@ -18,8 +18,15 @@ def _wandb(folder: Path, step: int) -> GeneralTracker:
     return WandBTracker(PROJECT, dir=str(folder), name=folder.name)
 
 
+class DottedMLflowTracker(MLflowTracker):
+    """Logs `loss/nli` as `loss.nli`: MLflow keeps each metric in a file of that name, and `loss` cannot be a folder too."""
+
+    def log(self, values: dict, step: int | None, **kwargs) -> None:
+        super().log({name.replace("/", "."): value for name, value in values.items()}, step, **kwargs)
+
+
 def _mlflow(folder: Path, step: int) -> GeneralTracker:
-    return MLflowTracker(PROJECT, run_name=folder.name)
+    return DottedMLflowTracker(PROJECT, run_name=folder.name)
 
 
 KNOWN: dict[str, Callable[[Path, int], GeneralTracker]] = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}

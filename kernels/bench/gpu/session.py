@@ -12,6 +12,7 @@ from kernels.bench.gpu.contest import GpuCase, Line
 from kernels.bench.gpu.measure import Setup, limits, measure
 from kernels.bench.gpu.records import RowFile, remember
 from kernels.bench.gpu.report import report
+from kernels.bench.gpu.summary import write as write_summary
 from kernels.bench.gpu.sweep import Planned, Sweep, plan, sweep
 from kernels.bench.gpu.worker import Worker
 from kernels.bench.machine import device_name
@@ -59,6 +60,8 @@ class Session:
         finally:
             worker.close()
             self.write(plots=True)
+            if self.results.lines:
+                write_summary([self.out])
 
     def _measure(self, worker: Worker, name: str, case: GpuCase) -> Line:
         return worker.call(measure, self.setup, self.results.ceilings, name, case, seconds=self._patience())
