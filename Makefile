@@ -26,6 +26,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup  ## every method side by side on two tasks (under 6 minutes), report in runs/demo
 	$(RUN) -m tutorials everything --seeds 1 --out runs/demo
 
+# pages of the second edition: their code has 96 columns, so that it fits on a page
+PAGES = tutorials/0[0-4]_*.py tutorials/deep tutorials/topics
 TEST = $(RUN) -m pytest -q -n 2 --dist worksteal --durations 20
 
 test: setup  ## the tests; the commit chooses four lessons and a quarter of the long commands (6 to 10 minutes on two cores, by processor)
@@ -51,7 +53,7 @@ test-oldest:  ## the suite on the oldest supported versions, in an environment o
 	.venv-oldest/bin/python -m pytest -q -n 2 -m 'not slow'
 
 lint: setup  ## ruff and pyright
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/ruff format --check --line-length 96 $(PAGES) && $(BIN)/pyright
 
 tutorial: setup  ## run one lesson: make tutorial N=01
 	$(RUN) -m tutorials run $(N)

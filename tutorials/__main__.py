@@ -22,7 +22,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("list", help="the lessons: number, claim, time, needs (also without any command)")
     run = commands.add_parser("run", help="run one lesson in a process of its own")
-    run.add_argument("number")
+    run.add_argument("number", help="01, or deep/01 for its deep dive")
+    run.add_argument("--no-questions", action="store_true", help="do not stop at questions (nor does it where nobody can answer)")
     render = commands.add_parser("render", help="execute the lessons that changed and write tutorials/rendered")
     render.add_argument("numbers", nargs="*")
     render.add_argument("--force", action="store_true", help="render pages that are up to date, too")
@@ -30,6 +31,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("number")
     check.add_argument("--solutions", action="store_true", help="check ours instead of yours")
     commands.add_parser("book", help="build the HTML book from the rendered pages into build/book")
+    commands.add_parser("diagrams", help="write tutorials/diagrams from tutorials/drawing")
+    commands.add_parser("notebooks", help="write tutorials/notebooks from the pages' sources")
+    commands.add_parser("widget-data", help="measure what the book's widgets show (half a minute)")
     every = commands.add_parser("everything", help="every method of the course side by side, on tasks of the small world")
     every.add_argument("--tasks", nargs="+", default=["sentiment", "qa"])
     every.add_argument("--seeds", type=int, default=3)
@@ -42,7 +46,7 @@ def _do(wanted: argparse.Namespace) -> int:
         told = "run `make setup` once, then `source .venv/bin/activate` in every new terminal"
         raise RuntimeError(f"this Python ({sys.executable}) has no torch: {told}")
     if wanted.command == "run":
-        return lessons.run(lessons.find(wanted.number))
+        return lessons.run(lessons.find(wanted.number), not wanted.no_questions)
     if wanted.command == "render":
         from tutorials import render
 
@@ -55,6 +59,18 @@ def _do(wanted: argparse.Namespace) -> int:
         from tutorials import book
 
         return book.command()
+    if wanted.command == "diagrams":
+        from tutorials.drawing import gallery
+
+        return gallery.command()
+    if wanted.command == "notebooks":
+        from tutorials import notebook_files
+
+        return notebook_files.command()
+    if wanted.command == "widget-data":
+        from tutorials.book import widget_data
+
+        return widget_data.command()
     if wanted.command == "everything":
         from tutorials import everything_command
 

@@ -1,6 +1,7 @@
-"""What lessons there are, read from the files themselves: number and claim from the title, the rest from the head table.
+"""What pages there are, read from the files themselves: number and claim from the title, the rest from the lines below it.
 
-A lesson is a jupytext py:percent file: `# %%` starts a code cell, `# %% [markdown]` a text cell written as comments.
+A page is a jupytext py:percent file: `# %%` starts a code cell, `# %% [markdown]` a text cell written as comments. There are core
+pages (`NN_name.py`), a deep dive for some of them (`deep/NN_name.py`), and topics that several lessons need (`topics/name.py`).
 """
 
 import os
@@ -12,10 +13,12 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-TITLE = re.compile(r"^# # (\d\d) · (.+)$", re.MULTILINE)
-ROW = re.compile(r"^# \| \*\*(.+?)\*\* \| (.+?) \|$", re.MULTILINE)
+TITLE = re.compile(r"^# # (?:(\d\d) · )?(.+)$", re.MULTILINE)
 LINK = re.compile(r"\[(.+?)\]\(.+?\)")
 FIELDS = ("Needs", "Read and do", "Runs in", "Memory")
+FACT = re.compile(rf"\*\*({'|'.join(FIELDS)})\*\*(?: \|)? (.+?)(?= · \*\*| \||$)", re.MULTILINE)
+TAGS = re.compile(r"tags=\[(.*?)\]")
+FOLDERS = ("deep", "topics")
 ENVIRONMENT = {"MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -24,6 +27,7 @@ class Cell:
     kind: str
     """code or markdown"""
     source: str
+    tags: tuple[str, ...] = ()
 
     @property
     def lines(self) -> list[str]:
@@ -34,50 +38,83 @@ class Cell:
 class Lesson:
     path: Path
     number: str
+    """of the lesson; empty for a topic"""
     claim: str
     facts: dict[str, str]
-    """the head table: Needs, Read and do, Runs in, Memory"""
+    """Needs, Read and do, Runs in, Memory"""
+
+    @property
+    def folder(self) -> str:
+        """`deep`, `topics`, or empty for a core page."""
+        return self.path.parent.name if self.path.parent.name in FOLDERS else ""
+
+    @property
+    def key(self) -> str:
+        """What a command calls it: `01`, `deep/01`, `topics/compare_two_runs`."""
+        return "/".join(filter(None, (self.folder, self.number or self.path.stem)))
 
     @property
     def page(self) -> Path:
-        return self.path.parent / "rendered" / f"{self.path.stem}.md"
+        start = self.path.parent.parent if self.folder else self.path.parent
+        return start / "rendered" / self.folder / f"{self.path.stem}.md"
+
+    @property
+    def deep_dive(self) -> Path | None:
+        """The source of its deep dive; None for a lesson of the first edition, and for other pages."""
+        path = self.path.parent / "deep" / self.path.name
+        return path if not self.folder and path.is_file() else None
 
 
 def all_lessons(folder: Path = HERE) -> list[Lesson]:
-    """Every lesson, by number."""
+    """Every core page, by number."""
     return [read_lesson(path) for path in sorted(folder.glob("[0-9][0-9]_*.py"))]
 
 
+def all_pages(folder: Path = HERE) -> list[Lesson]:
+    """Core pages, deep dives and topics."""
+    return [*all_lessons(folder), *(read_lesson(path) for name in FOLDERS for path in sorted((folder / name).glob("*.py")))]
+
+
 def read_lesson(path: Path) -> Lesson:
-    """Read title and head table. ValueError where the file lacks one or its number differs from the file's name."""
+    """Read title and facts. ValueError where the file lacks one or its number differs from the file's name."""
     text = path.read_text()
-    title, facts = TITLE.search(text), {name: LINK.sub(r"\1", value) for name, value in ROW.findall(text)}
+    title, facts = TITLE.search(text), {name: LINK.sub(r"\1", value) for name, value in FACT.findall(_head(text))}
     absent = [name for name in FIELDS if name not in facts]
     if title is None or absent:
-        raise ValueError(f"{path.name}: expected '# # NN · claim' and a head table with {FIELDS}, absent: {absent or 'title'}")
-    if title[1] != path.name[:2]:
-        raise ValueError(f"{path.name}: the title says {title[1]}")
-    return Lesson(path, title[1], title[2], facts)
+        raise ValueError(f"{path.name}: expected '# # NN · claim' and below it {FIELDS}, absent: {absent or 'title'}")
+    number = title[1] or ""
+    if number != (path.name[:2] if path.name[:2].isdigit() else ""):
+        raise ValueError(f"{path.name}: the title says {number or 'no number'}")
+    return Lesson(path, number, title[2], facts)
 
 
-def find(number: str, folder: Path = HERE) -> Lesson:
-    """The lesson of a number; `1` and `01` are the same. ValueError for others, with those there are."""
-    known = {lesson.number: lesson for lesson in all_lessons(folder)}
-    if number.zfill(2) not in known:
-        raise ValueError(f"no lesson {number!r}; there are {', '.join(known)}")
-    return known[number.zfill(2)]
+def _head(text: str) -> str:
+    """The first text cell, up to its first section; lines of a paragraph joined."""
+    first = text.partition("# %% [markdown]")[2].partition("\n# %%")[0].partition("\n# ## ")[0]
+    return re.sub(r"(?<=\S)\n# (?=\S)", " ", first) if " · **" in first else first
+
+
+def find(key: str, folder: Path = HERE) -> Lesson:
+    """The page of a key; `1` and `01` are the same. ValueError for others, with those there are."""
+    known = {lesson.key: lesson for lesson in all_pages(folder)}
+    kind, _, name = key.rpartition("/")
+    wanted = "/".join(filter(None, (kind, name.zfill(2) if name.isdigit() else name)))
+    if wanted not in known:
+        raise ValueError(f"no lesson {key!r}; there are {', '.join(known)}")
+    return known[wanted]
 
 
 def cells(text: str) -> list[Cell]:
     """Split a py:percent file into its cells; text cells without their `# `."""
-    found = []
+    result = []
     for part in re.split(r"^# %%", text, flags=re.MULTILINE)[1:]:
         head, _, body = part.partition("\n")
+        tags = tuple(re.findall(r'"([^"]+)"', tagged[1])) if (tagged := TAGS.search(head)) else ()
         if "[markdown]" in head:
-            found.append(Cell("markdown", re.sub(r"^# ?", "", body.strip("\n"), flags=re.MULTILINE)))
+            result.append(Cell("markdown", re.sub(r"^# ?", "", body.strip("\n"), flags=re.MULTILINE), tags))
         else:
-            found.append(Cell("code", body.strip("\n")))
-    return found
+            result.append(Cell("code", body.strip("\n"), tags))
+    return result
 
 
 def listing() -> str:
@@ -87,13 +124,16 @@ def listing() -> str:
         facts = lesson.facts
         lines.append(f"{lesson.number}  {lesson.claim}")
         lines.append(f"    runs in {facts['Runs in']} · read and do: {facts['Read and do']} · needs: {facts['Needs']}")
+    others = [page.key for page in all_pages() if page.folder]
+    lines += ["", f"deep dives and topics: {', '.join(others)}"] if others else []
     return "\n".join([*lines, "", "python -m tutorials run 01    runs one; the rendered pages are in tutorials/rendered"])
 
 
-def run(lesson: Lesson) -> int:
-    """Run a lesson in a fresh process from the project's root, with its section titles; returns its exit status."""
+def run(lesson: Lesson, questions: bool = True) -> int:
+    """Run a lesson in a fresh process from the project's root, with its titles and questions; returns its exit status."""
     command = [sys.executable, "tutorials/with_titles.py", str(lesson.path.relative_to(ROOT))]
-    return subprocess.run(command, cwd=ROOT, env=environment(), check=False).returncode
+    command += [] if questions else ["--no-questions"]
+    return subprocess.run(command, cwd=ROOT, env={**environment(), "PYTHONPATH": str(ROOT)}, check=False).returncode
 
 
 def environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Show a figure: inside the page in Jupyter and in rendered lessons, as a PNG in build/pictures for plain `python`."""
+"""Show a figure, or a table of a committed report: in the page in Jupyter, else as a file in build/pictures, or as text."""
 
 import base64
 import io
@@ -8,6 +8,8 @@ from pathlib import Path
 from matplotlib import pyplot as plt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from training.reports.figures import table
 
 PICTURES = Path("build/pictures")
 
@@ -28,3 +30,17 @@ def show(figure: Figure, name: str) -> None:
     path = PICTURES / f"{name}.png"
     path.write_bytes(file.getvalue())
     print(f"picture: {path}")
+
+
+def show_table(key: str) -> None:
+    """Display a table of a committed report; `key` is that of a marker (see training/reports/figures.py): `PATH; COLUMN; COLUMN`.
+
+    On a rendered page the marker stands around it, so a test notices when the report has changed.
+    """
+    text = f"<!--table {key}-->\n{table(key)}\n<!--/table-->"
+    if "ipykernel" in sys.modules:
+        from IPython.display import display
+
+        display({"text/markdown": text, "text/plain": text}, raw=True)
+        return
+    print(table(key))

@@ -45,6 +45,11 @@ def fingerprints(start: Path, root: Path = ROOT) -> dict[str, str]:
     }
 
 
+def fingerprint(start: Path, root: Path = ROOT) -> str:
+    """One SHA-256 of a lesson and of every project file that it uses: their paths and contents."""
+    return hashlib.sha256(repr(sorted(fingerprints(start, root).items())).encode()).hexdigest()
+
+
 @cache
 def _import_statements(text: str) -> list[ast.Import | ast.ImportFrom]:
     """Cached: lessons share most of their files."""

@@ -14,13 +14,17 @@ from commit_choice import chosen_within, current_commit
 from tutorials import lessons, pages, practice, render
 
 ALL = lessons.all_lessons()
-each_lesson = pytest.mark.parametrize("lesson", ALL, ids=lambda lesson: lesson.number)
-SECONDS = {lesson.number: float(re.search(r"about (\d+) s", lesson.facts["Runs in"])[1]) for lesson in ALL}
+PAGES = lessons.all_pages()
+FIRST = [lesson for lesson in ALL if lesson.deep_dive is None]
+each_page = pytest.mark.parametrize("lesson", PAGES, ids=lambda lesson: lesson.key)
+each_lesson = pytest.mark.parametrize("lesson", ALL, ids=lambda lesson: lesson.key)
+first_edition = pytest.mark.parametrize("lesson", FIRST, ids=lambda lesson: lesson.key)
+SECONDS = {lesson.key: float(re.search(r"about (\d+) s", lesson.facts["Runs in"])[1]) for lesson in PAGES}
 LIMIT = 150
-"""seconds of the four lessons together, as their heads state them, so that no commit has the four longest ones"""
+"""seconds of the four pages together, as their heads state them, so that no commit has the four longest ones"""
 CHOSEN = chosen_within(SECONDS, 4, LIMIT, current_commit())
 some_lessons = pytest.mark.parametrize(
-    "lesson", [pytest.param(one, id=one.number, marks=[] if one.number in CHOSEN else [pytest.mark.slow]) for one in ALL]
+    "lesson", [pytest.param(one, id=one.key, marks=[] if one.key in CHOSEN else [pytest.mark.slow]) for one in PAGES]
 )
 with_exercises = pytest.mark.parametrize("number", [lesson.number for lesson in ALL])
 
@@ -40,40 +44,41 @@ def test_it_runs_in_a_fresh_process_within_its_memory(lesson, tmp_path):
     assert peak < stated, f"it used {peak:.2f} GB and its head says {lesson.facts['Memory']}"
 
 
-@each_lesson
+@each_page
 def test_its_page_is_fresh(lesson):
-    assert render.is_fresh(lesson), f"a source changed since the page was made: python -m tutorials render {lesson.number}"
+    assert render.is_fresh(lesson), f"a source changed since the page was made: python -m tutorials render {lesson.key}"
 
 
-@each_lesson
+@each_page
 def test_its_page_is_clean(lesson):
     page = lesson.page.read_text()
     assert pages.noise_in(page) == []
     shown = re.findall(r"!\[(.+?)\]\((\S+?\.png)\)", page)
-    assert shown, "a lesson has at least one picture"
+    assert lesson.folder == "deep" or re.search(r"!\[.+?\]\(\S+?\.(png|svg)\)", page), "a page has at least one picture"
     assert {name for _, name in shown} == {p.name for p in lesson.page.parent.glob(f"{lesson.path.stem}_*.png")}
     for title, name in shown:
         assert " " in title and "Figure(" not in title  # the title states a finding
         assert (lesson.page.parent / name).stat().st_size <= pages.PICTURE_LIMIT
 
 
-@each_lesson
+@each_page
 def test_links_lead_somewhere(lesson):
     text = re.sub(r"```.*?```", "", lesson.page.read_text(), flags=re.DOTALL)  # `kernel[(2, 2)](x, y)` is no link
     for target in re.findall(r"\]\((?!https?://|#)([^)\s#]+)", text):
         assert (lesson.page.parent / target).exists(), f"{lesson.page.name} links to {target}"
 
 
-@each_lesson
+@each_page
 def test_cells_and_functions_are_small(lesson):
     for cell in lessons.cells(lesson.path.read_text()):
-        assert cell.kind == "markdown" or len(cell.lines) <= 25, f"{len(cell.lines)} lines: {cell.lines[0]}"
+        limit = 45 if "fold" in cell.tags else 25
+        assert cell.kind == "markdown" or len(cell.lines) <= limit, f"{len(cell.lines)} lines: {cell.lines[0]}"
     for node in ast.walk(ast.parse(lesson.path.read_text())):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno + 1 <= 15, f"{node.name} is too long for a lesson"
 
 
-@each_lesson
+@first_edition
 def test_every_section_asks_and_checks(lesson):
     sections = re.split(r"^# ## ", lesson.path.read_text(), flags=re.MULTILINE)[1:]
     for section in (s for s in sections if re.match(r"\d+\. ", s)):
@@ -84,7 +89,7 @@ def test_every_section_asks_and_checks(lesson):
         assert not isinstance(node, ast.Assert) or node.msg, f"line {node.lineno}: an assert without a message"
 
 
-@each_lesson
+@first_edition
 def test_it_ends_as_lessons_end(lesson):
     text = lesson.path.read_text()
     heads = ["## What could go wrong", "## Exercises", "## Summary", "## On the real thing"]
@@ -97,8 +102,8 @@ def test_it_ends_as_lessons_end(lesson):
 
 def test_every_commit_chooses_four_lessons_and_in_time_all_of_them():
     choices = [chosen_within(SECONDS, 4, LIMIT, f"{commit:040x}") for commit in range(200)]
-    assert all(len(choice) == 4 and sum(SECONDS[number] for number in choice) <= LIMIT for choice in choices)
-    assert set().union(*choices) == {lesson.number for lesson in ALL}
+    assert all(len(choice) == 4 and sum(SECONDS[key] for key in choice) <= LIMIT for choice in choices)
+    assert set().union(*choices) == {lesson.key for lesson in PAGES}
     assert chosen_within(SECONDS, 4, LIMIT, "a" * 40) == chosen_within(SECONDS, 4, LIMIT, "a" * 40)
 
 
@@ -131,13 +136,13 @@ def test_exercises_are_those_that_the_lesson_names(lesson):
 
 
 def test_lessons_never_import_solutions():
-    for lesson in ALL:
+    for lesson in PAGES:
         assert not re.search(r"^\s*(from|import) .*(solutions|exercises)", lesson.path.read_text(), re.MULTILINE)
 
 
 def test_the_glossary_is_about_words_in_use():
     glossary = (lessons.HERE / "GLOSSARY.md").read_text()
-    text = " ".join(lesson.path.read_text().lower() for lesson in ALL)
+    text = " ".join(lesson.path.read_text().lower() for lesson in PAGES)
     terms = re.findall(r"^\*\*(.+?)\*\* \((.+?)\)\. ", glossary, re.MULTILINE)
     assert len(terms) == glossary.count("\n**") and len({term for term, _ in terms}) == len(terms)
     assert [term for term, _ in terms if term.lower() not in text] == []
@@ -145,4 +150,4 @@ def test_the_glossary_is_about_words_in_use():
 
 def test_the_readme_is_up_to_date():
     readme = (lessons.HERE / "README.md").read_text()
-    assert pages.with_table(readme, ALL) == readme, "python -m tutorials render"
+    assert pages.with_tracks(pages.with_table(readme, ALL), ALL) == readme, "python -m tutorials render"

@@ -1,6 +1,7 @@
 """The machinery of the lessons: what it reads from a file, which sources it finds, what a page may show."""
 
 import hashlib
+import json
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -23,6 +24,12 @@ HEAD = """# %% [markdown]
 # %%
 print("wet")
 """
+
+
+class Cell(dict):
+    """A cell as nbformat has it: a dictionary whose keys are attributes too."""
+
+    __getattr__ = dict.__getitem__
 
 
 def an_output(kind: str, **content) -> dict:
@@ -114,15 +121,15 @@ def test_a_page_keeps_results_and_drops_noise(lesson):
         an_output("display_data", data={"image/png": "UE5H", "text/plain": "water is wet"}),
     ]
     cells = [
-        SimpleNamespace(cell_type="markdown", source="see [00](00_setup.py), [words](GLOSSARY.md#x), [far](https://a.b/c)"),
-        SimpleNamespace(cell_type="code", source="pass", outputs=outputs),
+        Cell(cell_type="markdown", source="see [00](00_setup.py), [words](GLOSSARY.md#x), [far](https://a.b/c)"),
+        Cell(cell_type="code", source="pass", outputs=outputs),
     ]
-    text, pictures = pages.to_page(SimpleNamespace(cells=cells), lesson, {"a.py": "0" * 64})
+    text, pictures = pages.to_page(SimpleNamespace(cells=cells), lesson)
     assert "[00](00_setup.md), [words](../GLOSSARY.md#x), [far](https://a.b/c)" in text
     assert "```text\none\ntwo\n100%\nx\n```\n\n![water is wet](07_water_1.png)" in text
     assert pictures == {"07_water_1.png": b"PNG"}
     assert pages.noise_in(text) == []
-    assert pages.footer_hashes(text) == {"a.py": "0" * 64}
+    assert text.endswith("Made by `python -m tutorials render 07` from [07_water.py](../07_water.py).\n")
 
 
 @pytest.mark.parametrize("noise", ["\x1b[31m", "FutureWarning: x", "12.5it/s]", "in /tmp/tmpab1/x", "C:\\Users\\me"])
@@ -149,13 +156,30 @@ def test_the_readme_needs_its_marks(lesson):
 
 
 def test_freshness_is_a_comparison_of_hashes(lesson, monkeypatch):
-    monkeypatch.setattr(render, "fingerprints", lambda path: {"a.py": "1" * 64})
+    monkeypatch.setattr(render, "fingerprint", lambda path: "1")
+    monkeypatch.setattr(render, "HASHES", lesson.page.parent / "hashes.json")
     assert not render.is_fresh(lesson)  # no page yet
     lesson.page.parent.mkdir()
-    for digest, fresh in (("1" * 64, True), ("2" * 64, False)):
-        text, _ = pages.to_page(SimpleNamespace(cells=[]), lesson, {"a.py": digest})
-        lesson.page.write_text(text)
+    lesson.page.write_text("a page")
+    for digest, fresh in (("1", True), ("2", False)):
+        render.HASHES.write_text(json.dumps({"07": digest}))
         assert render.is_fresh(lesson) is fresh
+
+
+def test_links_of_a_page_in_a_folder_lead_to_pages(tmp_path):
+    deep = tmp_path / "deep" / "07_water.py"
+    deep.parent.mkdir()
+    deep.write_text(HEAD)
+    lesson = lessons.read_lesson(deep)
+    assert (lesson.key, lesson.page) == ("deep/07", tmp_path / "rendered" / "deep" / "07_water.md")
+    for target, wanted in (
+        ("../08_fire.py", "../08_fire.md"),
+        ("08_fire.py#x", "08_fire.md#x"),
+        ("../topics/salt.py", "../topics/salt.md"),
+        ("../diagrams/a.svg", "../../diagrams/a.svg"),
+        ("../../README.md", "../../../README.md"),
+    ):
+        assert pages.moved_link(target, lesson.path, lesson.page) == wanted
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,65 @@
+"""What the widgets of the book show at first, as pictures for pages without JavaScript. The data are those of the widgets."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from tutorials.drawing.svg import Drawing
+
+DATA = Path(__file__).parents[1] / "book" / "scripts" / "widget_data.js"
+
+
+def data(name: str):
+    """A value of widget_data.js."""
+    [line] = [line for line in DATA.read_text().splitlines() if line.startswith(f"window.{name} = ")]
+    return json.loads(line.partition(" = ")[2].rstrip(";"))
+
+
+def rank() -> Drawing:
+    values = np.linalg.svd(np.array(data("WIDGET_UPDATE")), compute_uv=False)
+    error = (values[4:] ** 2).sum() / (values**2).sum()
+    d = Drawing("The singular values of a learned update. The best matrix of rank 4 keeps the first four.", 190)
+    d.text(240, 24, "singular values of a learned update ΔW (64 × 64)", "small middle")
+    for i, value in enumerate(values):
+        height = 100 * value / values[0]
+        d.box(16 + 7 * i, 140 - height, 6, height, "trained" if i < 4 else "frozen", "", round_by=0)
+    d.text(240, 170, f"rank 4 leaves {error:.0%} of the squared update out", "small middle")
+    return d
+
+
+def bars(title: str, caption: str, rows: list[tuple[str, float, str, str]]) -> Drawing:
+    d = Drawing(title, 66 + 34 * len(rows))
+    d.text(240, 24, caption, "small middle")
+    largest = max(value for _, value, _, _ in rows)
+    for i, (name, value, words, kind) in enumerate(rows):
+        y = 38 + 34 * i
+        d.text(100, y + 18, name, "small end")
+        d.box(110, y, max(2, 270 * value / largest), 26, kind, "", round_by=2)
+        d.text(468, y + 18, words, "small end")
+    return d
+
+
+def memory() -> Drawing:
+    """The small encoder, LoRA with r = 8, 16 examples."""
+    model = next(iter(data("WIDGET_MODELS").values()))
+    trained = model["layers"] * sum(8 * (out + width) for out, width in model["shapes"])
+    sizes = {
+        "weights": (4 * (model["base"] + trained), "frozen"),
+        "gradients": (4 * trained, "gradient"),
+        "optimizer": (8 * trained, "trained"),
+        "activations": (16 * model["tokens"] * model["activations_lora"], "data"),
+    }
+    rows = [(name, size, f"{size / 1e6:.1f} MB", kind) for name, (size, kind) in sizes.items()]
+    title = "Memory of a LoRA step of the small encoder: the activations are most of it."
+    return bars(title, "the small encoder, LoRA with r = 8, 16 examples of 64 tokens", rows)
+
+
+def temperature() -> Drawing:
+    weights = {word: math.exp(logit) for word, logit in (("warm", 3), ("calm", 2), ("bright", 1.5), ("cold", 0), ("loud", -1))}
+    rows = [(word, w / sum(weights.values()), f"{w / sum(weights.values()):.3f}", "trained") for word, w in weights.items()]
+    return bars("Probabilities of five tokens at temperature 1.", "five possible next tokens, T = 1", rows)
+
+
+DIAGRAMS = {"widget_rank": rank, "widget_memory": memory, "widget_temperature": temperature}
