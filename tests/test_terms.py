@@ -16,6 +16,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("kernels", "loralib", "adapters", "training", "multitask", "distill", "tests")
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py") if p != Path(__file__))
+LESSONS = [path for path in (ROOT / "tutorials").glob("[0-9]*.py") if (path.parent / "deep" / path.name).is_file()]
+LESSONS += [path for name in ("deep", "topics", "drawing") for path in (ROOT / "tutorials" / name).glob("*.py")]
 PAGES = [ROOT / name for name in ("README.md", "CLAIMS.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/README.md")]
 
 PROSE = {  # regular expressions
@@ -86,7 +88,8 @@ def wrong_prose(path: Path) -> list[str]:
         for number, text in prose_of(path)
         for word, replacement in PROSE.items()
         for match in re.finditer(rf"(?<![\w/.])(?:{word})(?![\w/])", CODE.sub("", text), re.IGNORECASE)
-        if match[0].lower() not in exempt and not (match[0].lower().startswith("lesson") and "course" in path.parts)
+        if match[0].lower() not in exempt
+        and not (match[0].lower().startswith("lesson") and {"course", "tutorials"} & set(path.parts))
     ]
 
 
@@ -108,12 +111,12 @@ def wrong_names(path: Path) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize("path", [*FILES, *PAGES], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*FILES, *LESSONS, *PAGES], ids=lambda p: str(p.relative_to(ROOT)))
 def test_prose_uses_the_standard_terms(path):
     assert wrong_prose(path) == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*FILES, *LESSONS], ids=lambda p: str(p.relative_to(ROOT)))
 def test_names_say_what_a_thing_is(path):
     assert wrong_names(path) == []
 

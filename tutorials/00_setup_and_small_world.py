@@ -1,170 +1,84 @@
 # %% [markdown]
-# # 00 · Every score in this course is judged against a ceiling that you can compute
+# # 00 · The small world: every score has a ceiling that you can compute
 #
-# | | |
-# |:--|:--|
-# | **Needs** | basic Python and PyTorch; no other lesson |
-# | **Read and do** | 35 minutes |
-# | **Runs in** | about 10 s on one CPU thread |
-# | **Memory** | 2 GB |
+# **Needs** basic Python, PyTorch and probability; no other lesson · **Read and do** 35 minutes
+# · **Runs in** about 10 s on one CPU thread · **Memory** 2 GB
 #
-# You trained a model and it reaches an accuracy of 0.86. Is that good? On real data nobody knows: some of the labels are
-# noise, and no model can guess noise. In this course the data come from a **small world**, a language that we generate.
-# We know its hidden causes, so we can compute the best accuracy that *any* model can reach: the **ceiling**.
+# You trained a model, and its accuracy is 0.86. Is that good?
 #
-# After this lesson you know that your machine is ready, you can compute a ceiling by hand, and you have met the small
-# **base model** that later lessons adapt. New words are explained in the [glossary](GLOSSARY.md). At each **Predict**, stop
-# and write your guess down: on this page the answer follows at once.
+# On real data nobody knows. Some labels are wrong, some texts can be read in two ways, and some
+# results are random. So you never know how much of the missing 0.14 could be learned.
 #
-# Letters for shapes, in the whole course:
+# ![A score between 0 and 1, with chance and the ceiling marked](diagrams/00_ceiling.svg)
 #
-# | B | T | D | H | R |
-# |:--|:--|:--|:--|:--|
-# | batch (texts) | tokens | width of the model | attention heads | rank |
+# In this course the data come from a **small world**: a tiny language that a program generates.
+# The program knows the hidden cause of every text. So we can compute the best accuracy that *any*
+# model can expect. We call it the **ceiling**, and we compare every score of the course with it.
+#
+# After this page you can compute a ceiling with a few lines of code, and you know the small
+# pretrained model that the next lessons adapt.
 
-# %%
-import importlib.metadata
+# %% tags=["fold"]
+# set-up: imports, our folders, one thread
 import math
-import platform
 import random
 import sys
 from pathlib import Path
 
-ROOT = Path.cwd() if Path("loralib").is_dir() else Path.cwd().parent
-sys.path.insert(0, str(ROOT))  # so that our folders are found, from the project's root and from tutorials/
+ROOT = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "loralib").is_dir())
+sys.path.insert(0, str(ROOT))  # so that Python finds our folders
 
 import torch
 import transformers
+from matplotlib import pyplot as plt
 
-torch.set_num_threads(1)  # the models here are tiny: a second thread would only make them wait
+from training.reports.records import COLOURS, use_style
+from tutorials.answers import true_option
+from tutorials.show import show
+
+torch.set_num_threads(1)  # the models are tiny: a second thread would only wait
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
-
-device = "cuda" if torch.cuda.is_available() else "cpu"
-print(f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}")
-print(f"device: {device}")
+use_style()
 
 # %% [markdown]
-# ## 1. Your machine is ready
+# ## 1. Read one story
 #
-# Three of our folders have names that are also packages on PyPI: `kernels`, `adapters` and `loralib`. If you install one
-# of those, Python may import that other package instead of our code, and transformers may look into our folder for things
-# that are not there. So we look for such strangers.
+# A text of the small world is a short story. Two hidden causes shape it:
 #
-# **Predict:** `import kernels` is our folder of GPU code. On a computer without a GPU, will this import fail?
+# ![A hidden topic and a hidden polarity make three events and five clauses](diagrams/00_story.svg)
 #
-# <details><summary>Answer</summary>
+# - The topic is music, sport, food or science. The story has three events: somebody does
+#   something, and the verb shows a topic. It is the true topic with probability `RHO`;
+#   otherwise it is one of the other three.
+# - The polarity says whether the day was good or bad. The story has five clauses, such as
+#   `the room was warm`. Each clause shows the true polarity with probability `Q`. The word `not`
+#   can reverse a clause.
 #
-# No. Our `kernels/__init__.py` holds one text and nothing else. transformers imports any package of that name, so an
-# error there would break transformers too. The GPU code is in modules that you import by name.
-#
-# </details>
+# Two more sentences say who was where and who met whom. Other tasks use them. Here is one story
+# (`paris` is a person in it). Read it, and guess its topic.
 
 # %%
-import adapters
-import kernels
-import loralib
+from training.data.small_world import Q, RHO, TOPICS, sample_passage
 
-
-def version_on_pypi(name: str) -> str | None:
-    """The version of an installed package of that name; None when there is none, as it should be."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-for module in (kernels, adapters, loralib):
-    name, stranger = module.__name__, version_on_pypi(module.__name__)
-    assert stranger is None, f"a package {name} {stranger} is installed beside us: run  pip uninstall {name}"
-    ours = ROOT.resolve() in Path(module.__file__).resolve().parents
-    assert ours, f"{name} comes from {module.__file__}, not from this project: start Python in the project's root"
-    print(f"{name:<9} ours")
-assert sys.version_info >= (3, 11), "Python is too old: the course needs 3.11 or newer"
+story = sample_passage(random.Random(0))
+print(f"RHO = {RHO}, Q = {Q}\n")
+print(story.text.replace(" . ", " .\n"))
 
 # %% [markdown]
-# ## 2. Read one story
-#
-# A **passage** of the small world is a very short story. Two hidden things shape it:
-#
-# - a **topic**: music, sport, food or science. The story has three *events* (somebody does something). Each event shows
-#   the topic with probability `RHO`, and otherwise one of the three other topics;
-# - a **polarity**: a good day or a bad day. The story has five *clauses* (`the room was ...`). Each clause shows the
-#   polarity with probability `Q`. Some clauses hide it behind a `not`: `not warm` shows a bad day.
-#
-# Two more sentences say who was where and who met whom. They matter for other tasks. Then all sentences are shuffled.
-#
-# **Predict:** read the story below. What is the topic? Was the day good or bad?
+# ??? Two events show sport (`kicked`, `chased`), and one shows science (`studied`). Which topic
+#   is
+#   hidden behind this story?
+# - [ ] Sport, for sure. || Each event can mislead, so two events do not prove it.
+# - [x] Most likely sport, but it may be another one. || Two events make sport much more likely.
+#   They do not make it certain.
+# - [ ] Nobody can say anything about it. || Then reading would not help at all. Two of three
+#   events
+#   say a lot.
 
 # %%
-from training.data.small_world import CLAUSES, EVENTS, Q, RHO, TOPICS, VERBS, VERDICTS, sample_passage
+from training.data.small_world import VERBS
 
-passage = sample_passage(random.Random(0))
-print(passage.text.replace(" . ", " .\n"))
-
-# %%
-print("hidden topic    ", TOPICS[passage.topic])
-print("its events show ", [TOPICS[vote] for vote in passage.votes], f"(right with probability {RHO})")
-print("hidden polarity ", VERDICTS[passage.polarity])
-print("its clauses show", [VERDICTS[sign] for sign in passage.signs], f"(right with probability {Q})")
-assert len(passage.votes) == EVENTS and len(passage.signs) == CLAUSES, "this is another world than the lesson's"
-assert TOPICS[max(passage.votes, key=passage.votes.count)] != TOPICS[passage.topic], "take a story that misleads its reader"
-
-# %% [markdown]
-# (The list of events has the order in which they were drawn, before the shuffling.) You most likely said *sport*. That is
-# the best guess, and it is wrong: two of the three events happened to show another topic than the hidden one. No reader,
-# no rule and no model can know better from this text. This is why the ceiling lies below 1.
-#
-# ## 3. The best guess is Bayes' rule, computed by hand
-#
-# Write $t$ for the topic and $v_1, v_2, v_3$ for what the events show. All topics are equally likely at first, so
-#
-# $$p(t \mid v) \;\propto\; \prod_i p(v_i \mid t), \qquad
-# p(v_i \mid t) = \rho \text{ if } v_i = t,\ \text{ else } (1 - \rho) / 3.$$
-#
-# **Predict:** two events show sport, one shows science. Is $p(\text{sport} \mid v)$ nearest to 2/3, 3/4 or 9/10?
-
-
-# %%
-def posterior(votes, choices: int, right: float) -> list[float]:
-    """p(cause | votes): a vote names the true cause with probability `right`; the other choices share the rest."""
-    wrong = (1 - right) / (choices - 1)
-    weights = [math.prod(right if vote == c else wrong for vote in votes) for c in range(choices)]
-    return [weight / sum(weights) for weight in weights]
-
-
-for topic, p in zip(TOPICS, posterior(passage.votes, len(TOPICS), RHO), strict=True):
-    print(f"p({topic:<7} | story) = {p:.3f}")
-print(f"one vote more makes a topic {RHO / ((1 - RHO) / 3):.0f} times likelier")
-
-# %% [markdown]
-# The last line is $\rho$ divided by $(1 - \rho) / 3$. For the polarity the same function serves: five votes (the clauses)
-# for two choices, each right with probability $Q$. Now we compare it with the library's, on many stories, for both.
-
-# %%
-rng = random.Random(1)
-for _ in range(500):
-    p = sample_passage(rng)
-    by_hand = posterior(p.votes, 4, RHO) + posterior(p.signs, 2, Q)
-    library = p.topic_posterior() + p.polarity_posterior()
-    equal = all(math.isclose(a, b) for a, b in zip(by_hand, library, strict=True))
-    assert equal, "the posteriors differ: did you divide (1 - right) among the *other* choices, and normalise?"
-print("500 stories: our posterior is the library's")
-
-# %% [markdown]
-# ## 4. The ceiling of a test set
-#
-# A rule that always gives the likeliest topic is right with probability $\max_t p(t \mid v)$. The mean of this number
-# over the test stories is the best accuracy that one can expect on them. It is called the **Bayes accuracy**. There are two
-# tasks: `topic` asks for the topic of a story, and `sentiment` for its polarity (was the day good or bad?).
-#
-# **Predict:** `RHO` is the accuracy of a rule that looks at *one* event. Three events are known. Is the ceiling below
-# `RHO`, the same, or above?
-
-# %%
-from training.data.world_tasks import build, ceiling
-
-tests = {task: build(task)["test"] for task in ("topic", "sentiment")}
 TOPIC_OF = {verb: i for i, topic in enumerate(TOPICS) for verb in VERBS[topic]}
 
 
@@ -173,269 +87,374 @@ def votes_in(text: str) -> list[int]:
     return [TOPIC_OF[word] for word in text.split() if word in TOPIC_OF]
 
 
+events = [TOPICS[vote] for vote in votes_in(story.text)]
+print("events show: ", events)
+print("hidden topic:", TOPICS[story.topic])
+
+# %% tags=["fold"]
+# check
+likely = max(story.topic_posterior())
+true_option(likely == 1, 0.5 < likely < 1, likely < 0.3)
+assert sorted(events) == ["science", "sport", "sport"], "this is another story than the text's"
+assert events.count(TOPICS[story.topic]) < 2, "take a story whose best guess is wrong"
+
+# %% [markdown]
+# Here the best guess is wrong: two of the three events misled us. No reader can know that. This is
+# why the ceiling is below 1.
+#
+# ## 2. The best guess, computed by hand
+#
+# Write $t$ for the topic, $v_1, v_2, v_3$ for what the three events show, and $\rho$ for `RHO`.
+# Before we read, all topics are equally likely. **Bayes' rule** then says how likely each topic is
+# after reading:
+#
+# $$p(t \mid v) \;\propto\; \prod_i p(v_i \mid t), \qquad
+# p(v_i \mid t) = \rho \text{ if } v_i = t,\ \text{ else } (1 - \rho) / 3.$$
+#
+# In words: multiply one factor per event, then divide so that the sum is 1. The result is called
+# the **posterior**.
+
+
+# %%
+def posterior(votes, choices: int, right: float) -> list[float]:
+    """p(cause | votes). A vote is right with probability `right`."""
+    wrong = (1 - right) / (choices - 1)
+    weights = [
+        math.prod(right if vote == cause else wrong for vote in votes)
+        for cause in range(choices)
+    ]
+    return [weight / sum(weights) for weight in weights]
+
+
+# %% [markdown]
+# ??? Two events show sport, one shows science. How likely is sport?
+# - [ ] about 2/3 || The share of the events is not the probability. Each event is right with
+#   probability 0.75, and two of them agree.
+# - [x] about 9/10 || The odds of sport against science are 0.75 to 0.083, so 9 to 1. (Music and
+#   food
+#   have a little probability, too.)
+# - [ ] 1 || The third event says something else, so we cannot be certain.
+
+# %%
+for topic, p in zip(TOPICS, posterior(story.votes, len(TOPICS), RHO), strict=True):
+    print(f"p({topic:<7} | story) = {p:.3f}")
+
+# %% tags=["fold"]
+# check: our function against the library's, on 500 stories
+sport = posterior(story.votes, len(TOPICS), RHO)[TOPICS.index("sport")]
+true_option(abs(sport - 2 / 3) < 0.05, abs(sport - 0.9) < 0.05, sport == 1)
+rng = random.Random(1)
+for _ in range(500):
+    p = sample_passage(rng)
+    by_hand = posterior(p.votes, 4, RHO) + posterior(p.signs, 2, Q)
+    library = p.topic_posterior() + p.polarity_posterior()
+    equal = all(math.isclose(a, b) for a, b in zip(by_hand, library, strict=True))
+    assert equal, "the posteriors differ: did you share (1 - right) among the *other* choices?"
+
+# %% [markdown]
+# ## 3. The ceiling of a test set
+#
+# A rule that always answers the most likely topic is right with probability $\max_t p(t \mid v)$.
+# We take the mean of this number over all stories of a test set. On average, no model scores
+# higher. There are two tasks: `topic` asks for the topic, and `sentiment` asks for the polarity.
+#
+# ??? One event alone is right with probability `RHO`. A story has three events. Where is the
+#   ceiling of `topic`?
+# - [ ] below `RHO` || More events cannot make the best reader worse.
+# - [ ] exactly at `RHO` || That would be true if a story had a single event.
+# - [x] above `RHO`, and below 1 || Three events say more than one, but all three can mislead.
+
+# %%
+from training.data.world_tasks import build, ceiling
+
+tests = {task: build(task)["test"] for task in ("topic", "sentiment")}
 best = [max(posterior(votes_in(text), 4, RHO)) for text in tests["topic"]["sentence"]]
 by_hand = sum(best) / len(best)
-assert math.isclose(by_hand, ceiling("topic", tests["topic"])), "not the library's ceiling: is every event counted once?"
-assert by_hand > RHO, "three votes must tell more than one"
-for task, rows in tests.items():
-    print(f"{task:<9} {len(rows)} test stories, ceiling {ceiling(task, rows):.3f}")
+print(f"by hand, topic: {by_hand:.3f}")
+for task, test in tests.items():
+    print(f"library, {task}: {ceiling(task, test):.3f} on {len(test)} test stories")
+
+# %% tags=["fold"]
+# check
+true_option(by_hand < RHO - 0.01, abs(by_hand - RHO) < 0.01, RHO + 0.01 < by_hand < 1)
+assert math.isclose(by_hand, ceiling("topic", tests["topic"])), "is every event counted once?"
 
 # %% [markdown]
 # From now on we use the library's `ceiling`.
 #
-# ## 5. Simple rules against the ceiling
+# ## 4. Simple rules first
 #
-# Before you train anything, write the simplest rule. It shows how much of a score is easy. Four rules:
+# Before you train a model, write the simplest rule. It shows how much of the score is easy.
 #
-# - `constant`: always the first label;
-# - `first event`: the topic of the first verb, and nothing else;
-# - `all events`: the topic that most verbs show;
-# - `adjectives`: good if there are more good adjectives than bad ones, whatever stands before them.
-#
-# **Predict:** order the three topic rules. Which one, if any, reaches the ceiling? And what does `adjectives` overlook?
+# - `constant` always gives the first label.
+# - `first event` reads one verb and nothing else.
+# - `all events` takes the topic that most verbs show.
+# - `adjectives` says "good" if a story has more good adjectives than bad ones.
+#   **Break it on purpose:** this rule does not look at the word `not`.
 
 # %%
 from training.data.small_world import BAD, GOOD
-
-
-def adjectives(text: str) -> int:
-    """1 (good) if the story has more good adjectives than bad ones."""
-    return int(sum((word in GOOD) - (word in BAD) for word in text.split()) > 0)
-
-
-def accuracy(rule, rows) -> float:
-    return sum(rule(text) == label for text, label in zip(rows["sentence"], rows["label"], strict=True)) / len(rows)
-
 
 RULES = {
     ("topic", "constant"): lambda text: 0,
     ("topic", "first event"): lambda text: votes_in(text)[0],
     ("topic", "all events"): lambda text: max(votes_in(text), key=votes_in(text).count),
     ("sentiment", "constant"): lambda text: 0,
-    ("sentiment", "adjectives"): adjectives,
+    ("sentiment", "adjectives"): lambda text: int(
+        sum((word in GOOD) - (word in BAD) for word in text.split()) > 0
+    ),
 }
-scores = {(task, name): accuracy(rule, tests[task]) for (task, name), rule in RULES.items()}
-for (task, name), score in scores.items():
-    print(f"{task:<9} {name:<11} {score:.3f}   ceiling {ceiling(task, tests[task]):.3f}")
+
+
+def accuracy(rule, test) -> float:
+    pairs = zip(test["sentence"], test["label"], strict=True)
+    return sum(rule(text) == label for text, label in pairs) / len(test)
+
 
 # %% [markdown]
-# A test set is a sample, so a score wobbles. With $n$ rows and accuracy $a$, the **standard error** is
-# $\sqrt{a (1 - a) / n}$. Two scores closer than two or three standard errors are "the same" as far as we can tell. The
-# bars in the picture are two standard errors long on each side.
+# Another test set would give a slightly different score. The **standard error** says how different:
+# with $n$ examples and accuracy $a$ it is $\sqrt{a (1 - a) / n}$. We say that a score reaches the
+# ceiling if it is less than three standard errors away from it.
+#
+# ??? Which rules reach their ceiling?
+# - [x] only `all events` || It uses all that a story says about its topic. The other rules ignore
+#   a part of the text.
+# - [ ] `all events` and `adjectives` || `adjectives` reads "not warm" as good, so it is wrong too
+#   often.
+# - [ ] none: a rule cannot be as good as a model || A ceiling holds for every way to answer. A
+#   rule that uses all the information reaches it.
 
 # %%
-from matplotlib import pyplot as plt
+scores = {(task, name): accuracy(rule, tests[task]) for (task, name), rule in RULES.items()}
+for (task, name), score in scores.items():
+    print(f"{task:<9} {name:<11} {score:.3f}")
 
-from training.reports.records import COLOURS, use_style
-from tutorials.show import show
-
-
-def standard_error(score: float, rows: int) -> float:
-    return math.sqrt(score * (1 - score) / rows)
-
-
-use_style()
+# %% tags=["fold"]
+# plot: the rules and their ceilings
 figure, panels = plt.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-titles = {"topic": "topic: all events reach the ceiling", "sentiment": "sentiment: blind to 'not'"}
+titles = {
+    "topic": "topic: all events reach the ceiling",
+    "sentiment": "sentiment: blind to 'not'",
+}
 for panel, (task, title) in zip(panels, titles.items(), strict=True):
     names = [name for owner, name in scores if owner == task]
     values = [scores[task, name] for name in names]
-    bars = [2 * standard_error(value, len(tests[task])) for value in values]
-    panel.errorbar(names, values, bars, fmt="o", color="black", capsize=5)
-    panel.axhline(ceiling(task, tests[task]), color=COLOURS["ceiling"], linestyle="--", label="ceiling")
-    panel.set(title=title, ylim=(0, 1.08), xlim=(-0.6, len(names) - 0.4))
-panels[0].set(ylabel="accuracy on the test set")
-panels[0].legend(loc="lower right")
+    errors = [3 * math.sqrt(v * (1 - v) / len(tests[task])) for v in values]
+    panel.errorbar(names, values, errors, fmt="o", color="black", capsize=5)
+    top = ceiling(task, tests[task])
+    panel.axhline(top, color=COLOURS["ceiling"], linestyle="--")
+    panel.annotate("ceiling", (-0.5, top + 0.03), color=COLOURS["ceiling"])
+    panel.set(title=title, ylim=(0, 1.1), xlim=(-0.6, len(names) - 0.4))
+panels[0].set(ylabel="accuracy (bars: three standard errors)")
 show(figure, "00_rules_and_ceilings")
 
-# %%
-rows = len(tests["topic"])
-gap = ceiling("topic", tests["topic"]) - scores["topic", "all events"]
-assert abs(gap) < 3 * standard_error(scores["topic", "all events"], rows), "the best rule must lie at the ceiling"
-assert abs(scores["topic", "first event"] - RHO) < 0.05, "one event is right with probability RHO: read the first verb only"
-missed = ceiling("sentiment", tests["sentiment"]) - scores["sentiment", "adjectives"]
-assert missed > 3 * standard_error(scores["sentiment", "adjectives"], rows), "this rule should fall for the word 'not'"
-print(f"'adjectives' stays {missed:.3f} below the ceiling: writing the better rule is exercise 2")
+# %% tags=["fold"]
+# check
+gap = {key: ceiling(key[0], tests[key[0]]) - score for key, score in scores.items()}
+error = {k: math.sqrt(s * (1 - s) / len(tests[k[0]])) for k, s in scores.items()}
+reached = {key for key in scores if abs(gap[key]) < 3 * error[key]}
+both = {("topic", "all events"), ("sentiment", "adjectives")}
+true_option(reached == {("topic", "all events")}, reached == both, not reached)
 
 # %% [markdown]
-# ## 6. Break it on purpose: a score that is too good
+# ## 5. What does the pretrained model know?
 #
-# A ceiling also finds bugs. Here is a common one: test rows got into the training set. Our "model" learns the training
-# set by heart.
+# The repository contains a small **encoder**: a BERT (a model that reads the whole text at once). It
+# has 64 numbers per token (hidden size D = 64). It was trained to guess masked words of stories. Half
+# of the stories were followed by a remark: a verdict such as `it was a good day .`, the topic, or a
+# question with its answer. This is its **pretraining**. So it has read such answers as text, but it
+# was never trained on the examples of a task.
 #
-# **Predict:** what is its accuracy on the test set, and how do you notice, if you do not know about the leak?
-
-# %%
-leaked = dict(zip(tests["topic"]["sentence"], tests["topic"]["label"], strict=True))
-honest = build("topic")["train"]
-learnt = dict(zip(honest["sentence"], honest["label"], strict=True))
-
-
-def too_good(score: float, task: str) -> bool:
-    """Above the ceiling by more than chance explains."""
-    best = ceiling(task, tests[task])
-    return score > best + 3 * standard_error(best, len(tests[task]))
-
-
-for name, memory in (("without the leak", learnt), ("with the leak", leaked)):
-    score = accuracy(lambda text, memory=memory: memory.get(text, 0), tests["topic"])
-    print(f"{name:<17} {score:.3f}   too good to be true: {too_good(score, 'topic')}")
-assert too_good(score, "topic"), "a leaked test set must be noticed: compare with the ceiling, not with 1"
-assert not any(too_good(value, task) for (task, _), value in scores.items()), "an honest rule was called a leak"
-
-# %% [markdown]
-# On real data nothing would tell you that 1.000 is too much. Here the ceiling does.
-#
-# ## 7. Words become numbers
-#
-# A model reads numbers. Our tokenizer gives each word one id, and adds `[CLS]` at the start and `[SEP]` at the end of
-# each text. For a pair of texts, `token_type_ids` says which of the two a token belongs to.
-#
-# **Predict:** a passage of 4 tokens (with its full stop) and a second text of 5 make a pair. What is T, the number of
-# tokens? How many of them have type 1?
-
-# %%
-from training.data.tokenizers import encoder_tokenizer
-
-tokenizer = encoder_tokenizer()
-pair = tokenizer("the soup was .", "it was about food .")
-tokens = tokenizer.convert_ids_to_tokens(pair["input_ids"])
-for row in zip(tokens, pair["input_ids"], pair["token_type_ids"], strict=True):
-    print("{:<6} id {:>3}   type {}".format(*row))
-assert len(tokens) == 4 + 5 + 3, "T counts both texts, one [CLS] and two [SEP]"
-assert sum(pair["token_type_ids"]) == 5 + 1, "type 1: the second text and the [SEP] that ends it"
-
-# %% [markdown]
-# The tokenizer knows the words of the small world only. A real sentence would turn into `[UNK]`, quietly, and a model
-# would learn nothing from it. The library stops instead.
-
-# %%
-from training.data.encoding import encode
-from training.data.tasks import find_task
-
-print("a real sentence:", tokenizer.tokenize("the movie was great"), "->", tokenizer("the movie was great")["input_ids"])
-try:
-    encode({"sentence": ["the movie was great"], "label": [1]}, find_task("sentiment"), tokenizer, 96)  # at most 96 tokens
-    message = ""
-except ValueError as error:
-    message = str(error)
-print("ValueError:", message.partition(":")[0])
-assert "vocabulary" in message, "an unknown word must stop the run: a quiet [UNK] hides that the data do not fit"
-
-# %% [markdown]
-# ## 8. The pretrained model has already learnt what "good" is
-#
-# The repository also holds a small **encoder** (a BERT with width D = 64), the *committed* base: its file came with `git
-# clone`. It was trained once to guess hidden words of stories (**pretraining**). It has never read a task's labels. But
-# half of its stories carried a short remark, such as `it was a good day .`, as texts on the web do. And to guess a hidden
-# adjective, you must know whether the day is good or bad. So it should have learnt polarity. We hide the first adjective
-# of each story and ask for it.
-#
-# **Predict:** how often does its guess have the right polarity? And a model with random weights?
+# Can it guess a masked adjective of a new story? We put `[MASK]` in the place of the first
+# adjective of each story. A guess is right if it has the polarity of that adjective.
 
 # %%
 from transformers import AutoConfig, BertForMaskedLM
 
+from training.data.tokenizers import encoder_tokenizer
 from training.models.base_models import SMALL
 
-trained = BertForMaskedLM.from_pretrained(SMALL["encoder"]).eval()
+tokenizer = encoder_tokenizer()
+pretrained = BertForMaskedLM.from_pretrained(SMALL["encoder"]).eval()
 torch.manual_seed(0)
-random_weights = BertForMaskedLM(AutoConfig.from_pretrained(SMALL["encoder"])).eval()
-assert trained.config.hidden_size == 64, "another model than the one this text describes"
+untrained = BertForMaskedLM(AutoConfig.from_pretrained(SMALL["encoder"])).eval()
 
 
 def hide_first_adjective(text: str) -> tuple[str, str]:
-    """(the story with [MASK] in place of its first adjective, that adjective)"""
     words = text.split()
     place = next(i for i, word in enumerate(words) if word in GOOD + BAD)
-    return " ".join([*words[:place], tokenizer.mask_token, *words[place + 1 :]]), words[place]
+    return " ".join([*words[:place], "[MASK]", *words[place + 1 :]]), words[place]
 
 
-masked, truth = zip(*map(hide_first_adjective, tests["sentiment"]["sentence"][:400]), strict=True)
-print(masked[0].replace(" . ", " .\n"))
-print("hidden word:", truth[0])
+hidden = [hide_first_adjective(text) for text in tests["sentiment"]["sentence"][:400]]
 
 
 # %%
 @torch.no_grad()
 def share_of_good(model) -> torch.Tensor:
-    """For each masked story: p(a good adjective) / p(any adjective)."""
-    batch = tokenizer(list(masked), padding=True, return_tensors="pt")
-    logits = model(**batch).logits[batch["input_ids"] == tokenizer.mask_token_id]  # (B, T, words) -> (B, words)
-    p = logits.softmax(-1)
-    good, bad = (p[:, tokenizer.convert_tokens_to_ids(list(group))].sum(1) for group in (GOOD, BAD))
+    """For each story: p(a good adjective) / p(any adjective), shape (stories,)."""
+    batch = tokenizer([text for text, _ in hidden], padding=True, return_tensors="pt")
+    logits = model(**batch).logits  # (stories, tokens, vocabulary)
+    p = logits[batch["input_ids"] == tokenizer.mask_token_id].softmax(
+        -1
+    )  # (stories, vocabulary)
+    good, bad = (
+        p[:, tokenizer.convert_tokens_to_ids(list(kind))].sum(1) for kind in (GOOD, BAD)
+    )
     return good / (good + bad)
 
 
-is_good = torch.tensor([word in GOOD for word in truth])
-shares = {"random weights": share_of_good(random_weights), "pretrained": share_of_good(trained)}
-right = {name: ((p > 0.5) == is_good).float().mean().item() for name, p in shares.items()}
-for name, value in right.items():
-    print(f"{name:<15} polarity of the guess is right in {value:.3f} of {len(truth)} stories")
-assert right["pretrained"] > 0.85, "the committed encoder should know polarity: is it the pretrained file?"
-assert right["random weights"] < 0.7, "random weights cannot know polarity: does a label leak into the input?"
+# %% [markdown]
+# ??? In 42 % of the stories, the masked adjective has a second one in its clause ("good and
+#   calm").
+#   The other four clauses show the polarity, too. How often is the guess of the pretrained model
+#   right?
+# - [ ] about half of the time || That is what random weights reach: they know nothing.
+# - [ ] in about 70 % of the stories || The rest of a story says more than that.
+# - [x] in more than 85 % of the stories || The other clauses, and a second adjective in the same
+#   clause, show the polarity. Pretraining has taught the model to use them.
+# - [ ] always || Each clause can mislead, so the hidden word cannot always be guessed.
 
 # %%
-figure, panels = plt.subplots(1, 2, sharey=True)
-titles = {"random weights": "random weights: no opinion", "pretrained": "pretrained: sure, and mostly right"}
-for panel, (name, title) in zip(panels, titles.items(), strict=True):
-    for kind, flag, colour in (("bad", False, COLOURS["broken"]), ("good", True, COLOURS["lora"])):
-        values = shares[name][is_good == flag].numpy()
-        panel.hist(values, bins=20, range=(0, 1), color=colour, alpha=0.65, label=f"hidden word is {kind}")
-    panel.set(title=title, xlabel="share of 'good' in the guess")
-panels[0].set(ylabel="stories")
-panels[1].legend(loc="upper center")
-show(figure, "00_masked_words")
+is_good = torch.tensor([word in GOOD for _, word in hidden])
+for name, model in (("random weights", untrained), ("pretrained", pretrained)):
+    right = ((share_of_good(model) > 0.5) == is_good).float().mean().item()
+    print(f"{name:<15} the polarity is right in {right:.3f} of {len(hidden)} stories")
+
+# %% tags=["fold"]
+# check
+true_option(right < 0.6, 0.6 < right < 0.85, 0.85 < right < 1, right == 1)
+random_right = ((share_of_good(untrained) > 0.5) == is_good).float().mean().item()
+assert random_right < 0.7, (
+    "random weights cannot know polarity: does a label leak into the input?"
+)
 
 # %% [markdown]
-# This is why **fine-tuning** can be cheap. The model already holds what the task needs, and a small change brings it
-# out. The next lesson makes such a change as small as possible.
+# **Fine-tuning** is further training of a pretrained model for one task. It can be cheap: the model
+# already contains much of what the task needs, so a small update may be enough. Lesson 01 makes
+# this update small.
 #
+# ## The same in transformers
+#
+# A pipeline hides the batching and the softmax. The probabilities are the same:
+
+# %% tags=["fold"]
+# the same in transformers: the fill-mask pipeline
+from transformers import pipeline
+
+fill = pipeline("fill-mask", model=pretrained, tokenizer=tokenizer, device="cpu")
+[guess] = fill(hidden[0][0], top_k=1)
+with torch.no_grad():
+    ids = tokenizer(hidden[0][0], return_tensors="pt")
+    p = pretrained(**ids).logits[ids["input_ids"] == tokenizer.mask_token_id].softmax(-1)
+assert guess["token_str"] == tokenizer.decode(p.argmax()), "the pipeline guesses another word"
+assert math.isclose(guess["score"], p.max().item(), rel_tol=1e-4), "another probability"
+print("best guess of both:", guess["token_str"])
+
+# %% [markdown]
 # ## What could go wrong
 #
 # | symptom | likely cause | check |
 # |:--|:--|:--|
-# | `cannot import name ... from 'kernels'` | the PyPI package `kernels` is installed too | section 1; `pip uninstall kernels` |
-# | a score clearly above the ceiling | test rows in the training set, or the label in the input | `too_good`, section 6 |
-# | two runs "differ" by 0.01 | the gap is smaller than the standard error | `standard_error`, section 5; more rows or seeds |
-# | a model stays at chance on your own text | every word became `[UNK]` | count `unk_token_id` in `input_ids`, section 7 |
-# | accuracy 0.25 with four topics, 0.5 with two | the model learnt nothing: this is chance | compare with `constant`, section 5 |
+# | a score above the ceiling | test stories in the training set | [deep dive](deep/00_setup_and_small_world.py), section 2 |
+# | two runs differ by 0.01 | the difference is below three standard errors | section 4 |
+# | accuracy 0.25 with four classes, 0.5 with two classes | the model learned nothing | compare with `constant`, section 4 |
+# | `cannot import name ... from 'kernels'` | a package of that name is installed | deep dive, section 1 |
 #
+# ## Find the bug
+#
+# This function should compute a standard error. A colleague uses it and finds that almost every
+# difference is "significant".
+#
+# ```python
+# def standard_error(accuracy, n):
+#     return accuracy * (1 - accuracy) / n
+# ```
+#
+# ??? What is wrong?
+# - [ ] It should divide by n − 1. || With 1,000 examples that changes almost nothing.
+# - [x] The square root is missing. || This is the variance of the mean. It is much smaller than
+#   the standard error.
+# - [ ] `1 - accuracy` should be squared. || The variance of a yes-or-no answer is a (1 − a).
+#
+# ## Quiz
+#
+# ??? Your model has accuracy 0.97. The ceiling is 0.90 ± 0.01. What do you do first?
+# - [ ] publish it || A score this high is suspicious.
+# - [x] look for a leak || A score far above the ceiling means that the answer is in the input, or
+#   that test stories were trained on.
+# - [ ] train longer || The score is already too high.
+#
+# ??? Why is the ceiling of a task below 1?
+# - [x] The text does not always show the hidden cause. || Events and clauses can mislead, so even
+#   the best guess is sometimes wrong.
+# - [ ] The model is too small. || The ceiling does not depend on the model.
+# - [ ] The test set is too small. || A larger test set gives a more exact ceiling, not a higher
+#   one.
+#
+# ??? You have 1,000 test examples, and the accuracy is 0.9. How large is the standard error?
+# - [ ] about 0.0001 || That is 0.9 · 0.1 / 1000: the square root is missing.
+# - [x] about 0.01 || √(0.9 · 0.1 / 1000) is 0.0095.
+# - [ ] about 0.1 || That would be so with about 10 examples.
+#
+# ??? What does the rule `constant` tell you?
+# - [x] the score of a model that ignores the text || Every useful model must be better than this.
+# - [ ] the ceiling || The ceiling is the other end of the scale.
+# - [ ] whether the labels are right || It does not look at the texts or check the labels.
+#
+# ??? Where did the encoder learn what "good" means?
+# - [ ] from the labels of `sentiment` || It was not trained on them.
+# - [x] from guessing hidden words || A hidden adjective is easier to guess if you know the
+#   polarity
+#   of the day. Some texts also had a remark such as `it was a good day .`
+# - [ ] from the tokenizer || The tokenizer only turns words into numbers.
+
+# %% tags=["fold"]
+# check of the third answer
+error = math.sqrt(0.9 * 0.1 / 1000)
+assert abs(error - 0.0095) < 0.0001, "the standard error is the square root of a (1 - a) / n"
+
+# %% [markdown]
 # ## Exercises
 #
-# Write your answers in [exercises/00_small_world.py](exercises/00_small_world.py), then run
-# `python -m tutorials check 00`. Our answers are in `solutions/`; look after you tried.
+# Write your answers in [exercises/00_small_world.py](exercises/00_small_world.py). Then run
+# `python -m tutorials check 00`. Our answers are in `solutions/`.
 #
-# 1. ★ `rows_needed`: how many test rows until a gap of that size is three standard errors?
-# 2. ★★ `sentiment_rule`: a rule for sentiment that reaches the ceiling.
-#    <details><summary>Hint</summary>A clause is one vote, however many adjectives it has. <code>not</code> turns it
-#    round.</details>
-# 3. ★★ `ceiling_with_flipped_labels`: an annotator flips each label of a two-class test set with probability f. Where
-#    is the ceiling now?
-# 4. ★★★ `zero_shot`: tell good days from bad ones with the masked-word model, without any training
-#    (**zero-shot**).
-#    <details><summary>Hint</summary>Its pretraining has read stories followed by a second text, such as
+# 1. ★ `rows_needed`: your accuracy is a. How many test examples do you need, so that a given
+#    difference is three standard errors?
+#    <details><summary>Hint</summary>Solve d = 3 √(a (1 − a) / n) for n.</details>
+# 2. ★★ `sentiment_rule`: write a rule for `sentiment` that reaches the ceiling.
+#    <details><summary>Hint</summary>Count each clause once, even if it has two adjectives.
+#    <code>not</code> reverses it.</details>
+# 3. ★★ `ceiling_with_flipped_labels`: somebody flips each label of a two-class test set with
+#    probability f. Where is the ceiling now?
+#    <details><summary>Hint</summary>The best guess is right if it was right before and the label
+#    stayed, or if it was wrong and the label was flipped.</details>
+# 4. ★★★ `zero_shot`: find good days with the masked-word model, without any training.
+#    <details><summary>Hint</summary>In pretraining it has read stories that were followed by
 #    <code>it was a good day .</code></details>
+#
+# **Change and measure:** in the line `best = ...` of section 3, write 0.9 in place of `RHO`, and do
+# not run the check. The computed "ceiling" changes. Does the score of `all events` change too?
+# Explain why the new number is not a ceiling.
 #
 # ## Summary
 #
-# 1. A story's hidden cause can be guessed only as well as its text allows; Bayes' rule gives the best guess exactly.
-# 2. The mean of the best guess's probability is the ceiling: judge a score against it, with the standard error in mind.
-# 3. The committed encoder has learnt polarity without any task's labels, so a small change may be enough to use it.
+# 1. A text shows its hidden cause only with some probability. Bayes' rule gives the best guess.
+# 2. The mean probability of the best guess is the ceiling. Compare every score with it.
+# 3. Pretraining has already taught the encoder much of what a task needs.
 #
-# **Next:** [01, LoRA by hand](01_lora_by_hand.py): how small can that change be?
+# **Next:** [01, LoRA by hand](01_lora_by_hand.py). How small can the update be?
+#
+# More about this page: [deep dive](deep/00_setup_and_small_world.py). Words: [glossary](GLOSSARY.md).
 #
 # ## On the real thing
 #
-# Real data have no known ceiling, but the commands are the same. These two run here, on the small world:
+# The commands are the same for real data; only the ceiling is missing. The first two run here,
+# the third needs a network (a GPU helps):
 #
 # ```bash
 # python -m training --task topic --method head
 # python -m training --task sentiment --method lora
-# ```
-#
-# and this one on a real data set and a real model from the Hub (it needs a network; a GPU helps):
-#
-# ```bash
 # python -m training --task sst2 --model roberta-base --method lora
 # ```

@@ -5,11 +5,11 @@ from tutorials.pages import TABLE
 
 START = HERE / "vi.md"
 LINES = {
-    "00": "Mọi điểm số trong khóa học được so với một mức trần mà bạn tự tính được",
-    "01": "Hai ma trận mỏng dạy cho một mô hình đóng băng gần như mọi điều mà toàn bộ trọng số học được",
-    "02": "Hàm mất mát thấp cho văn bản trôi chảy; văn bản có đúng hay không thì phải đọc mới biết",
-    "03": "Một bộ phân loại là mô hình nền cộng với một đầu ra mới, và tệp lưu phải có cả hai",
-    "04": "LoRA tiết kiệm bộ nhớ và ổ đĩa, ít tiết kiệm thời gian, và chịu thiệt khi tác vụ cần một thay đổi lớn",
+    "00": "Thế giới nhỏ: mỗi điểm số có một mức trần mà bạn tự tính được",
+    "01": "LoRA: huấn luyện hai ma trận mỏng thay cho toàn bộ trọng số",
+    "02": "Sinh văn bản: văn bản trôi chảy chưa chắc đã đúng",
+    "03": "Phân loại: lưu đầu ra mới cùng với bộ chuyển đổi",
+    "04": "LoRA hay tinh chỉnh toàn bộ: được gì và mất gì",
     "05": "Họ hàng của LoRA đổi hệ số, điểm xuất phát, tốc độ hoặc hình dạng của cùng một phép nhân",
     "06": "Một mô hình nền phục vụ nhiều tác vụ cùng lúc; cộng hai bộ chuyển đổi nghĩa là cộng hai tích của chúng",
     "07": "Mười sáu mức chọn khéo và một hệ số chung cho 64 số giữ được một trọng số trong 4,13 bit",

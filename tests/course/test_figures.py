@@ -15,7 +15,6 @@ STATED = {  # decimals that no report holds, with what they are
     "README.md": {
         "3.11": "Python",
         "2.7": "size of the environment in GB, as pip installs it",
-        "4.13": "title of a lesson",
         "1.3": "size of a folder in GB",
         "5.3": "ahead_of_time.csv, asserted in test_kernels_builds.py",
         "7.4": "ahead_of_time.csv, asserted in test_kernels_builds.py",
@@ -97,6 +96,14 @@ def test_every_figure_is_the_reports(name):
     text = (ROOT / name).read_text()
     assert updated(text) == text
     assert unmarked(name, text) == []
+
+
+SHOWING = [path for path in sorted((ROOT / "tutorials/rendered").rglob("*.md")) if "<!--table" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", SHOWING, ids=lambda path: path.stem)
+def test_tables_that_lessons_show_are_the_reports(path):
+    assert updated(path.read_text()) == path.read_text(), "the report has changed: render the lesson again"
 
 
 @pytest.mark.parametrize("name", PAGES)
