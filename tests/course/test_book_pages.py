@@ -71,9 +71,9 @@ def test_links_are_turned_to_pages_and_code_is_left_alone():
 
 def test_an_old_page_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(stage, "is_fresh", lambda lesson: lesson.number != "03")
-    assert [lesson.number for lesson in stage.write(tmp_path)] == ["03"]
-    marked = [path.name[:2] for path in (tmp_path / "tutorials/rendered").glob("*.md") if ":::{warning}" in path.read_text()]
-    assert marked == ["03"]
+    assert [lesson.key for lesson in stage.write(tmp_path)] == ["03", "deep/03"]
+    marked = [path.name[:2] for path in (tmp_path / "tutorials/rendered").rglob("*.md") if ":::{warning}" in path.read_text()]
+    assert marked == ["03", "03"]
 
 
 def test_writing_again_touches_only_what_changed(monkeypatch, tmp_path):

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from posixpath import normpath
 
 from tutorials import vietnamese
-from tutorials.lessons import HERE, ROOT, Lesson, all_lessons
-from tutorials.pages import TABLE
+from tutorials.lessons import HERE, ROOT, Lesson, all_lessons, all_pages
+from tutorials.pages import TABLE, track_table
 
 PARTS = (
     ("06", "The small world, and LoRA", "Thế giới nhỏ, và LoRA"),
@@ -22,7 +23,7 @@ PARTS = (
 SHORT = {"lora": "LoRA", "qlora": "QLoRA", "nf4": "NF4", "lora's": "LoRA's"}
 """words of file names that are written in another way"""
 
-PICTURE = re.compile(r"!\[(.+?)\]\((\S+?\.png)\)")
+PICTURE = re.compile(r"!\[(.+?)\]\((\S+?\.(?:png|svg))\)")
 ENTRY = re.compile(r"^\*\*(.+?)\*\* \((.+?)\)\. (.+)$", re.MULTILINE)
 KEPT = "giữ nguyên"
 """said of a word that Vietnamese engineers use as it is"""
@@ -40,7 +41,11 @@ def index() -> str:
     text = (HERE / "book" / "index.md").read_text()
     contents = [_contents("Start", START)]
     contents += [_contents(title, [(_short(x), _document(x)) for x in lessons]) for title, _, lessons in parts()]
+    others = [page for page in all_pages() if page.folder]
+    topics, dives = ([(_short(x), _document(x)) for x in others if x.folder == folder] for folder in ("topics", "deep"))
+    contents += [_contents("Topics", topics), _contents("Deep dives", dives)]
     contents.append(_contents("Behind the lessons", BEHIND))
+    text = text.replace("<!-- tracks -->", track_table(all_lessons(), "tutorials/rendered"))
     return text.replace("<!-- cards -->", cards("##", ROOT)) + "\n" + "\n\n".join(contents) + "\n"
 
 
@@ -73,7 +78,7 @@ def cards(
         for lesson in part[2]:
             page = lesson.page.relative_to(start).as_posix()
             alt, name = first_picture(lesson)
-            picture = lesson.page.with_name(name).relative_to(start).as_posix()
+            picture = Path(normpath(lesson.page.parent / name)).relative_to(start).as_posix()
             rows.append(f"- [![{alt}]({picture}) **{lesson.number}** {line(lesson)} *{minutes(lesson)}*]({page})")
         blocks.append("\n".join(rows) + "\n:::")
     return "\n\n".join(blocks)
@@ -114,5 +119,5 @@ def _document(lesson: Lesson) -> str:
 
 def _short(lesson: Lesson) -> str:
     """`01 LoRA by hand`, from the file's name."""
-    words = [SHORT.get(word, word) for word in lesson.path.stem.split("_")[1:]]
+    words = [SHORT.get(word, word) for word in lesson.path.stem.removeprefix(f"{lesson.number}_").split("_")]
     return f"{lesson.number} {words[0][0].upper()}{words[0][1:]} {' '.join(words[1:])}".strip()

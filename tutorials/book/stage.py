@@ -9,22 +9,21 @@ from pathlib import Path, PurePosixPath
 from posixpath import normpath
 
 from tutorials.book import front, library
-from tutorials.lessons import HERE, ROOT, Lesson, all_lessons
+from tutorials.lessons import HERE, ROOT, Lesson, all_pages
 from tutorials.render import is_fresh
 
 LINK = re.compile(r"(\]\()(?!\w+:|#)([^)\s#]+)")
 CODE = re.compile(r"(^```.*?^```$|^~~~.*?^~~~+$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
-FOOTER = re.compile(r"^---\n\n<details><summary>How this page was made.*\Z", re.MULTILINE | re.DOTALL)
 PICTURES = (".png", ".svg", ".jpg")
 ORPHAN = "---\norphan: true\n---\n\n"
 
 
 def write(target: Path) -> list[Lesson]:
-    """Bring a folder up to date with the pages. Returns the lessons whose committed pages are older than their sources.
+    """Bring a folder up to date with the pages. Returns the pages whose committed pages are older than their sources.
 
     Files that did not change are not touched, so that Sphinx skips them.
     """
-    stale = [lesson for lesson in all_lessons() if not is_fresh(lesson)]
+    stale = [lesson for lesson in all_pages() if not is_fresh(lesson)]
     wanted = {target / path: content for path, content in collect(stale).items()}
     for old in [file for file in target.rglob("*") if file.is_file() and file not in wanted]:
         old.unlink()
@@ -58,14 +57,13 @@ def first_pages(stale: list[Lesson]) -> dict[str, str | bytes]:
     pages["tutorials/GLOSSARY.md"] = front.glossary((HERE / "GLOSSARY.md").read_text())
     return {
         **pages,
-        **{lesson.page.relative_to(ROOT).as_posix(): lesson_page(lesson, lesson in stale) for lesson in all_lessons()},
+        **{lesson.page.relative_to(ROOT).as_posix(): lesson_page(lesson, lesson in stale) for lesson in all_pages()},
     }
 
 
 def lesson_page(lesson: Lesson, stale: bool = False) -> str:
-    """A rendered page without its hashes; where it is older than its sources, it says so."""
-    made = f"---\n\nMade by `python -m tutorials render {lesson.number}` from [{lesson.path.name}](../{lesson.path.name}).\n"
-    text = FOOTER.sub(made, lesson.page.read_text())
+    """A rendered page; where it is older than its sources, it says so."""
+    text = lesson.page.read_text()
     if not stale:
         return text
     title, _, rest = text.partition("\n")

@@ -1,0 +1,124 @@
+"""The book's scripts in a headless browser: questions with the keyboard, and the widgets' values against Python."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from tutorials import lessons, questions
+from tutorials.book import widget_data
+from tutorials.drawing import widgets
+
+PAGE = "tutorials/rendered/01_lora_by_hand.html"
+LORA = {"memory": "tutorials/rendered/04_lora_against_full.html", "rank": "tutorials/rendered/deep/01_lora_by_hand.html"}
+
+
+def press(window, key: str, code: int) -> None:
+    for kind in ("keyDown", "keyUp"):
+        window.send(
+            "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, text=" " if key == " " else ""
+        )
+
+
+@pytest.fixture
+def page(built, window):
+    window.resize(1280, 900)
+    window.open((built / PAGE).as_uri())
+    return window
+
+
+def test_every_question_is_a_group_of_radio_buttons(page):
+    of_page = questions.of_page(lessons.cells(lessons.find("01").path.read_text()))
+    counts = page.run("[...document.querySelectorAll('.question')].map(x => x.querySelectorAll('input[type=radio]').length)")
+    assert counts == [len(question.options) for question in of_page] and len(counts) >= 10
+    marked = page.run("[...document.querySelectorAll('.question')].map(x => x.dataset.answer)")
+    assert marked == [question.answer for question in of_page]
+    assert page.run("[...document.querySelectorAll('.question details, details.output')].filter(x => x.open).length") == 0
+
+
+def test_a_question_works_with_the_keyboard(page):
+    """A wrong answer says why and leaves the result closed; the right one opens it."""
+    page.run("document.querySelector('.question input').focus()")
+    press(page, "ArrowDown", 40)  # from the first option to the second: that chooses it
+    first = "document.querySelector('.question')"
+    assert page.run(f"{first}.querySelector('input:checked').value") == "b"
+    assert page.run(f"{first}.querySelector('.feedback').className") == "feedback wrong"
+    assert "rounding" in page.run(f"{first}.querySelector('.feedback').textContent")
+    opened = "[...document.querySelectorAll('details.output')].map(x => x.open)"
+    assert not any(page.run(opened))
+    press(page, "ArrowUp", 38)
+    assert page.run(f"{first}.querySelector('.feedback').className") == "feedback right"
+    assert page.run(opened).index(True) == 0 and page.run(opened).count(True) == 1
+    assert page.complaints == []
+
+
+def formula(window, name: str, *arguments):
+    return window.run(f"Widgets.formulas.{name}(...{json.dumps(arguments)})")
+
+
+def test_the_temperature_is_that_of_torch(page):
+    logits = [3, 2, 1.5, 0, -1]
+    for temperature in (0.1, 1, 4):
+        expected = (torch.tensor(logits, dtype=torch.float64) / temperature).softmax(0)
+        p = formula(page, "softmax", logits, temperature)
+        assert p == pytest.approx(expected.tolist(), abs=1e-12)
+        assert formula(page, "entropy", p) == pytest.approx(torch.special.entr(expected).sum().item(), abs=1e-12)
+
+
+def test_the_rank_slider_is_the_singular_value_decomposition(page):
+    update = torch.tensor(widgets.data("WIDGET_UPDATE"), dtype=torch.float64)
+    U, S, V = torch.linalg.svd(update)
+    assert page.run("Widgets.formulas.svd(WIDGET_UPDATE).S") == pytest.approx(S.tolist(), rel=1e-8, abs=1e-10)
+    for rank in (1, 4, 64):
+        best = (U[:, :rank] * S[:rank]) @ V[:rank]
+        made = page.run(f"Widgets.formulas.truncate(Widgets.formulas.svd(WIDGET_UPDATE), {rank})")
+        torch.testing.assert_close(torch.tensor(made, dtype=torch.float64), best, rtol=0, atol=1e-8)
+        left = ((update - best).square().sum() / update.square().sum()).item()
+        assert page.run(f"Widgets.formulas.errorShare(Widgets.formulas.svd(WIDGET_UPDATE).S, {rank})") == pytest.approx(
+            left, abs=1e-9
+        )
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_the_memory_calculator_agrees_with_measured_bytes(page, method):
+    """One step of AdamW on the small encoder: parameters, gradients, optimizer state; activations of another batch size."""
+    import loralib
+
+    name, make = next(iter(widget_data.models().items()))
+    model, facts = make(), widgets.data("WIDGET_MODELS")[name]
+    is_full, rank, examples = method == "full", 8, 8
+    if not is_full:
+        layers = widget_data.linear_layers(model)
+        loralib.inject(model, loralib.LoraConfig(r=rank, target_modules=layers, modules_to_save=[]))
+    activations = widget_data.activation_bytes(model, examples)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained)
+    ids = torch.ones(examples, widget_data.TOKENS, dtype=torch.long)
+    model(input_ids=ids, labels=torch.zeros(examples, dtype=torch.long)).loss.backward()
+    optimizer.step()
+    states = [t for state in optimizer.state.values() for t in state.values() if t.ndim]
+    measured = [sum(t.numel() * t.element_size() for t in ts) for ts in (model.parameters(), [p.grad for p in trained], states)]
+    count = facts["base"] if is_full else formula(page, "loraParameters", rank, facts["layers"], facts["shapes"])
+    assert count == sum(p.numel() for p in trained)
+    settings = {"base": facts["base"], "trained": count, "isFull": is_full, "bytesPerBaseParameter": 4}
+    settings |= {"activationsPerToken": facts[f"activations_{method}"], "tokens": examples * facts["tokens"]}
+    parts = formula(page, "memory", settings)
+    assert [parts[key] for key in ("weights", "gradients", "optimizer")] == measured
+    assert math.isclose(parts["activations"], activations, rel_tol=0.05), "activations grow with the batch"
+
+
+@pytest.mark.parametrize("name", LORA)
+@pytest.mark.parametrize("width", [390, 1280])
+def test_widgets_replace_their_figure_and_follow_the_slider(name, width, built, window):
+    window.resize(width, 900)
+    window.open((built / LORA[name]).as_uri())
+    widget = f"document.querySelector('.widget[data-widget={name}]')"
+    assert window.run(f"{widget}.querySelectorAll('img').length") == 0, "the static figure is for pages without scripts"
+    summary = f"{widget}.querySelector('.widget-summary').textContent"
+    before = window.run(summary)
+    window.run(f"{widget}.querySelector('input[type=range]').focus()")
+    press(window, "ArrowRight", 39)
+    assert window.run(summary) != before, "the keyboard moves the slider"
+    assert window.run("document.documentElement.scrollWidth - innerWidth") <= 0
+    assert window.complaints == []
