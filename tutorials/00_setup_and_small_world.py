@@ -190,7 +190,6 @@ assert math.isclose(by_hand, ceiling("topic", tests["topic"])), "is every event 
 # - `first event` reads one verb and nothing else.
 # - `all events` takes the topic that most verbs show.
 # - `adjectives` says "good" if a story has more good adjectives than bad ones.
-#   **Break it on purpose:** this rule does not look at the word `not`.
 
 # %%
 from training.data.small_world import BAD, GOOD
@@ -244,7 +243,7 @@ for panel, (task, title) in zip(panels, titles.items(), strict=True):
     top = ceiling(task, tests[task])
     panel.axhline(top, color=COLOURS["ceiling"], linestyle="--")
     panel.annotate("ceiling", (-0.5, top + 0.03), color=COLOURS["ceiling"])
-    panel.set(title=title, ylim=(0, 1.1), xlim=(-0.6, len(names) - 0.4))
+    panel.set(title=title, xlabel="rule", ylim=(0, 1.1), xlim=(-0.6, len(names) - 0.4))
 panels[0].set(ylabel="accuracy (bars: three standard errors)")
 show(figure, "00_rules_and_ceilings")
 
@@ -255,6 +254,23 @@ error = {k: math.sqrt(s * (1 - s) / len(tests[k[0]])) for k, s in scores.items()
 reached = {key for key in scores if abs(gap[key]) < 3 * error[key]}
 both = {("topic", "all events"), ("sentiment", "adjectives")}
 true_option(reached == {("topic", "all events")}, reached == both, not reached)
+
+# %% [markdown]
+# **Break it on purpose:** the rule `adjectives` does not look at the word `not`. Here is a story that
+# misleads it:
+
+# %%
+sentiment = tests["sentiment"]
+wrong = next(
+    text
+    for text, label in zip(sentiment["sentence"], sentiment["label"], strict=True)
+    if RULES["sentiment", "adjectives"](text) != label and text.count(" not ") > 1
+)
+print(*(clause for clause in wrong.split(" . ") if " was " in clause), sep="\n")
+
+# %% tags=["fold"]
+# check
+assert " not " in wrong, "without `not` this rule should be right more often"
 
 # %% [markdown]
 # ## 5. What does the pretrained model know?
@@ -352,15 +368,6 @@ assert math.isclose(guess["score"], p.max().item(), rel_tol=1e-4), "another prob
 print("best guess of both:", guess["token_str"])
 
 # %% [markdown]
-# ## What could go wrong
-#
-# | symptom | likely cause | check |
-# |:--|:--|:--|
-# | a score above the ceiling | test stories in the training set | [deep dive](deep/00_setup_and_small_world.py), section 2 |
-# | two runs differ by 0.01 | the difference is below three standard errors | section 4 |
-# | accuracy 0.25 with four classes, 0.5 with two classes | the model learned nothing | compare with `constant`, section 4 |
-# | `cannot import name ... from 'kernels'` | a package of that name is installed | deep dive, section 1 |
-#
 # ## Find the bug
 #
 # This function should compute a standard error. A colleague uses it and finds that almost every
@@ -415,6 +422,15 @@ error = math.sqrt(0.9 * 0.1 / 1000)
 assert abs(error - 0.0095) < 0.0001, "the standard error is the square root of a (1 - a) / n"
 
 # %% [markdown]
+# ## What could go wrong
+#
+# | symptom | likely cause | check |
+# |:--|:--|:--|
+# | a score above the ceiling | test stories in the training set | [deep dive](deep/00_setup_and_small_world.py), section 2 |
+# | two runs differ by 0.01 | the difference is below three standard errors | section 4 |
+# | accuracy 0.25 with four classes, 0.5 with two classes | the model learned nothing | compare with `constant`, section 4 |
+# | `cannot import name ... from 'kernels'` | a package of that name is installed | deep dive, section 1 |
+#
 # ## Exercises
 #
 # Write your answers in [exercises/00_small_world.py](exercises/00_small_world.py). Then run

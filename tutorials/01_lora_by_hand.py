@@ -217,9 +217,9 @@ assert healthy[-1][0] < 0.8 * first, "with a random A the loss should fall"
 def first_update(r: int, scaling: float, seed: int) -> float:
     """How far Adam's first step moves W in the direction that lowers the loss."""
     generator = torch.Generator().manual_seed(seed)
-    grad_W = torch.randn(D, D, generator=generator)  # a random gradient of W
+    grad_W = torch.randn(D, D, generator=generator)  # a random gradient of W: (d_out, d_in)
     A = (2 * torch.rand(r, D, generator=generator) - 1) / math.sqrt(D)
-    B = -0.01 * torch.sign(scaling * grad_W @ A.T)  # learning rate 0.01
+    B = -0.01 * torch.sign(scaling * grad_W @ A.T)  # (d_out, r); learning rate 0.01
     return (-(scaling * B @ A * grad_W).sum() / grad_W.norm()).item()
 
 
@@ -244,6 +244,18 @@ def mean_update(r: int, scaling: float) -> float:
 updates = {r: (mean_update(r, 1.0), mean_update(r, ALPHA / r)) for r in (4, 16, 64)}
 for r, (plain, scaled) in updates.items():
     print(f"r = {r:>2}   s = 1: {plain:.4f}   s = α/r: {scaled:.4f}")
+
+# %% tags=["fold"]
+# plot: the first step with and without the scale
+figure, panel = plt.subplots(figsize=(7, 2.8))
+for i, (name, colour) in enumerate((("s = 1", "broken"), ("s = α/r", "lora"))):
+    values = [update[i] for update in updates.values()]
+    panel.plot(list(updates), values, "o-", color=COLOURS[colour], label=name)
+panel.set(title="with α/r the first step does not depend on the rank", ylim=(0, None))
+panel.set(xlabel="rank r", ylabel="first step of W")
+panel.set_xticks(list(updates))
+panel.legend()
+show(figure, "01_scale")
 
 # %% tags=["fold"]
 # check
@@ -271,6 +283,15 @@ def inject_by_hand(module: nn.Module, r: int, alpha: float) -> None:
             inject_by_hand(child, r, alpha)
 
 
+# %% [markdown]
+# ??? A small network has layers from 64 to 256 and from 256 to 64. We inject LoRA with r = 8. How
+#   many
+#   parameters are trained afterwards?
+# - [ ] 33,088 + 5,120 || The original 33,088 are frozen.
+# - [x] 5,120 || 2 · 8 · (64 + 256). Everything else is frozen.
+# - [ ] 33,088 || These are the parameters of the network before.
+
+# %%
 tiny = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64))
 before = sum(p.numel() for p in tiny.parameters() if p.requires_grad)
 inject_by_hand(tiny, r=8, alpha=16)
@@ -279,6 +300,7 @@ print(f"trained parameters: {before:,} before, {after:,} after")
 
 # %% tags=["fold"]
 # check
+true_option(after == before + 5120, after == 5120, after == before)
 assert after == 2 * 8 * (64 + 256), "r (d_in + d_out) for each layer, and a frozen base"
 
 # %% [markdown]
@@ -408,15 +430,6 @@ assert torch.allclose(peft_model(x), hand(x), rtol=1e-4, atol=1e-5), (
 print("peft's layer and ours give the same output")
 
 # %% [markdown]
-# ## What could go wrong
-#
-# | symptom | likely cause | check |
-# |:--|:--|:--|
-# | LoRA is no better than the head alone | both matrices start at zero | section 2: print both gradient norms |
-# | outputs change before training | $B$ does not start at zero | `torch.equal` before and after `inject`, in `eval()` |
-# | a larger rank needs a smaller learning rate | the scale is not $\alpha / r$ | section 3: compute alpha / r |
-# | good in training, random after loading | the new head was not saved | [merge and save](topics/merge_and_save.py) |
-#
 # ## Find the bug
 #
 # This layer trains, but its results are not those of `loralib.Linear`. It uses r = 8 and
@@ -476,6 +489,15 @@ assert torch.allclose(merged, hand(x), rtol=1e-4, atol=1e-5), "W0 + s B A"
 assert (32 / 16) / (16 / 16) == 2, "the scale is alpha / r"
 
 # %% [markdown]
+# ## What could go wrong
+#
+# | symptom | likely cause | check |
+# |:--|:--|:--|
+# | LoRA is no better than the head alone | both matrices start at zero | section 2: print both gradient norms |
+# | outputs change before training | $B$ does not start at zero | `torch.equal` before and after `inject`, in `eval()` |
+# | a larger rank needs a smaller learning rate | the scale is not $\alpha / r$ | section 3: compute alpha / r |
+# | good in training, random after loading | the new head was not saved | [merge and save](topics/merge_and_save.py) |
+#
 # ## Exercises
 #
 # Write in [exercises/01_lora_by_hand.py](exercises/01_lora_by_hand.py), then run

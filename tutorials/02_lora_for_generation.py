@@ -298,9 +298,9 @@ assert lengths["with its end"] < 16, "with the end in its labels, a text should 
 # ## 6. Is the text true?
 #
 # In the small world every fact has its own words, so a program can find the facts in a text. The
-# **slot error rate** (Wen et al. 2015, section 4.1) counts missing facts and added facts, per fact
-# that was given. A wrong name counts twice: the right one is missing, and a false one was added. (It
-# does not notice when two persons change their roles.)
+# **slot error rate** (Wen et al. 2015, section 4.1: ERR = (p + q) / N) counts missing facts p and
+# added facts q, per fact N that was given. A wrong name counts twice: the right one is missing, and
+# a false one was added. (It does not notice when two persons change their roles.)
 #
 # ??? LoRA's texts are fluent. In what share of them is *everything* true?
 # - [ ] nine of ten || The loss is far above the floor, so many tokens are still wrong.
@@ -322,6 +322,18 @@ for method, result in results.items():
     print(f"{method:<5} slot error rate {rate:.2f}   everything true in {true[method]:.0%}")
     if method == "lora":
         wrong = next(s for s in texts if slot_errors(s.prompt, s.text)[0])
+
+# %% tags=["fold"]
+# plot: loss and truth of the three models
+figure, panels = plt.subplots(1, 2, figsize=(7, 2.8))
+colours = [COLOURS[method] for method in results]
+panels[0].bar(list(results), [r.metric for r in results.values()], color=colours, width=0.6)
+bars = panels[1].bar(list(results), list(true.values()), color=colours, width=0.6)
+panels[1].bar_label(bars, fmt="{:.0%}", padding=2)
+panels[0].set(title="a lower loss ...", xlabel="method", ylabel="test loss, nats per token")
+panels[1].set(title="... and still few true texts", xlabel="method", ylim=(0, 1))
+panels[1].set(ylabel="share of texts with every fact right")
+show(figure, "02_truth")
 
 # %%
 print(f"facts:     {wrong.prompt}\nLoRA:      {wrong.text}\nreference: {wrong.reference}")
@@ -356,15 +368,6 @@ assert written[0, ids.shape[1] :].tolist()[:20] == greedy_by_hand(model, prompts
 print("the same loss and the same text")
 
 # %% [markdown]
-# ## What could go wrong
-#
-# | symptom | likely cause | check |
-# |:--|:--|:--|
-# | texts never end | the end of text has no label | section 5: decode the labels of one example |
-# | the loss is almost zero, but the texts are bad | the labels are not shifted | section 2 |
-# | the loss is clearly below the floor | test texts are in the training set, or no shift | compare the two sets |
-# | a batch gives other texts than single prompts | padded on the right, or without a mask | section 5, check |
-#
 # ## Find the bug
 #
 # The loss of this code falls quickly to almost zero. The texts are nonsense.
@@ -417,14 +420,26 @@ print("the same loss and the same text")
 assert (10 * 4 + 30 * 2) / 40 == 2.5, "count tokens, not batches"
 
 # %% [markdown]
+# ## What could go wrong
+#
+# | symptom | likely cause | check |
+# |:--|:--|:--|
+# | texts never end | the end of text has no label | section 5: decode the labels of one example |
+# | the loss is almost zero, but the texts are bad | the labels are not shifted | section 2 |
+# | the loss is clearly below the floor | test texts are in the training set, or no shift | compare the two sets |
+# | a batch gives other texts than single prompts | padded on the right, or without a mask | section 5, check |
+#
 # ## Exercises
 #
 # Write in [exercises/02_lora_for_generation.py](exercises/02_lora_for_generation.py), then run
 # `python -m tutorials check 02`.
 #
 # 1. ★ `scored_share`: the share of an example's tokens that have a label.
+#    <details><summary>Hint</summary>The answer and its end of text have labels.</details>
 # 2. ★★ `joint_mean`: the loss of a whole step from the mean losses and token counts of its parts.
+#    <details><summary>Hint</summary>First go back from means to sums.</details>
 # 3. ★★ `floor_of`: the floor per token from the probabilities of a grammar's choices.
+#    <details><summary>Hint</summary>The entropy of a choice is the mean of −log p.</details>
 # 4. ★★★ `beam_search`: keep the best few texts at each step instead of one. Is the most likely
 #    text also the most correct one? Try it with LoRA's model from section 4.
 #    <details><summary>Hint</summary>Keep a list of (score, new tokens). In each round replace each

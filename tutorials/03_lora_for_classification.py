@@ -59,7 +59,7 @@ def accuracy_of(model) -> float:
 #
 # An encoder such as BERT reads the whole text at once. The hidden state of its first token passes
 # through one more layer and becomes a vector $h$ for the whole text. The head computes
-# $h W^\top + b$: one score for each of C labels. The largest score wins.
+# $h W^\top + b$ with $W$ of shape (C, D): one score for each of C labels. The largest score wins.
 #
 # ??? The hidden size is D = 64, and there are two labels. How many parameters does the head have?
 # - [ ] 64 || That is one row of W. There is one row for each label.
@@ -117,9 +117,10 @@ assert all(math.isclose(a + b, 1) for a, b in pairs), "all signs changed: each a
 # ## 3. Which score is honest?
 #
 # Suppose 70 of 100 sentences have the label 1, and a model always answers 1. Its accuracy is 0.70,
-# and it knows nothing. The **Matthews correlation** (MCC) looks at all four cases: true and false
-# positives (TP, FP), true and false negatives (TN, FN). 1 is perfect, and 0 is as good as guessing.
-# **F1** looks at the label 1 only: how many of its cases were found, and how many alarms were false.
+# and it knows nothing. The **Matthews correlation** (MCC; Matthews 1975) looks at all four cases:
+# true and false positives (TP, FP), true and false negatives (TN, FN). 1 is perfect, and 0 is as
+# good as guessing. **F1** looks at the label 1 only: how many of its cases were found, and how many
+# alarms were false.
 #
 # $$\text{MCC} = \frac{TP \cdot TN - FP \cdot FN}{\sqrt{(TP+FP)(TP+FN)(TN+FP)(TN+FN)}}, \qquad
 # F_1 = \frac{2\, TP}{2\, TP + FP + FN}.$$
@@ -201,7 +202,9 @@ for panel, (task, title) in zip(panels, titles.items(), strict=True):
     top = runs[task, "lora"].ceiling
     panel.axhline(top, color=COLOURS["ceiling"], linestyle="--")
     panel.annotate("ceiling", (0.4, top + 0.05), color=COLOURS["ceiling"])
-    panel.set(title=title, ylabel=runs[task, "lora"].metric_name, ylim=(0, 1.2))
+    panel.set(
+        title=title, xlabel="method", ylabel=runs[task, "lora"].metric_name, ylim=(0, 1.2)
+    )
 show(figure, "03_head_or_lora")
 
 # %% tags=["fold"]
@@ -292,15 +295,6 @@ for task_type in ("SEQ_CLS", None):
 assert saves_head == {"SEQ_CLS": True, None: False}, "peft has changed what it saves"
 
 # %% [markdown]
-# ## What could go wrong
-#
-# | symptom | likely cause | check |
-# |:--|:--|:--|
-# | right after one start, wrong after the next | the head was not saved | section 5: the keys of the file |
-# | an accuracy far below one half | a missing head, or swapped label numbers | section 5; deep dive, section 2 |
-# | MCC is 0 | always the same answer | count the answers of each label |
-# | F1 is high and MCC is low | one label is frequent | section 3 |
-#
 # ## Find the bug
 #
 # This program runs without an error, but the loss does not fall.
@@ -370,13 +364,24 @@ assert sum(p.numel() for p in torch.nn.Linear(768, 5).parameters()) == 3845
 assert matthews([0] * 10, [0] * 5 + [1] * 5) == 0
 
 # %% [markdown]
+# ## What could go wrong
+#
+# | symptom | likely cause | check |
+# |:--|:--|:--|
+# | right after one start, wrong after the next | the head was not saved | section 5: the keys of the file |
+# | an accuracy far below one half | a missing head, or swapped label numbers | section 5; deep dive, section 2 |
+# | MCC is 0 | always the same answer | count the answers of each label |
+# | F1 is high and MCC is low | one label is frequent | section 3 |
+#
 # ## Exercises
 #
 # Write in [exercises/03_lora_for_classification.py](exercises/03_lora_for_classification.py),
 # then run `python -m tutorials check 03`.
 #
 # 1. ★ `head_size`: the number of parameters of a linear head.
+#    <details><summary>Hint</summary>One row of weights and one bias for each label.</details>
 # 2. ★★ `floor_accuracy`: the test accuracy of always giving the most frequent training label.
+#    <details><summary>Hint</summary><code>collections.Counter</code>.</details>
 # 3. ★★ `f1_by_hand`: F1 of the label 1 from guesses and truths.
 #    <details><summary>Hint</summary>The formula of section 3; without any true positive it is 0.
 #    </details>

@@ -205,6 +205,16 @@ print("full         ", *(f"{loss:8.2f}" for loss in full))
 print("LoRA         ", *(f"{loss:8.2f}" for loss in lora))
 
 # %% tags=["fold"]
+# plot: loss by learning rate
+figure, panel = plt.subplots(figsize=(7, 2.8))
+for name, values, colour in (("full", full, "full"), ("LoRA, r = 4", lora, "lora")):
+    panel.semilogx(rates, values, "o-", color=COLOURS[colour], label=name)
+panel.set(title="with 5e-5 you would say that LoRA does not work", ylim=(0, None))
+panel.set(xlabel="learning rate (log scale)", ylabel="test loss, nats per token")
+panel.legend()
+show(figure, "04_learning_rates")
+
+# %% tags=["fold"]
 # check
 low = lora[0]
 true_option(low < 1, 2 < low < 4, low > 5)
@@ -257,7 +267,7 @@ panel.annotate(
 panel.axhline(min(full), color=COLOURS["full"])
 panel.annotate("full fine-tuning", (1, min(full)), xytext=(0, 6), textcoords="offset points")
 panel.set(title="every rank stays behind full fine-tuning here", ylim=(0, None))
-panel.set(xscale="log", xlabel="rank r", ylabel="test loss")
+panel.set(xscale="log", xlabel="rank r", ylabel="test loss, nats per token")
 panel.set_xticks(ranks, [str(r) for r in ranks])
 show(figure, "04_rank")
 
@@ -309,15 +319,6 @@ assert trained == ours.parameters, "peft adapts other layers"
 print(f"both train {trained:,} parameters")
 
 # %% [markdown]
-# ## What could go wrong
-#
-# | symptom | likely cause | check |
-# |:--|:--|:--|
-# | LoRA's loss hardly moves | a learning rate for full fine-tuning | section 3 |
-# | out of memory, and a smaller r does not help | activations | section 2; a smaller batch |
-# | a step is hardly faster than that of full | a small model | section 1 |
-# | behind full at every rank | the task needs a large change | section 4 and the deep dive |
-#
 # ## Find the bug
 #
 # A report says: "LoRA needs 40 times less memory than full fine-tuning." It was measured like this:
@@ -374,6 +375,15 @@ tensors = [layer.weight, layer.weight.grad, *averages]
 assert sum(t.numel() * t.element_size() for t in tensors) == 16 * 64 * 64
 
 # %% [markdown]
+# ## What could go wrong
+#
+# | symptom | likely cause | check |
+# |:--|:--|:--|
+# | LoRA's loss hardly moves | a learning rate for full fine-tuning | section 3 |
+# | out of memory, and a smaller r does not help | activations | section 2; a smaller batch |
+# | a step is hardly faster than that of full | a small model | section 1 |
+# | behind full at every rank | the task needs a large change | section 4 and the deep dive |
+#
 # ## Exercises
 #
 # Write in [exercises/04_lora_against_full.py](exercises/04_lora_against_full.py), then run
@@ -385,7 +395,9 @@ assert sum(t.numel() * t.element_size() for t in tensors) == 16 * 64 * 64
 #    </details>
 # 2. ★★ `rank_for`: the smallest rank that keeps a given share of an update's energy (the sum of its
 #    squared singular values).
+#    <details><summary>Hint</summary><code>torch.cumsum</code> of the squares, from the largest.</details>
 # 3. ★★ `verdict`: "a", "b" or "no difference that counts", from paired scores.
+#    <details><summary>Hint</summary>The rule of the page on comparing two runs.</details>
 # 4. ★★★ `forgotten_at`: what a method has forgotten when it has learned a given amount
 #    ([deep dive](deep/04_lora_against_full.py), section 3).
 #    <details><summary>Hint</summary>Sort the points by task loss, find the two neighbours of the

@@ -95,9 +95,9 @@ def test_a_core_page_has_every_part(page):
     source = page.path.read_text()
     parts = [
         "## The same in",
-        "## What could go wrong",
         "## Find the bug",
         "## Quiz",
+        "## What could go wrong",
         "## Exercises",
         "## Summary",
         "## On the real thing",
@@ -112,8 +112,8 @@ def test_a_core_page_has_every_part(page):
         "python -m training",
     ):
         assert phrase in source, phrase
-    quiz = source[places[3] : places[4]]
-    assert quiz.count("# ??? ") == 5 and source[places[2] : places[3]].count("# ??? ") == 1
+    bug, quiz = source[places[1] : places[2]], source[places[2] : places[3]]
+    assert quiz.count("# ??? ") == 5 and bug.count("# ??? ") == 1
     seconds = int(re.search(r"about (\d+) s", page.facts["Runs in"])[1])
     assert seconds <= 45
 

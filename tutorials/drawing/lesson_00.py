@@ -17,8 +17,8 @@ def story() -> Drawing:
         d.arrow(topic.bottom, box.top)
     for box in clauses:
         d.arrow(mood.bottom, box.top)
-    d.bracket(20, 206, 170, "3 events, each right with ρ")
-    d.bracket(255, 465, 170, "5 clauses, each right with q")
+    d.bracket(20, 206, 170, "3 events, right with RHO")
+    d.bracket(255, 465, 170, "5 clauses, right with Q")
     text = d.box(60, 230, 360, 44, "plain", "all sentences, shuffled: the story")
     d.arrow((113, 202), (160, text.y))
     d.arrow((360, 202), (320, text.y))
