@@ -264,22 +264,27 @@ sentiment = tests["sentiment"]
 wrong = next(
     text
     for text, label in zip(sentiment["sentence"], sentiment["label"], strict=True)
-    if RULES["sentiment", "adjectives"](text) != label and text.count(" not ") > 1
+    if RULES["sentiment", "adjectives"](text) != label and label == 0
 )
 print(*(clause for clause in wrong.split(" . ") if " was " in clause), sep="\n")
+print("the rule says: good, the label says: bad")
 
 # %% tags=["fold"]
 # check
-assert " not " in wrong, "without `not` this rule should be right more often"
+pairs = list(zip(sentiment["sentence"], sentiment["label"], strict=True))
+missed = [text for text, label in pairs if RULES["sentiment", "adjectives"](text) != label]
+with_not = sum(" not " in text for text in missed) / len(missed)
+assert with_not > 0.8, f"`not` should explain most mistakes, found it in {with_not:.0%}"
 
 # %% [markdown]
 # ## 5. What does the pretrained model know?
 #
-# The repository contains a small **encoder**: a BERT (a model that reads the whole text at once). It
-# has 64 numbers per token (hidden size D = 64). It was trained to guess masked words of stories. Half
-# of the stories were followed by a remark: a verdict such as `it was a good day .`, the topic, or a
-# question with its answer. This is its **pretraining**. So it has read such answers as text, but it
-# was never trained on the examples of a task.
+# The repository contains a small **encoder**: a BERT (a model that reads the whole text at once).
+# It has 64 numbers per token (hidden size D = 64). It was trained to guess masked words of stories,
+# from each token and from one vector for the whole text. Half of the stories were followed by a
+# remark: a verdict such as `it was a good day .`, the topic, or a question with its answer. This is
+# its **pretraining**. So it has read such answers as text, but it was never trained on the examples
+# of a task.
 #
 # Can it guess a masked adjective of a new story? We put `[MASK]` in the place of the first
 # adjective of each story. A guess is right if it has the polarity of that adjective.
@@ -308,12 +313,10 @@ hidden = [hide_first_adjective(text) for text in tests["sentiment"]["sentence"][
 # %%
 @torch.no_grad()
 def share_of_good(model) -> torch.Tensor:
-    """For each story: p(a good adjective) / p(any adjective), shape (stories,)."""
+    """For each story: p(a good adjective) / p(any adjective), shape (B,)."""
     batch = tokenizer([text for text, _ in hidden], padding=True, return_tensors="pt")
-    logits = model(**batch).logits  # (stories, tokens, vocabulary)
-    p = logits[batch["input_ids"] == tokenizer.mask_token_id].softmax(
-        -1
-    )  # (stories, vocabulary)
+    logits = model(**batch).logits  # (B, T, V)
+    p = logits[batch["input_ids"] == tokenizer.mask_token_id].softmax(-1)  # (B, V)
     good, bad = (
         p[:, tokenizer.convert_tokens_to_ids(list(kind))].sum(1) for kind in (GOOD, BAD)
     )

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 01 · LoRA: train two thin matrices instead of the whole weight
+# # 01 · LoRA: two thin matrices can replace the update of a whole weight
 #
 # **Needs** [lesson 00](00_setup_and_small_world.py); matrices, `nn.Linear`, the chain rule, Adam
 # · **Read and do** 50 minutes · **Runs in** about 40 s on one CPU thread · **Memory** 2 GB
@@ -15,8 +15,7 @@
 # thin matrices, $A$ and $B$. Only they are trained. The short side of both is called $r$. For a
 # weight of 4096 × 4096 and r = 8, these are 65,536 parameters instead of 16,777,216.
 #
-# On this page you write this layer in a few lines, find out why one matrix starts at zero, and
-# compare LoRA with full fine-tuning on a real training run.
+# On this page you write this layer, break it on purpose, and compare LoRA with full fine-tuning.
 
 # %% tags=["fold"]
 # set-up: imports, our folders, one thread
@@ -71,7 +70,8 @@ class HandLinear(nn.Module):
         self.scaling = alpha / r
 
     def forward(self, x):  # (batch, tokens, d_in) -> (batch, tokens, d_out)
-        return self.base(x) + self.scaling * (x @ self.A.T) @ self.B.T
+        low = x @ self.A.T  # (batch, tokens, r)
+        return self.base(x) + self.scaling * low @ self.B.T
 
 
 # %% [markdown]
@@ -251,8 +251,8 @@ figure, panel = plt.subplots(figsize=(7, 2.8))
 for i, (name, colour) in enumerate((("s = 1", "broken"), ("s = α/r", "lora"))):
     values = [update[i] for update in updates.values()]
     panel.plot(list(updates), values, "o-", color=COLOURS[colour], label=name)
-panel.set(title="with α/r the first step does not depend on the rank", ylim=(0, None))
-panel.set(xlabel="rank r", ylabel="first step of W")
+panel.set(title="with α/r the useful part of the first step stays equal", ylim=(0, None))
+panel.set(xlabel="rank r", ylabel="first step, downhill part")
 panel.set_xticks(list(updates))
 panel.legend()
 show(figure, "01_scale")
@@ -264,9 +264,10 @@ true_option(growth < 1.2, 1.8 < growth < 2.2, 3.5 < growth < 4.5)
 assert 0.9 < updates[16][1] / updates[4][1] < 1.1, "with α/r the rank should not matter here"
 
 # %% [markdown]
-# Dividing by $r$ removes this growth. (For large ranks, other scales exist: see lesson 05.) Always
-# read alpha and $r$ together: the defaults of peft, `r=8, lora_alpha=8`, give $s = 1$. Microsoft's
-# layer has `lora_alpha=1` by default, so with `r=8` it has $s = 1/8$.
+# Dividing by $r$ removes this growth. (We measured the part that lowers the loss, with random
+# gradients. The whole update is another length.) (For large ranks, other scales exist: see lesson
+# 05.) Always read alpha and $r$ together: the defaults of peft, `r=8, lora_alpha=8`, give $s = 1$.
+# Microsoft's layer has `lora_alpha=1` by default, so with `r=8` it has $s = 1/8$.
 #
 # ## 4. LoRA in a whole model
 #
@@ -301,6 +302,18 @@ print(f"trained parameters: {before:,} before, {after:,} after")
 # %% tags=["fold"]
 # check
 true_option(after == before + 5120, after == 5120, after == before)
+copy = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64))
+for by_hand_layer, library_layer in ((tiny[0], copy[0]), (tiny[2], copy[2])):
+    library_layer.load_state_dict(by_hand_layer.base.state_dict())
+loralib.inject(copy, loralib.LoraConfig(r=8, lora_alpha=16, target_modules=["0", "2"]))
+for by_hand_layer, library_layer in ((tiny[0], copy[0]), (tiny[2], copy[2])):
+    nn.init.normal_(by_hand_layer.B)
+    library_layer.lora_A["default"].data.copy_(by_hand_layer.A)
+    library_layer.lora_B["default"].data.copy_(by_hand_layer.B)
+z = torch.randn(3, 64)
+assert torch.allclose(tiny(z), copy(z), rtol=1e-3, atol=1e-3), (
+    "`inject` should compute the same"
+)
 assert after == 2 * 8 * (64 + 256), "r (d_in + d_out) for each layer, and a frozen base"
 
 # %% [markdown]

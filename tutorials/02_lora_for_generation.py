@@ -108,7 +108,8 @@ from training.evaluation.evaluation import model_inputs
 batch = next(batches(library.features, tokenizer, 32))
 with torch.no_grad():
     logits = base.model(**model_inputs(batch)).logits  # (B, T, V): V tokens in the vocabulary
-shifted, targets = logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten()
+shifted = logits[:, :-1].flatten(0, 1)  # (B · (T − 1), V)
+targets = batch["labels"][:, 1:].flatten()  # (B · (T − 1),)
 loss = F.cross_entropy(shifted, targets, ignore_index=-100)
 blind = torch.log(torch.tensor(len(tokenizer))).item()
 
@@ -204,15 +205,19 @@ for method, result in results.items():
     steps, losses = [row["step"] for row in rows], [row["eval_loss"] for row in rows]
     panel.plot(steps, losses, color=COLOURS[method], marker=".", label=method)
 panel.axhline(floor, color=COLOURS["ceiling"], linestyle="--", label="floor (computed)")
-panel.set(title="full fine-tuning comes nearest to the floor", ylim=(0, None))
+panel.set(title="full fine-tuning comes nearest to the floor", ylim=(0, 2.1))
 panel.set(xlabel="step", ylabel="test loss, nats per token")
-panel.legend(loc="upper right")
+panel.legend(loc="upper right", ncols=2)
 show(figure, "02_losses")
 
 # %% tags=["fold"]
 # check
 head, lora, full = (results[method].metric for method in ("head", "lora", "full"))
-true_option(max(head, lora, full) < 1.05 * floor, floor < full < lora < head, lora < full)
+true_option(
+    max(head, lora, full) < 1.05 * floor,
+    floor < full < lora - 0.05 < head - 0.1,
+    abs(lora - full) < 0.05,
+)
 
 # %% [markdown]
 # [Lesson 04](04_lora_against_full.py) looks at this difference, with more learning rates and ranks.
@@ -239,15 +244,29 @@ from training.data.encoding import prompt_ids
 
 prompts = [prompt_ids(m, spec, tokenizer) for m in test["meaning_representation"][:8]]
 model = results["lora"].model.cpu()
-print("facts:", test[0]["meaning_representation"])
-print("LoRA: ", tokenizer.decode(greedy_by_hand(model, prompts[0], 40)))
+text = tokenizer.decode(greedy_by_hand(model, prompts[0], 40))
+
+# %% [markdown]
+# ??? The facts are: tom, in ha long, ate dinner, friend omar, mood bad. What does LoRA's model
+#   write?
+# - [ ] a fluent text with all facts || Its loss is still far above the floor.
+# - [x] a fluent text with a wrong fact || It has learned the form of such texts. Not all facts
+#   are copied.
+# - [ ] words without grammar || The form is learned first.
+
+# %%
+print("LoRA:", text)
 
 # %% tags=["fold"]
-# check: one by one and in a batch, the texts are the same
+# check: this text, and one by one against a batch
 from training.evaluation.generation import generate_texts
 
 alone = [tokenizer.decode(greedy_by_hand(model, prompt, 40)) for prompt in prompts]
 together = generate_texts(model, tokenizer, prompts, "greedy", max_new_tokens=40)
+from training.data.world_tasks import slot_errors
+
+mistakes = slot_errors(test[0]["meaning_representation"], text)[0]
+true_option(mistakes == 0, mistakes > 0, " was there" not in text)
 assert alone == together, "a batch is padded on the left, and the padding is masked"
 
 # %% [markdown]
@@ -330,9 +349,11 @@ colours = [COLOURS[method] for method in results]
 panels[0].bar(list(results), [r.metric for r in results.values()], color=colours, width=0.6)
 bars = panels[1].bar(list(results), list(true.values()), color=colours, width=0.6)
 panels[1].bar_label(bars, fmt="{:.0%}", padding=2)
-panels[0].set(title="a lower loss ...", xlabel="method", ylabel="test loss, nats per token")
-panels[1].set(title="... and still few true texts", xlabel="method", ylim=(0, 1))
-panels[1].set(ylabel="share of texts with every fact right")
+panels[0].set(
+    title="a lower loss helps ...", xlabel="method", ylabel="test loss, nats per token"
+)
+panels[1].set(title="... but few texts are true", xlabel="method", ylim=(0, 1))
+panels[1].set(ylabel="share of true texts")
 show(figure, "02_truth")
 
 # %%

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 03 · Classification: save the new head with the adapter
+# # 03 · Classification: without its head, an adapter is right or swapped by chance
 #
 # **Needs** lessons [00](00_setup_and_small_world.py) and [01](01_lora_by_hand.py)
 # · **Read and do** 45 minutes · **Runs in** about 40 s on one CPU thread · **Memory** 2 GB
@@ -58,8 +58,9 @@ def accuracy_of(model) -> float:
 # ## 1. The head is one small matrix
 #
 # An encoder such as BERT reads the whole text at once. The hidden state of its first token passes
-# through one more layer and becomes a vector $h$ for the whole text. The head computes
-# $h W^\top + b$ with $W$ of shape (C, D): one score for each of C labels. The largest score wins.
+# through one more layer and becomes a vector $h$ for the whole text. (Pretraining has trained this
+# vector, too.) The head computes $h W^\top + b$ with $W$ of shape (C, D): one score for each of C
+# labels. The largest score wins.
 #
 # ??? The hidden size is D = 64, and there are two labels. How many parameters does the head have?
 # - [ ] 64 || That is one row of W. There is one row for each label.
@@ -360,8 +361,8 @@ true_option(False, not moved and not has_adapter, False)
 
 # %% tags=["fold"]
 # check of the first two answers
-assert sum(p.numel() for p in torch.nn.Linear(768, 5).parameters()) == 3845
-assert matthews([0] * 10, [0] * 5 + [1] * 5) == 0
+assert sum(p.numel() for p in torch.nn.Linear(768, 5).parameters()) == 3845, "5 · 768 + 5"
+assert matthews([0] * 10, [0] * 5 + [1] * 5) == 0, "one kind of answer: MCC is 0"
 
 # %% [markdown]
 # ## What could go wrong

@@ -6,10 +6,10 @@ from tutorials.pages import TABLE
 START = HERE / "vi.md"
 LINES = {
     "00": "Thế giới nhỏ: mỗi điểm số có một mức trần mà bạn tự tính được",
-    "01": "LoRA: huấn luyện hai ma trận mỏng thay cho toàn bộ trọng số",
+    "01": "LoRA: hai ma trận mỏng có thể thay cho việc cập nhật toàn bộ trọng số",
     "02": "Sinh văn bản: văn bản trôi chảy chưa chắc đã đúng",
-    "03": "Phân loại: lưu đầu ra mới cùng với bộ chuyển đổi",
-    "04": "LoRA hay tinh chỉnh toàn bộ: được gì và mất gì",
+    "03": "Phân loại: thiếu đầu ra, bộ chuyển đổi đúng hay ngược là do may rủi",
+    "04": "LoRA hay tinh chỉnh toàn bộ: ít bộ nhớ hơn, thời gian gần như vậy, đôi khi kém hơn",
     "05": "Họ hàng của LoRA đổi hệ số, điểm xuất phát, tốc độ hoặc hình dạng của cùng một phép nhân",
     "06": "Một mô hình nền phục vụ nhiều tác vụ cùng lúc; cộng hai bộ chuyển đổi nghĩa là cộng hai tích của chúng",
     "07": "Mười sáu mức chọn khéo và một hệ số chung cho 64 số giữ được một trọng số trong 4,13 bit",
