@@ -4,14 +4,17 @@ The first two cells say what to install, and go to the project's root. Folded ce
 """
 
 import json
-import re
+import os
+from dataclasses import replace
+from pathlib import Path
+from posixpath import normpath
 
 from tutorials import questions
 from tutorials.lessons import HERE, Cell, Lesson, all_pages, cells
 from tutorials.pages import LINK, moved_link
 
 FOLDER = HERE / "notebooks"
-INSTALL = """*A notebook made from [{name}]({name_link}). Do not edit it: its source is that file.*
+INSTALL = """*A notebook made from [{name}]({link}). Do not edit it: its source is that file.*
 
 Before the first run, in a terminal, in the project's folder: `make setup`, then `pip install -e '.[render]'` (it brings Jupyter).
 Choose the Python of `.venv` as the kernel."""
@@ -29,13 +32,13 @@ def path_of(lesson: Lesson):
 
 def notebook(lesson: Lesson) -> str:
     """The file's text. The same source gives the same text."""
-    here = path_of(lesson).with_suffix(".md")
-    first = INSTALL.format(name=lesson.path.name, name_link=_link(f"{lesson.path.name}#", lesson).rstrip("#"))
-    made = [_cell(0, Cell("markdown", first), lesson), _cell(1, Cell("code", ROOT_CELL, ("fold",)), lesson)]
-    made += [_cell(i, cell, lesson) for i, cell in enumerate(cells(lesson.path.read_text()), start=2)]
+    source = Path(os.path.relpath(lesson.path, path_of(lesson).parent)).as_posix()
+    first = Cell("markdown", INSTALL.format(name=lesson.path.name, link=source))
+    of_page = cells(lesson.path.read_text())
+    of_page = [replace(cell, source=_text(cell.source, lesson)) if cell.kind == "markdown" else cell for cell in of_page]
+    made = [_cell(i, cell) for i, cell in enumerate([first, Cell("code", ROOT_CELL, ("fold",)), *of_page])]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     content = {"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-    del here
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -51,14 +54,14 @@ def command() -> int:
     return 0
 
 
-def _cell(number: int, cell: Cell, lesson: Lesson) -> dict:
+def _cell(number: int, cell: Cell) -> dict:
     metadata: dict = {"tags": list(cell.tags)} if cell.tags else {}
     if cell.kind == "markdown":
         return {
             "cell_type": "markdown",
             "id": f"cell-{number}",
             "metadata": metadata,
-            "source": _lines(_text(cell.source, lesson)),
+            "source": _lines(cell.source),
         }
     metadata |= {"jupyter": {"source_hidden": True}} if "fold" in cell.tags else {}
     source = _lines(cell.source)
@@ -78,10 +81,11 @@ def _text(source: str, lesson: Lesson) -> str:
 
 
 def _link(target: str, lesson: Lesson) -> str:
-    """A link of the source as it must be in the notebook, which lies one folder deeper, as pages do."""
-    if re.match(r"\w+:", target):
-        return target
-    return moved_link(target, lesson.path, lesson.page)
+    """A link of the source as the notebook needs it. `notebooks` mirrors `rendered`: a link to a page leads to its notebook."""
+    link = moved_link(target, lesson.path, lesson.page)
+    page, _, anchor = link.partition("#")
+    is_page = HERE / "rendered" in Path(normpath(lesson.page.parent / page)).parents
+    return (page.removesuffix(".md") + ".ipynb" if is_page else page) + (f"#{anchor}" if anchor else "")
 
 
 def _lines(text: str) -> list[str]:

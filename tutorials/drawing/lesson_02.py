@@ -9,7 +9,7 @@ def tokens() -> Drawing:
         290,
     )
     words = ["name", ":", "anna", "=>", "anna", "slept", "<end>"]
-    read = d.row(70, 40, [(w, "frozen" if i < 4 else "data") for i, w in enumerate(words)], width=57)
+    d.row(70, 40, [(w, "frozen" if i < 4 else "data") for i, w in enumerate(words)], width=57)
     d.text(8, 60, "input", "small soft")
     d.bracket(70, 298, 74, "prompt: the model reads it")
     d.bracket(302, 469, 74, "answer: it writes this")
@@ -24,7 +24,6 @@ def tokens() -> Drawing:
         d.arrow((70 + 57 * i + 28, 160), target[i - 1].top, kind="data")
     d.text(250, 250, "Shifted by one: the position of => has to predict anna.", "small soft middle")
     d.legend(278, ("frozen", "no loss"), ("data", "counts in the loss"))
-    del read
     return d
 
 

@@ -8,7 +8,7 @@ def body_and_head() -> Drawing:
         "Tokens go through the frozen body with LoRA; the new head makes one score per label of the first hidden state.",
         232,
     )
-    tokens = d.row(14, 96, [("[CLS]", "data"), ("the", "data"), ("day", "data")], width=48)
+    d.row(14, 96, [("[CLS]", "data"), ("the", "data"), ("day", "data")], width=48)
     body = d.box(196, 46, 122, 130, "frozen", "body", "pretrained")
     d.box(212, 132, 90, 32, "trained", "LoRA")
     head = d.box(356, 66, 108, 90, "trained", "head", "random at first")
@@ -18,7 +18,6 @@ def body_and_head() -> Drawing:
     d.text(410, 195, "score per label", "small soft middle")
     d.text(86, 150, "text", "small soft middle")
     d.legend(220, ("frozen", "frozen"), ("trained", "trained"), ("data", "data"))
-    del tokens
     return d
 
 
