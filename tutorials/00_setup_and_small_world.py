@@ -1,22 +1,24 @@
 # %% [markdown]
 # # 00 · The small world: every score has a ceiling that you can compute
 #
-# **Needs** basic Python, PyTorch and probability; no other lesson · **Read and do** 35 minutes
-# · **Runs in** about 10 s on one CPU thread · **Memory** 2 GB
+# **Needs** basic Python, PyTorch and probability; no other lesson · **Read and do** 50 minutes
+# · **Runs in** about 15 s on one CPU thread · **Memory** 2 GB
 #
 # You trained a model, and its accuracy is 0.86. Is that good?
 #
 # On real data nobody knows. Some labels are wrong, some texts can be read in two ways, and some
-# results are random. So you never know how much of the missing 0.14 could be learned.
+# labels are a matter of chance. So you never know how much of the missing 0.14 could be
+# learned.
 #
 # ![A score between 0 and 1, with chance and the ceiling marked](diagrams/00_ceiling.svg)
 #
 # In this course the data come from a **small world**: a tiny language that a program generates.
-# The program knows the hidden cause of every text. So we can compute the best accuracy that *any*
-# model can expect. We call it the **ceiling**, and we compare every score of the course with it.
+# The program knows the hidden cause of every text. So we can compute the best accuracy that
+# *any* model can expect. We call it the **ceiling**, and we compare every score of the course
+# with it.
 #
 # After this page you can compute a ceiling with a few lines of code, and you know the small
-# pretrained model that the next lessons adapt.
+# pretrained model that the next lessons adapt. ([How to install and run the pages](README.md).)
 
 # %% tags=["fold"]
 # set-up: imports, our folders, one thread
@@ -49,11 +51,11 @@ use_style()
 # ![A hidden topic and a hidden polarity make three events and five clauses](diagrams/00_story.svg)
 #
 # - The topic is music, sport, food or science. The story has three events: somebody does
-#   something, and the verb shows a topic. It is the true topic with probability `RHO`;
+#   something, and the verb shows a topic. This topic is the true one with probability `RHO`;
 #   otherwise it is one of the other three.
 # - The polarity says whether the day was good or bad. The story has five clauses, such as
-#   `the room was warm`. Each clause shows the true polarity with probability `Q`. The word `not`
-#   can reverse a clause.
+#   `the room was warm`. Each clause shows the true polarity with probability `Q`. The word
+#   `not` (in one clause of ten) reverses a clause.
 #
 # Two more sentences say who was where and who met whom. Other tasks use them. Here is one story
 # (`paris` is a person in it). Read it, and guess its topic.
@@ -67,14 +69,12 @@ print(story.text.replace(" . ", " .\n"))
 
 # %% [markdown]
 # ??? Two events show sport (`kicked`, `chased`), and one shows science (`studied`). Which topic
-#   is
-#   hidden behind this story?
+#   is hidden behind this story?
 # - [ ] Sport, for sure. || Each event can mislead, so two events do not prove it.
 # - [x] Most likely sport, but it may be another one. || Two events make sport much more likely.
 #   They do not make it certain.
-# - [ ] Nobody can say anything about it. || Then reading would not help at all. Two of three
-#   events
-#   say a lot.
+# - [ ] Nobody can say anything about it. || If that were true, reading would not help at all.
+#   Two of three events say a lot.
 
 # %%
 from training.data.small_world import VERBS
@@ -99,20 +99,20 @@ assert sorted(events) == ["science", "sport", "sport"], "this is another story t
 assert events.count(TOPICS[story.topic]) < 2, "take a story whose best guess is wrong"
 
 # %% [markdown]
-# Here the best guess is wrong: two of the three events misled us. No reader can know that. This is
-# why the ceiling is below 1.
+# Here the best guess is wrong: two of the three events misled us. No reader can know that. This
+# is why the ceiling is below 1.
 #
 # ## 2. The best guess, computed by hand
 #
 # Write $t$ for the topic, $v_1, v_2, v_3$ for what the three events show, and $\rho$ for `RHO`.
-# Before we read, all topics are equally likely. **Bayes' rule** then says how likely each topic is
-# after reading:
+# Before we read, all topics are equally likely. **Bayes' rule** then says how likely each topic
+# is after reading:
 #
 # $$p(t \mid v) \;\propto\; \prod_i p(v_i \mid t), \qquad
 # p(v_i \mid t) = \rho \text{ if } v_i = t,\ \text{ else } (1 - \rho) / 3.$$
 #
-# In words: multiply one factor per event, then divide so that the sum is 1. The result is called
-# the **posterior**.
+# In words: multiply one factor per event, then divide so that the sum is 1. The result is
+# called the **posterior**.
 
 
 # %%
@@ -131,8 +131,7 @@ def posterior(votes, choices: int, right: float) -> list[float]:
 # - [ ] about 2/3 || The share of the events is not the probability. Each event is right with
 #   probability 0.75, and two of them agree.
 # - [x] about 9/10 || The odds of sport against science are 0.75 to 0.083, so 9 to 1. (Music and
-#   food
-#   have a little probability, too.)
+#   food have a little probability, too.)
 # - [ ] 1 || The third event says something else, so we cannot be certain.
 
 # %%
@@ -154,9 +153,10 @@ for _ in range(500):
 # %% [markdown]
 # ## 3. The ceiling of a test set
 #
-# A rule that always answers the most likely topic is right with probability $\max_t p(t \mid v)$.
-# We take the mean of this number over all stories of a test set. On average, no model scores
-# higher. There are two tasks: `topic` asks for the topic, and `sentiment` asks for the polarity.
+# Take the rule that always answers the most likely topic. On one story it is right with
+# probability $\max_t p(t \mid v)$. We take the mean of this number over all stories of a test
+# set. On average, no model scores higher. There are two tasks: `topic` asks for the topic, and
+# `sentiment` asks for the polarity.
 #
 # ??? One event alone is right with probability `RHO`. A story has three events. Where is the
 #   ceiling of `topic`?
@@ -180,7 +180,8 @@ true_option(by_hand < RHO - 0.01, abs(by_hand - RHO) < 0.01, RHO + 0.01 < by_han
 assert math.isclose(by_hand, ceiling("topic", tests["topic"])), "is every event counted once?"
 
 # %% [markdown]
-# From now on we use the library's `ceiling`.
+# If the 0.86 of the start was measured on `topic`, it is nearly all that can be learned. From
+# now on we use the library's `ceiling`.
 #
 # ## 4. Simple rules first
 #
@@ -211,15 +212,15 @@ def accuracy(rule, test) -> float:
 
 
 # %% [markdown]
-# Another test set would give a slightly different score. The **standard error** says how different:
-# with $n$ examples and accuracy $a$ it is $\sqrt{a (1 - a) / n}$. We say that a score reaches the
-# ceiling if it is less than three standard errors away from it.
+# Another test set would give a slightly different score. The **standard error** says how
+# different: with $n$ examples and accuracy $a$ it is $\sqrt{a (1 - a) / n}$. We say that a
+# score reaches the ceiling if it is less than three standard errors away from it.
 #
 # ??? Which rules reach their ceiling?
-# - [x] only `all events` || It uses all that a story says about its topic. The other rules ignore
-#   a part of the text.
-# - [ ] `all events` and `adjectives` || `adjectives` reads "not warm" as good, so it is wrong too
-#   often.
+# - [x] only `all events` || It uses all that a story says about its topic. The other rules
+#   ignore a part of the text.
+# - [ ] `all events` and `adjectives` || `adjectives` reads "not warm" as good, so it is wrong
+#   too often.
 # - [ ] none: a rule cannot be as good as a model || A ceiling holds for every way to answer. A
 #   rule that uses all the information reaches it.
 
@@ -239,7 +240,7 @@ for panel, (task, title) in zip(panels, titles.items(), strict=True):
     names = [name for owner, name in scores if owner == task]
     values = [scores[task, name] for name in names]
     errors = [3 * math.sqrt(v * (1 - v) / len(tests[task])) for v in values]
-    panel.errorbar(names, values, errors, fmt="o", color="black", capsize=5)
+    panel.errorbar(names, values, errors, fmt="o", color=COLOURS["random"], capsize=5)
     top = ceiling(task, tests[task])
     panel.axhline(top, color=COLOURS["ceiling"], linestyle="--")
     panel.annotate("ceiling", (-0.5, top + 0.03), color=COLOURS["ceiling"])
@@ -254,40 +255,82 @@ error = {k: math.sqrt(s * (1 - s) / len(tests[k[0]])) for k, s in scores.items()
 reached = {key for key in scores if abs(gap[key]) < 3 * error[key]}
 both = {("topic", "all events"), ("sentiment", "adjectives")}
 true_option(reached == {("topic", "all events")}, reached == both, not reached)
-
-# %% [markdown]
-# **Break it on purpose:** the rule `adjectives` does not look at the word `not`. Here is a story that
-# misleads it:
-
-# %%
-sentiment = tests["sentiment"]
-wrong = next(
-    text
-    for text, label in zip(sentiment["sentence"], sentiment["label"], strict=True)
-    if RULES["sentiment", "adjectives"](text) != label and label == 0
-)
-print(*(clause for clause in wrong.split(" . ") if " was " in clause), sep="\n")
-print("the rule says: good, the label says: bad")
-
-# %% tags=["fold"]
-# check
+sentiment, adjectives = tests["sentiment"], RULES["sentiment", "adjectives"]
 pairs = list(zip(sentiment["sentence"], sentiment["label"], strict=True))
-missed = [text for text, label in pairs if RULES["sentiment", "adjectives"](text) != label]
+missed = [text for text, label in pairs if adjectives(text) != label]
 with_not = sum(" not " in text for text in missed) / len(missed)
 assert with_not > 0.8, f"`not` should explain most mistakes, found it in {with_not:.0%}"
 
 # %% [markdown]
-# ## 5. What does the pretrained model know?
+# **Break it on purpose:** test stories get into the training set. Our broken model knows half
+# of the test stories and their labels by heart. For the other half it uses the rule
+# `all events`.
 #
-# The repository contains a small **encoder**: a BERT (a model that reads the whole text at once).
-# It has 64 numbers per token (hidden size D = 64). It was trained to guess masked words of stories,
-# from each token and from one vector for the whole text. Half of the stories were followed by a
-# remark: a verdict such as `it was a good day .`, the topic, or a question with its answer. This is
-# its **pretraining**. So it has read such answers as text, but it was never trained on the examples
-# of a task.
+# ??? What is its accuracy on `topic`?
+# - [ ] at the ceiling || The ceiling holds for a model that has not seen the labels of the test
+#   stories.
+# - [x] about half of the way from the ceiling to 1 || Half of the answers are copied, so they
+#   are all right. The other half is at the ceiling.
+# - [ ] 1 || It knows only half of the stories.
+
+# %%
+topic = tests["topic"]
+known = dict(zip(topic["sentence"][::2], topic["label"][::2], strict=True))  # the leak
+all_events = RULES["topic", "all events"]
+leaked = accuracy(lambda text: known.get(text, all_events(text)), topic)
+print(f"ceiling {by_hand:.3f}, with the leak {leaked:.3f}")
+
+# %% tags=["fold"]
+# check
+share = (leaked - by_hand) / (1 - by_hand)
+true_option(abs(share) < 0.1, 0.35 < share < 0.65, leaked == 1)
+assert leaked > by_hand + 3 * error["topic", "all events"], "a leak must be above the ceiling"
+
+# %% [markdown]
+# A score far above the ceiling is a bug. On real data you do not know the ceiling, so a leak is
+# harder to see.
 #
-# Can it guess a masked adjective of a new story? We put `[MASK]` in the place of the first
-# adjective of each story. A guess is right if it has the polarity of that adjective.
+# %% [markdown]
+# ## 5. A pretrained model and its ceiling
+#
+# The repository contains a small **encoder**: a BERT (Devlin et al. 2018), a model that reads
+# the whole text at once. It has 64 numbers per token (hidden size D = 64; the BERT paper writes
+# H). Its **pretraining** was to guess masked words of stories. (Half of the stories were
+# followed by a remark in words, such as `it was a good day .` The model has never seen a label
+# as a number.)
+#
+# We put `[MASK]` in the place of the first adjective of a new story. A guess is right if it has
+# the polarity of that adjective. This task has a ceiling, too. If the clause has a second
+# adjective ("good and calm"), the answer is certain. If not, the other four clauses say how
+# likely a good day is. On a good day a clause shows "good" with probability `Q`, on a bad day
+# with $1 - Q$. (With `not` in the clause, the best guess is the opposite adjective. It is right
+# equally often.)
+
+
+# %%
+def hide_first_adjective(text: str) -> tuple[str, str]:
+    words = text.split()
+    place = next(i for i, word in enumerate(words) if word in GOOD + BAD)
+    return " ".join([*words[:place], "[MASK]", *words[place + 1 :]]), words[place]
+
+
+def best_masked_guess(text: str) -> float:
+    """The probability of the better guess for the polarity of the first adjective."""
+    clauses = [c.split() for c in text.split(" . ") if {*c.split()} & {*GOOD, *BAD}]
+    first, *others = [[w in GOOD for w in clause if w in GOOD + BAD] for clause in clauses]
+    if len(first) == 2:
+        return 1.0  # both adjectives of a clause have one polarity
+    # `^`: with `not`, a good adjective says that the day was bad
+    signs = [kinds[0] ^ ("not" in c) for kinds, c in zip(others, clauses[1:], strict=True)]
+    good_day = posterior(signs, 2, Q)[1]
+    good_sign = good_day * Q + (1 - good_day) * (1 - Q)
+    return max(good_sign, 1 - good_sign)
+
+
+stories = tests["sentiment"]["sentence"][:400]
+hidden = [hide_first_adjective(text) for text in stories]
+top = sum(map(best_masked_guess, stories)) / len(stories)
+
 
 # %%
 from transformers import AutoConfig, BertForMaskedLM
@@ -301,21 +344,11 @@ torch.manual_seed(0)
 untrained = BertForMaskedLM(AutoConfig.from_pretrained(SMALL["encoder"])).eval()
 
 
-def hide_first_adjective(text: str) -> tuple[str, str]:
-    words = text.split()
-    place = next(i for i, word in enumerate(words) if word in GOOD + BAD)
-    return " ".join([*words[:place], "[MASK]", *words[place + 1 :]]), words[place]
-
-
-hidden = [hide_first_adjective(text) for text in tests["sentiment"]["sentence"][:400]]
-
-
-# %%
 @torch.no_grad()
 def share_of_good(model) -> torch.Tensor:
-    """For each story: p(a good adjective) / p(any adjective), shape (B,)."""
+    """For each story: p(a good adjective) / p(any adjective), shape (B,): B stories."""
     batch = tokenizer([text for text, _ in hidden], padding=True, return_tensors="pt")
-    logits = model(**batch).logits  # (B, T, V)
+    logits = model(**batch).logits  # (B, T, V): stories, tokens, vocabulary
     p = logits[batch["input_ids"] == tokenizer.mask_token_id].softmax(-1)  # (B, V)
     good, bad = (
         p[:, tokenizer.convert_tokens_to_ids(list(kind))].sum(1) for kind in (GOOD, BAD)
@@ -324,34 +357,41 @@ def share_of_good(model) -> torch.Tensor:
 
 
 # %% [markdown]
-# ??? In 42 % of the stories, the masked adjective has a second one in its clause ("good and
-#   calm").
-#   The other four clauses show the polarity, too. How often is the guess of the pretrained model
-#   right?
-# - [ ] about half of the time || That is what random weights reach: they know nothing.
-# - [ ] in about 70 % of the stories || The rest of a story says more than that.
-# - [x] in more than 85 % of the stories || The other clauses, and a second adjective in the same
-#   clause, show the polarity. Pretraining has taught the model to use them.
-# - [ ] always || Each clause can mislead, so the hidden word cannot always be guessed.
+# ??? A reader sees only the clause with `[MASK]`, not the rest of the story. In 42 % of the
+#   stories it has a second adjective. How often is this reader right?
+# - [ ] in about 42 % of the stories || In the others a guess is right half of the time.
+# - [ ] in about 94 % || For this, one has to read the other clauses.
+# - [x] in about 71 % || 0.42 + 0.58 / 2. The ceiling must be higher, because the other four
+#   clauses help.
 
 # %%
 is_good = torch.tensor([word in GOOD for _, word in hidden])
 for name, model in (("random weights", untrained), ("pretrained", pretrained)):
     right = ((share_of_good(model) > 0.5) == is_good).float().mean().item()
-    print(f"{name:<15} the polarity is right in {right:.3f} of {len(hidden)} stories")
+    print(f"{name:<15} {right:.3f}")
+certain = sum(best_masked_guess(text) == 1 for text in stories) / len(stories)
+one_clause = certain + (1 - certain) / 2
+print(f"one clause only {one_clause:.3f}")
+print(f"ceiling         {top:.3f}   ({len(hidden)} stories)")
 
 # %% tags=["fold"]
 # check
-true_option(right < 0.6, 0.6 < right < 0.85, 0.85 < right < 1, right == 1)
+error = math.sqrt(top * (1 - top) / len(hidden))
+is_share = [abs(one_clause - share) < 0.03 for share in (0.42, 0.94, 0.71)]
+true_option(is_share[0], is_share[1], is_share[2])
+assert abs(right - top) < 3 * error < right - one_clause, "is it the committed model?"
 random_right = ((share_of_good(untrained) > 0.5) == is_good).float().mean().item()
 assert random_right < 0.7, (
     "random weights cannot know polarity: does a label leak into the input?"
 )
 
 # %% [markdown]
-# **Fine-tuning** is further training of a pretrained model for one task. It can be cheap: the model
-# already contains much of what the task needs, so a small update may be enough. Lesson 01 makes
-# this update small.
+# The pretrained model is far above the reader of one clause, and it reaches the ceiling: the
+# distance is less than three standard errors. So it uses nearly all that the other clauses say.
+#
+# **Fine-tuning** is further training of a pretrained model for one task. It can be cheap: the
+# model already contains much of what the task needs, so a small update may be enough. Lesson 01
+# makes this update small.
 #
 # ## The same in transformers
 #
@@ -389,15 +429,16 @@ print("best guess of both:", guess["token_str"])
 #
 # ## Quiz
 #
-# ??? Your model has accuracy 0.97. The ceiling is 0.90 ± 0.01. What do you do first?
+# ??? Your model has an accuracy of 0.97 (standard error 0.01). The ceiling is 0.90. What do you
+#   do first?
 # - [ ] publish it || A score this high is suspicious.
-# - [x] look for a leak || A score far above the ceiling means that the answer is in the input, or
-#   that test stories were trained on.
+# - [x] look for a leak || A score far above the ceiling means that the answer is in the input,
+#   or that test stories were trained on.
 # - [ ] train longer || The score is already too high.
 #
 # ??? Why is the ceiling of a task below 1?
-# - [x] The text does not always show the hidden cause. || Events and clauses can mislead, so even
-#   the best guess is sometimes wrong.
+# - [x] The text does not always show the hidden cause. || Events and clauses can mislead, so
+#   even the best guess is sometimes wrong.
 # - [ ] The model is too small. || The ceiling does not depend on the model.
 # - [ ] The test set is too small. || A larger test set gives a more exact ceiling, not a higher
 #   one.
@@ -408,15 +449,15 @@ print("best guess of both:", guess["token_str"])
 # - [ ] about 0.1 || That would be so with about 10 examples.
 #
 # ??? What does the rule `constant` tell you?
-# - [x] the score of a model that ignores the text || Every useful model must be better than this.
 # - [ ] the ceiling || The ceiling is the other end of the scale.
+# - [x] the score of a model that ignores the text || Every useful model must be better than
+#   this.
 # - [ ] whether the labels are right || It does not look at the texts or check the labels.
 #
 # ??? Where did the encoder learn what "good" means?
 # - [ ] from the labels of `sentiment` || It was not trained on them.
 # - [x] from guessing hidden words || A hidden adjective is easier to guess if you know the
-#   polarity
-#   of the day. Some texts also had a remark such as `it was a good day .`
+#   polarity of the day. Some texts also had a remark such as `it was a good day .`
 # - [ ] from the tokenizer || The tokenizer only turns words into numbers.
 
 # %% tags=["fold"]
@@ -429,8 +470,8 @@ assert abs(error - 0.0095) < 0.0001, "the standard error is the square root of a
 #
 # | symptom | likely cause | check |
 # |:--|:--|:--|
-# | a score above the ceiling | test stories in the training set | [deep dive](deep/00_setup_and_small_world.py), section 2 |
-# | two runs differ by 0.01 | the difference is below three standard errors | section 4 |
+# | a score far above the ceiling | test stories in the training set | section 4; deep dive, section 2 |
+# | two runs differ by 0.01 | the error of the test set | [how to compare two runs](topics/compare_two_runs.py) |
 # | accuracy 0.25 with four classes, 0.5 with two classes | the model learned nothing | compare with `constant`, section 4 |
 # | `cannot import name ... from 'kernels'` | a package of that name is installed | deep dive, section 1 |
 #
@@ -439,8 +480,8 @@ assert abs(error - 0.0095) < 0.0001, "the standard error is the square root of a
 # Write your answers in [exercises/00_small_world.py](exercises/00_small_world.py). Then run
 # `python -m tutorials check 00`. Our answers are in `solutions/`.
 #
-# 1. ★ `rows_needed`: your accuracy is a. How many test examples do you need, so that a given
-#    difference is three standard errors?
+# 1. ★ `rows_needed`: your accuracy is a. How many test examples do you need, so that three
+#    standard errors are not larger than a given difference?
 #    <details><summary>Hint</summary>Solve d = 3 √(a (1 − a) / n) for n.</details>
 # 2. ★★ `sentiment_rule`: write a rule for `sentiment` that reaches the ceiling.
 #    <details><summary>Hint</summary>Count each clause once, even if it has two adjectives.
@@ -453,19 +494,20 @@ assert abs(error - 0.0095) < 0.0001, "the standard error is the square root of a
 #    <details><summary>Hint</summary>In pretraining it has read stories that were followed by
 #    <code>it was a good day .</code></details>
 #
-# **Change and measure:** in the line `best = ...` of section 3, write 0.9 in place of `RHO`, and do
-# not run the check. The computed "ceiling" changes. Does the score of `all events` change too?
-# Explain why the new number is not a ceiling.
+# **Change and measure:** in the line `best = ...` of section 3, write 0.9 in place of `RHO`,
+# and do not run the check. The computed "ceiling" changes. Does the score of `all events`
+# change too? Explain why the new number is not a ceiling.
 #
 # ## Summary
 #
 # 1. A text shows its hidden cause only with some probability. Bayes' rule gives the best guess.
 # 2. The mean probability of the best guess is the ceiling. Compare every score with it.
-# 3. Pretraining has already taught the encoder much of what a task needs.
+# 3. On masked adjectives, the pretrained encoder already reaches the ceiling.
 #
 # **Next:** [01, LoRA by hand](01_lora_by_hand.py). How small can the update be?
 #
-# More about this page: [deep dive](deep/00_setup_and_small_world.py). Words: [glossary](GLOSSARY.md).
+# More about this page: [deep dive](deep/00_setup_and_small_world.py). Words:
+# [glossary](GLOSSARY.md).
 #
 # ## On the real thing
 #

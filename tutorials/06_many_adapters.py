@@ -1,37 +1,28 @@
 # %% [markdown]
-# # 06 · One base serves many tasks at once, and adding two adapters means adding their products
+# # 06 · Many adapters share one base; their exact sum can lose skills
 #
-# | | |
-# |:--|:--|
-# | **Needs** | lessons [01](01_lora_by_hand.py) and [03](03_lora_for_classification.py) |
-# | **Read and do** | 50 minutes |
-# | **Runs in** | about 50 s on one CPU thread |
-# | **Memory** | 2 GB |
+# **Needs** lessons [01](01_lora_by_hand.py) and [03](03_lora_for_classification.py)
+# · **Read and do** 45 minutes · **Runs in** about 35 s on one CPU thread · **Memory** 2 GB
 #
-# Full fine-tuning gives a whole model for every task. LoRA gives a small file, and the base stays. So one base in memory can
-# serve many customers: switched between batches, **mixed inside one batch**, added together, or exchanged while a compiled
-# model runs. Adding is easy to get wrong: what the library `peft` calls `linear` adds the wrong things, by design. You will
-# measure by how much.
+# Your company has one language model and a hundred customers. Each customer has its own task.
+# Do you need a hundred models in memory?
 #
-# | symbol | code | meaning |
-# |:--|:--|:--|
-# | $A_i, B_i, s_i$ | `lora_A`, `lora_B`, `scaling` | the factors and the scale of adapter $i$ |
-# | $\Delta_i = s_i B_i A_i$ | `delta_weight` | what adapter $i$ adds to a weight |
-# | $w_i$ | `weights` | how much of adapter $i$ we want; may be negative |
-# | r | `r` | rank |
+# ![A batch with texts for two adapters and for the base goes through one frozen weight](diagrams/06_mixed_batch.svg)
 #
-# Differences from the papers: work on adding whole models, such as TIES (Yadav et al. 2023) and DARE (Yu et al. 2024), writes
-# $\Delta_i$ for trained model minus base. With a frozen base that is our $s_i B_i A_i$. This lesson needs the plain sum only;
-# `combine_adapters` has their rules too (`method="ties"`, `"dare_linear"`).
+# No. With LoRA the base model is frozen, so all customers can share it. Each customer adds a
+# small file. On this page you put two adapters into one model, use both in one batch, and
+# combine them into one adapter. The last step is easy to get wrong, and the wrong way gives no
+# error message.
 
-# %%
+# %% tags=["fold"]
+# set-up: imports, our folders, one thread
 import json
 import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path.cwd() if Path("loralib").is_dir() else Path.cwd().parent
-sys.path.insert(0, str(ROOT))  # so that our folders are found, from the project's root and from tutorials/
+ROOT = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "loralib").is_dir())
+sys.path.insert(0, str(ROOT))  # so that Python finds our folders
 
 import datasets
 import torch
@@ -39,7 +30,11 @@ import transformers
 from matplotlib import pyplot as plt
 
 import loralib
+from training.data.data import load_task
+from training.data.tasks import find_task
+from training.models.base_models import load_base
 from training.reports.records import COLOURS, file_size, use_style
+from tutorials.answers import true_option
 from tutorials.show import show
 
 torch.set_num_threads(1)
@@ -48,272 +43,430 @@ transformers.utils.logging.disable_progress_bar()
 datasets.disable_progress_bars()
 use_style()
 folder = Path(tempfile.mkdtemp())
+spec = find_task("sentiment")
+
+# the second task: music or sport (0) against food or science (1), written as files of one's own
+(folder / "two_topics").mkdir()
+for split, rows in load_task(find_task("topic"), seed=0).items():
+    labels = [label // 2 for label in rows["label"]]  # music 0, sport 1, food 2, science 3
+    pairs = zip(rows["sentence"], labels, strict=True)
+    lines = [json.dumps({"sentence": s, "label": label}) for s, label in pairs]
+    (folder / "two_topics" / f"{split}.jsonl").write_text("\n".join(lines))
 
 # %% [markdown]
 # ## 1. Two tasks, two small files
 #
-# Task one is sentiment. Task two asks for the topic: is a text about *music or sport*, or about *food or science*? We write it
-# to files as you would write your own data.
+# Both tasks read the stories of the small world:
 #
-# **Predict:** the base with a head is 120 thousand numbers, 480 kB. LoRA has rank 8, on all linear layers. How large is a file
-# with adapter and head: about 5, 80 or 480 kB? What do 100 tasks cost, each way?
+# - `mood`: was it a good or a bad day? (This is `sentiment` of lesson 03.)
+# - `topic`: is the story about music or sport, or about food or science?
+#
+# We train one adapter for each, on the same base. Its file contains the LoRA matrices and the
+# head.
+#
+# ??? The base with a head has 120 thousand parameters: 480 kB. LoRA has r = 8, on all 13 linear
+#   layers. How large is the file of an adapter?
+# - [ ] about 5 kB || Twelve layers have at least 8 · (64 + 64) parameters, of 4 bytes each.
+# - [x] about 80 kB || About 20,000 parameters of 4 bytes.
+# - [ ] about 480 kB || That is the whole model.
 
 # %%
 from training import train_model
-from training.models.base_models import load_base
-from training.data.data import load_task
-from training.data.tasks import find_task
 
-(folder / "two_topics").mkdir()
-for split, rows in load_task(find_task("topic"), seed=0).items():
-    labels = [label // 2 for label in rows["label"]]  # music 0, sport 1, food 2, science 3
-    lines = [json.dumps({"sentence": s, "label": label}) for s, label in zip(rows["sentence"], labels, strict=True)]
-    (folder / "two_topics" / f"{split}.jsonl").write_text("\n".join(lines))
-options = {"method": "lora", "steps": 250, "eval_every": 10**6, "trackers": "", "samples": 0, "threads": 1, "seed": 0}
+options = {"method": "lora", "steps": 250, "eval_every": 10**6, "trackers": "", "threads": 1}
+topics = str(folder / "two_topics")
 runs = {
     "mood": train_model("sentiment", out=str(folder / "mood"), **options),
-    "topic": train_model("sentiment", data_dir=str(folder / "two_topics"), out=str(folder / "topic"), **options),
+    "topic": train_model("sentiment", data_dir=topics, out=str(folder / "topic"), **options),
 }
-base_bytes = sum(4 * p.numel() for p in load_base(find_task("sentiment"), seed=0).model.parameters())  # 4 bytes a number
-adapter_bytes = runs["mood"].file_bytes
+base_bytes = sum(4 * p.numel() for p in load_base(spec, seed=0).model.parameters())
 for name, run in runs.items():
     print(f"{name:5}  accuracy {run.metric:.3f}   file {file_size(run.file_bytes)}")
-print(f"100 tasks: {file_size(100 * base_bytes)} as models, {file_size(base_bytes + 100 * adapter_bytes)} as adapters")
-assert all(run.metric > 0.8 for run in runs.values()), "both tasks are learnt: are the labels those of the sentence?"
-assert base_bytes / adapter_bytes > 5, "an adapter with its head is a small part of its base: was the whole model saved?"
+whole, shared = 100 * base_bytes, base_bytes + 100 * runs["mood"].file_bytes
+print(f"100 tasks: {file_size(whole)} as whole models, {file_size(shared)} as adapters")
+
+# %% tags=["fold"]
+# check
+size = runs["mood"].file_bytes
+true_option(size < 2e4, 5e4 < size < 1.2e5, size > 4e5)
+assert all(run.metric > 0.8 for run in runs.values()), (
+    "a task was not learned: are its labels right?"
+)
+assert base_bytes / size > 5, "the file is too large: was the whole model saved?"
 
 # %% [markdown]
-# Here an adapter is a sixth of its base, since the base is tiny: r = 8 beside a width of 64. On a base of 22 M it is 1.5 % (the
-# last section links the table).
+# Here an adapter is a sixth of its base, because the base is tiny. With a base of 22 M
+# parameters, an adapter of r = 8 is 1.5 % of that base (table at the end of the page).
 #
-# ## 2. Both in one model: switch, and switch back
+# ## 2. Switch between adapters
 #
-# Each adapter brings its factors **and its head** (lesson 03). `load_adapter` puts both beside the base; `set_active` chooses.
+# `load_adapter` puts the matrices and the head of a file next to the base. Several adapters can
+# be loaded at once. `set_active` says which one is used.
 #
-# **Predict:** after `set_active(model, [])`, is the model the base: to six digits, or bit for bit?
+# ??? After `set_active(model, [])` no adapter is active. What does the model compute?
+# - [x] the same as the base, bit for bit || The weights of the base were never changed.
+# - [ ] the same as the base, up to rounding || That would be so if the adapter had been added
+#   to the weights and subtracted again.
+# - [ ] something else, because the head is trained || The head belongs to the adapter. Without
+#   the adapter, the old head is used.
 
 # %%
-base = load_base(find_task("sentiment"), seed=0)
+base = load_base(spec, seed=0)
 model, tokenizer = base.model.eval(), base.tokenizer
-texts = load_task(find_task("sentiment"), seed=0)["test"]["sentence"][:8]
+texts = load_task(spec, seed=0)["test"]["sentence"][:8]
 inputs = tokenizer(texts, return_tensors="pt", padding=True)
+outputs = {}
 with torch.no_grad():
-    of_the_base = model(**inputs).logits
+    outputs[None] = model(**inputs).logits  # None: the base
     for name, run in runs.items():
-        print(name, loralib.load_adapter(model, run.folder / "adapter", name, trainable=False))
-    answers = {}
-    for name, run in runs.items():
+        loralib.load_adapter(model, run.folder / "adapter", name, trainable=False)
         loralib.set_active(model, name)
-        answers[name] = model(**inputs).logits
-        assert torch.allclose(answers[name], run.model(**inputs).logits, atol=1e-5), f"{name} answers as when it was trained"
+        outputs[name] = model(**inputs).logits
     loralib.set_active(model, [])
-    assert torch.equal(model(**inputs).logits, of_the_base), "without an adapter it is the base, bit for bit"
+    change = (model(**inputs).logits - outputs[None]).abs().max().item()
+print("largest change of the base's outputs:", change)
+
+# %% tags=["fold"]
+# check
+true_option(change == 0, 0 < change < 1e-4, change > 1e-2)
+with torch.no_grad():
+    for name, run in runs.items():
+        assert torch.allclose(outputs[name], run.model(**inputs).logits, atol=1e-5), (
+            "not the trained model: is its head loaded?"
+        )
 
 # %% [markdown]
-# 28 tensors: $A$ and $B$ of 13 linear layers, and the head's weight and bias.
+# ## 3. Two adapters in one batch
 #
-# ## 3. Many adapters in one batch
+# Eight requests arrive together: three for `mood`, three for `topic`, two for the base. Three
+# separate batches would need three passes through the model. But all requests use the same
+# frozen weight $W$. Only the small part differs:
 #
-# Eight requests arrive together: three for *mood*, three for *topic*, two for the base. Running them in three batches costs
-# three passes. But the weight $W$ is the same for all of them. Only the thin part differs:
+# $$y_i = x_i W^\top + b + s_{a(i)} (x_i A_{a(i)}^\top) B_{a(i)}^\top.$$
 #
-# $$y_i = x_i W^\top + s_{a(i)} (x_i A_{a(i)}^\top) B_{a(i)}^\top, \qquad a(i) = \text{adapter of row } i.$$
+# Here $x_i$ is example i of the batch, and $a(i)$ is the adapter that it asks for. (For the
+# base, the last term is missing.) This is called a **mixed batch**.
 #
-# **Predict:** one layer, eight rows of three kinds. How many products with $W$ do you need: 1, 3 or 8? And how many with an $A$?
+# ??? One linear layer, eight examples for two adapters and the base. How many matrix
+#   multiplications with W do we need?
+# - [x] 1 || All examples go through W together.
+# - [ ] 3 || That is the way with three separate batches.
+# - [ ] 8 || One for each example would be slower still.
 
 # %%
 names = ["mood", "topic", None, "mood", "topic", "topic", "mood", None]
-layer = model.bert.encoder.layer[0].attention.self.query
-x = torch.randn(8, 5, 64, generator=torch.Generator().manual_seed(0))  # (B, T, D)
+count = {"W": 0, "A": 0}
 
 
 def mixed_by_hand(layer, x, names):
-    y = x @ layer.weight.T + layer.bias  # (B, T, D), once, for all rows
-    for adapter in {n for n in names if n}:  # twice: the base has no factors
-        rows = [i for i, n in enumerate(names) if n == adapter]
-        A, B, slot = layer.lora_A[adapter], layer.lora_B[adapter], layer.variants[adapter]
-        y[rows] += slot.scaling * (x[rows] @ A.T) @ B.T
+    """One linear layer for a mixed batch; x: (B, T, d_in)."""
+    y = x @ layer.weight.T + layer.bias  # (B, T, d_out), all examples at once
+    count["W"] += 1
+    for adapter in {name for name in names if name}:
+        chosen = [i for i, name in enumerate(names) if name == adapter]
+        A, B = layer.lora_A[adapter], layer.lora_B[adapter]
+        scaling = layer.variants[adapter].scaling
+        y[chosen] += scaling * (x[chosen] @ A.T) @ B.T  # only the examples of this adapter
+        count["A"] += 1
     return y
 
 
+layer = model.bert.encoder.layer[0].attention.self.query
+x = torch.randn(8, 5, 64, generator=torch.Generator().manual_seed(0))  # (B, T, D)
 with torch.no_grad():
-    by_hand = mixed_by_hand(layer, x, names)
+    y = mixed_by_hand(layer, x, names)
+print("matrix multiplications:", count)
+
+# %% tags=["fold"]
+# check: the layer and the whole model against the library, and against running each example alone
+true_option(count["W"] == 1, count["W"] == 3, count["W"] == 8)
+with torch.no_grad():
     with loralib.mixed_batch(model, names):
-        assert torch.allclose(layer(x), by_hand, atol=1e-5), "one product with W, then each adapter on its own rows"
+        assert torch.allclose(layer(x), y, atol=1e-5), (
+            "each adapter acts on its own examples only"
+        )
         together = model(**inputs).logits
-    wanted = torch.stack([(of_the_base if n is None else answers[n])[i] for i, n in enumerate(names)])
-print(f"largest difference to running each row alone: {(together - wanted).abs().max():.1e}")
-assert torch.allclose(together, wanted, atol=1e-5), "a row must not see which adapters its neighbours use"
+    alone = torch.stack([outputs[name][i] for i, name in enumerate(names)])
+    assert torch.allclose(together, alone, atol=1e-5), (
+        "an example must not see the adapters of the others"
+    )
 
 # %% [markdown]
-# One product with $W$, two with an $A$. Servers for thousands of adapters do this with special kernels (lesson 11 will write
-# one). The rule is the same.
+# The library does the same for a whole model: `with loralib.mixed_batch(model, names):`.
+# Servers with thousands of adapters use special kernels for the small part ([lesson
+# 11](11_many_adapters_kernel.py)).
 #
-# ## 4. Break it on purpose: adding factors instead of products
+# ## 4. Break it on purpose: add the factors
 #
-# We want one adapter that does $w_1 \Delta_1 + w_2 \Delta_2$. It is tempting to add the files: $A = A_1 + A_2$, $B = B_1 +
-# B_2$. The sizes fit, nothing complains. But
+# We want one adapter that does the work of two: $\Delta W = B_1 A_1 + B_2 A_2$ (with $s = 1$).
+# The tensors of two files have the same names and shapes. So it is tempting to add them:
+# $A = A_1 + A_2$ and $B = B_1 + B_2$.
 #
-# $$(B_1 + B_2)(A_1 + A_2) = B_1 A_1 + B_2 A_2 + \underbrace{B_1 A_2 + B_2 A_1}_{\text{nobody trained this}}.$$
+# ![Factors added, and factors next to each other](diagrams/06_factors.svg)
 #
-# The right way is to keep the factors **apart**: the rows of $A_2$ below those of $A_1$, and the columns of $w_2 s_2 B_2$ to the
-# right of those of $w_1 s_1 B_1$. Each column of $B$ then meets its own row of $A$. The rank doubles, and the product is exact.
+# But $(B_1 + B_2)(A_1 + A_2) = B_1 A_1 + B_2 A_2 + B_1 A_2 + B_2 A_1$. The last two terms are
+# **cross terms**. Nobody trained them. The correct way keeps the **factors** ($A$ and $B$)
+# apart: the rows of $A_2$ below those of $A_1$, and the columns of $B_2$ next to those of
+# $B_1$.
 #
-# **Predict:** two random adapters of equal size. How large is the part that nobody trained, relative to the wanted sum: 1 %,
-# 10 %, or about 100 %?
+# ??? Two random adapters of the same size. How large are the cross terms, compared with the sum
+#   that we want?
+# - [ ] about 1 % || They are not a rounding error.
+# - [ ] about 10 % || Count the terms: two are wanted, and two are not.
+# - [x] about 100 % || Two cross terms have the same size as the two terms that we want.
 
 # %%
 g = torch.Generator().manual_seed(1)
-A1, A2 = torch.randn(2, 8, 64, generator=g)
-B1, B2 = torch.randn(2, 64, 8, generator=g)
+A1, A2 = torch.randn(2, 8, 64, generator=g)  # (r, d_in) each
+B1, B2 = torch.randn(2, 64, 8, generator=g)  # (d_out, r) each
 wanted = B1 @ A1 + B2 @ A2
 added = (B1 + B2) @ (A1 + A2)
-apart = torch.cat([B1, B2], 1) @ torch.cat([A1, A2])  # (64, 16) @ (16, 64)
-of_added, of_apart = ((found - wanted).norm() / wanted.norm() for found in (added, apart))
-print(f"random adapters: factors added {of_added:.0%} wrong, factors kept apart {of_apart:.0e}")
-assert 0.8 < of_added < 1.2, "two cross terms of the size of the two wanted ones"
-assert of_apart < 1e-6, "the product of the stacked factors is the sum of the products"
+apart = torch.cat([B1, B2], 1) @ torch.cat([A1, A2])  # (d_out, 2r) @ (2r, d_in)
+errors = [((got - wanted).norm() / wanted.norm()).item() for got in (added, apart)]
+print(f"factors added: {errors[0]:.0%} wrong; factors kept apart: {errors[1]:.0e}")
 
-reports = {}
-for method in ("linear", "cat"):
-    reports[method] = loralib.combine_adapters(model, list(runs), [0.5, 0.5], f"both-{method}", method, head_from="mood")
-    print(f"ours, {method:6} {reports[method]}")
-assert reports["cat"].error < 1e-5 < 0.05 < reports["linear"].error, "trained adapters have cross terms as well"
+# %% tags=["fold"]
+# check: random and trained adapters
+true_option(errors[0] < 0.03, 0.05 < errors[0] < 0.3, 0.8 < errors[0] < 1.2)
+assert errors[1] < 1e-6, "each column of B must meet its own row of A"
+combined = {
+    method: loralib.combine_adapters(
+        model, list(runs), [0.5, 0.5], method, method, head_from="mood"
+    )
+    for method in ("linear", "cat")
+}
+A, B = layer.lora_A["cat"], layer.lora_B["cat"]
+slots = layer.variants
+by_hand = sum(0.5 * slots[n].scaling * layer.lora_B[n] @ layer.lora_A[n] for n in runs)
+assert torch.allclose(slots["cat"].scaling * B @ A, by_hand, atol=1e-5), (
+    "the weighted sum of both"
+)
+assert combined["cat"].error < 1e-5 < 0.05 < combined["linear"].error, (
+    "trained adapters have cross terms, too"
+)
 
 # %% [markdown]
-# `peft` calls the wrong one `linear` (it puts the square root of each weight on both factors, and the cross terms stay). Our
-# `combine_adapters` uses `cat` unless you say otherwise, and tells the error of each.
+# The sum is exact, and its rank is at most 2r. Our `combine_adapters` works this way by default
+# (`method="cat"`).
 #
-# ## 5. What a combination keeps
+# ## 5. Is the sum of two skills both skills?
 #
-# Exact arithmetic is one thing; whether the *sum of two skills* is both skills is another. $w$ moves from one adapter to the
-# other: $\Delta = (1 - w)\,\Delta_{mood} + w\,\Delta_{topic}$. Each point answers both tasks, each with its own head. `svd`
-# presses the sum back from rank 16 to rank 8: no matrix of rank 8 is nearer. Guessing gives 0.5 on both tasks.
+# The arithmetic is exact. But does the combined model solve both tasks? We take
+# $\Delta W = (1 - w)\, \Delta W_{mood} + w\, \Delta W_{topic}$ and move $w$ from 0 to 1. Each
+# task uses its own head. Guessing gives 0.5. Each update was trained alone. Now each layer gets
+# inputs that the other update has changed, and each update is smaller than its head expects.
 #
-# **Predict:** at $w = 0.5$, will the sum do both tasks, one of them, or none?
+# ??? At which of six weights w are *both* tasks within 0.05 of their own adapter?
+# - [ ] around w = 0.5 || There `mood` is still good, but half of the update of `topic` is too
+#   weak next to the other half.
+# - [x] at none of them || A likely reason: the two updates were trained alone, and they change
+#   the same matrices.
+# - [ ] at all of them || At w = 0, the adapter of `topic` is absent.
 
 # %%
 from training.data.encoding import encode
 from training.evaluation.evaluation import HeldOut, evaluate
 from training.loop.processes import make_accelerator
 
-spec = find_task("sentiment")
-tests = {"mood": load_task(spec, seed=0)["test"], "topic": load_task(spec, str(folder / "two_topics"))["test"]}
 held = {}
-for name, rows in tests.items():
-    rows = rows.select(range(250))
-    held[name] = HeldOut(spec, rows, encode(rows[:], spec, tokenizer, 128))
+for task, test in {"mood": load_task(spec, seed=0), "topic": load_task(spec, topics)}.items():
+    rows = test["test"].select(range(250))
+    held[task] = HeldOut(spec, rows, encode(rows[:], spec, tokenizer, 128))
 
 
-def accuracy(w: float, task: str, method: str, **more) -> float:
-    loralib.combine_adapters(model, ["mood", "topic"], [1 - w, w], "mix", method, head_from=task, **more)
+def accuracy(w: float, task: str) -> float:
+    loralib.combine_adapters(model, ["mood", "topic"], [1 - w, w], "mix", "cat", head_from=task)
     loralib.set_active(model, "mix")
-    found = evaluate(model, held[task], tokenizer, make_accelerator())["accuracy"]
+    score = evaluate(model, held[task], tokenizer, make_accelerator())["accuracy"]
     loralib.delete_adapter(model, "mix")
-    return found
+    return score
 
 
 # %%
-shares = [0.0, 0.25, 0.5, 0.75, 1.0]
-curves = {
-    (task, method): [accuracy(w, task, method, **more) for w in shares]
-    for task in tests
-    for method, more in (("cat", {}), ("svd", {"rank": 8}))
-}
-for (task, method), values in curves.items():
-    print(f"{task:5} {method:4} {[round(v, 2) for v in values]}")
-assert curves["mood", "cat"][0] > 0.9 and curves["topic", "cat"][-1] > 0.8, "weight 1 is the adapter itself"
-assert max(map(min, curves["mood", "cat"], curves["topic", "cat"])) < 0.8, "no weight here keeps both: are the heads their own?"
+weights = [0.0, 0.25, 0.5, 0.6, 0.75, 1.0]
+curves = {task: [accuracy(w, task) for w in weights] for task in held}
+shown = (0, 2, 4, 5)  # the plot has all of them
+print("w    ", *(f"{weights[i]:5}" for i in shown))
+for task, values in curves.items():
+    print(f"{task:5}", *(f"{values[i]:5.2f}" for i in shown))
 
-# %%
-figure, panel = plt.subplots(figsize=(6.4, 3.4))
-styles = {"mood": COLOURS["lora"], "topic": COLOURS["head"]}
-for (task, method), values in curves.items():
-    panel.plot(shares, values, "o-" if method == "cat" else "s--", color=styles[task], label=f"{task}, {method}")
-panel.set(title="adding two skills: at half weight topic is lost, mood is whole", xlabel="weight of topic", ylabel="accuracy")
-panel.set_ylim(0, 1.05)
-panel.legend(ncols=2, loc="lower center")
-show(figure, "two_skills")
+# %% tags=["fold"]
+# plot: both tasks against the weight
+figure, panel = plt.subplots(figsize=(6.4, 3.2))
+for (task, values), colour in zip(curves.items(), ("lora", "head"), strict=True):
+    panel.plot(weights, values, "o-", color=COLOURS[colour], label=task)
+panel.axhline(0.5, color=COLOURS["random"], linestyle="--", label="guessing")
+panel.set(
+    title="none of the six weights keeps both skills",
+    xlabel="weight w of topic",
+    ylabel="accuracy",
+    ylim=(0.4, 1.05),
+)
+panel.legend(loc="center left")
+show(figure, "06_two_skills")
+
+# %% tags=["fold"]
+# check
+alone = (curves["mood"][0], curves["topic"][-1])
+pairs = zip(*curves.values(), strict=True)
+good = [mood > alone[0] - 0.05 and topic > alone[1] - 0.05 for mood, topic in pairs]
+true_option(good[2] and not all(good), not any(good), all(good))
+assert curves["mood"][0] > 0.9 and curves["topic"][-1] > 0.8, "weight 1 is the adapter itself"
 
 # %% [markdown]
-# At half weight *mood* is whole and *topic* is close to guessing; further right they change places. Between 0.5 and 0.75 the
-# lines cross, and there both have lost. The two adapters were trained alone and change the same 13 matrices. The sum is exact,
-# and still nobody promised that each head can read it. The dashed lines lie on the others: rank 8 is not what was missing.
+# So exact addition is no promise. Measure what each skill keeps. If you need both in one
+# adapter, train on both tasks ([lesson 15](15_multitask_heads_and_sampling.py)).
 #
-# ## 6. Exchanged while a compiled model runs
+# ## The same in peft
 #
-# `torch.compile` makes code for the shapes and the numbers that it saw. Another rank is another shape; another scale is another
-# number. Both compile again, for seconds. The way out: pad the rank with zeros once, and keep the scale in a tensor.
-# `prepare_hotswap` does it, and `hotswap_adapter` copies another file's numbers into the same tensors.
+# peft has `add_weighted_adapter`. Its `combination_type="cat"` is exact, like ours. Its
+# `"linear"` adds the factors, so it has the cross terms:
+
+# %% tags=["fold"]
+# the same in peft: cat and linear on one layer
+import logging
+
+logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)  # it looks for a GPU
+from peft import LoraConfig, get_peft_model
+
+config = LoraConfig(r=8, lora_alpha=8, target_modules=["0"])
+peft_model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(64, 64)), config, "one")
+peft_model.add_adapter("two", config)
+peft_layer = peft_model.base_model.model[0]
+for name, A, B in (("one", A1, B1), ("two", A2, B2)):
+    peft_layer.lora_A[name].weight.data.copy_(A)
+    peft_layer.lora_B[name].weight.data.copy_(B)
+for kind in ("cat", "linear"):
+    peft_model.add_weighted_adapter(["one", "two"], [1.0, 1.0], kind, combination_type=kind)
+    error = ((peft_layer.get_delta_weight(kind) - wanted).norm() / wanted.norm()).item()
+    assert error < 1e-5 if kind == "cat" else error > 0.8, f"peft's {kind} has changed"
+    print(f"peft, {kind:6} {error:.0%} wrong")
+
+# %% [markdown]
+# ## Find the bug
 #
-# **Predict:** rank 2 padded to 8: six more rows of $A$ and six more columns of $B$, all zero. What do they change in $B A$? Four
-# exchanges follow: which of them take seconds?
+# This program should serve a mixed batch. Each customer says that the answers are wrong, except
+# the last one.
+#
+# ```python
+# for name in customers:
+#     loralib.load_adapter(model, files[name], name, trainable=False)
+#     loralib.set_active(model, name)
+# outputs = model(**batch).logits   # one example for each customer
+# ```
+#
+# ??? What is wrong?
+# - [ ] The adapters overwrite each other. || Each has its own name, so all of them are in the
+#   model.
+# - [x] One adapter is active for the whole batch: the last one. || A mixed batch needs
+#   `mixed_batch(model, names)`, with one name for each example.
+# - [ ] The base has changed. || It is frozen.
 
-# %%
-import time
-
-swap = load_base(spec, seed=0).model.eval()
-files, random_start = [], {"modules_to_save": [], "init_lora_weights": False}  # no head; B is random, so each one answers anew
-for i, r in enumerate((2, 8, 4)):  # three customers, three ranks, three scales
-    config = loralib.LoraConfig(r=r, lora_alpha=3 + i, target_modules=["query", "value"], **random_start)
-    loralib.inject(swap, config, f"customer{i}", seed=i)
-    files.append(loralib.save_adapter(swap, folder / f"customer{i}", f"customer{i}"))
-    loralib.delete_adapter(swap, f"customer{i}")
-
-loralib.load_adapter(swap, files[0], trainable=False)
+# %% tags=["fold"]
+# check: with the last adapter active, only its own examples are right
+loralib.set_active(model, "topic")
 with torch.no_grad():
-    of_rank_2 = swap(**inputs).logits
-    loralib.prepare_hotswap(swap, rank=8)
-    assert torch.allclose(swap(**inputs).logits, of_rank_2, atol=1e-6), "zeros times anything are zeros: the answers stay"
-compiled = torch.compile(swap, backend="eager")  # "eager" shows the recompilations without a C++ compiler
-with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=True):
-    for file in [*files, files[0]]:
-        start = time.perf_counter()
-        loralib.hotswap_adapter(swap, file)
-        found = compiled(**inputs).logits
-        print(f"{file.name}: {time.perf_counter() - start:.2f} s")
-        assert torch.allclose(found, swap(**inputs).logits, atol=1e-5), "the compiled model answers as the plain one"
+    answers = model(**inputs).logits
+right = [
+    torch.allclose(answers[i], outputs[name][i], atol=1e-5) for i, name in enumerate(names)
+]
+true_option(False, right == [name == "topic" for name in names], False)
 
 # %% [markdown]
-# The zeros change nothing. The first line holds the compilation, the others do not: with `error_on_recompile`, a second one would
-# have raised.
+# ## Quiz
 #
+# ??? Ten adapters with r = 8 are kept apart and added (`cat`). What is the rank of the result
+#   at most?
+# - [ ] 8 || The factors are put next to each other.
+# - [x] 80 || Ten times 8.
+# - [ ] 18 || The ranks are added, not the numbers of adapters.
+#
+# ??? Why can adapters of different tasks share one base, but fully fine-tuned models cannot?
+# - [x] The base is frozen, so it is the same for all adapters. || Full fine-tuning changes it
+#   for each task.
+# - [ ] Adapters have no head. || They have one, and it is in the file.
+# - [ ] Full fine-tuning needs a GPU. || That is not the reason.
+#
+# ??? A base has 100 MB, an adapter 2 MB. How much do 50 tasks need?
+# - [ ] 5,000 MB || That is 50 whole models.
+# - [x] 200 MB || 100 + 50 · 2.
+# - [ ] 100 MB || The adapters need space, too.
+#
+# ??? You want 30 % of adapter 1 and 70 % of adapter 2. Where do you put the weights 0.3 and
+#   0.7?
+# - [ ] on A and on B || Then each term would get the square: 0.09 and 0.49.
+# - [x] on one factor of each adapter || B A is linear in each factor.
+# - [ ] on the base weight || That would change the base.
+#
+# ??? In a mixed batch, how often does the whole batch go through W?
+# - [x] once || The frozen part is shared.
+# - [ ] once for each adapter || Only the small part is computed for each adapter.
+# - [ ] never || The base does most of the work.
+
+# %% tags=["fold"]
+# check of the first, the third and the fourth answer
+ten = torch.randn(64, 80) @ torch.randn(80, 64)
+assert torch.linalg.matrix_rank(ten) <= 80 and 100 + 50 * 2 == 200, "ranks and bytes add up"
+both = torch.cat([0.3 * B1, 0.7 * B2], 1) @ torch.cat([A1, A2])
+assert torch.allclose(both, 0.3 * B1 @ A1 + 0.7 * B2 @ A2, atol=1e-4), (
+    "one factor carries the weight"
+)
+
+# %% [markdown]
 # ## What could go wrong
 #
 # | symptom | likely cause | check |
 # |:--|:--|:--|
-# | a combination is worse than each adapter | factors were added, not products | section 4: the report's error |
-# | all rows of a batch answer alike | one adapter is active for all | section 3: `mixed_batch` |
-# | a row answers differently in a batch | padding without a mask | run the row alone, padded alike |
-# | every exchange takes seconds | ranks or scales differ, so it compiles again | section 6: `prepare_hotswap(rank=the largest)` |
-# | a sum of skills has lost one | each was trained alone | section 5: move $w$, or train on both (lesson 15) |
-# | "each have a head" is raised | heads of two tasks do not add up | choose `head_from` |
+# | a combination is worse than each adapter | the factors were added | section 4: the error of `combine_adapters` |
+# | all examples of a batch answer alike | one adapter is active for all | section 3: `mixed_batch` |
+# | an example answers differently in a batch | padding without a mask | run it alone, padded alike |
+# | a sum of skills has lost one | each was trained alone | section 5: move w, or train on both |
+# | "each have a head" is raised | the heads of two tasks cannot be added | choose `head_from` |
 #
 # ## Exercises
 #
-# Write in [exercises/06_many_adapters.py](exercises/06_many_adapters.py), then `python -m tutorials check 06`.
+# Write in [exercises/06_many_adapters.py](exercises/06_many_adapters.py), then run
+# `python -m tutorials check 06`.
 #
 # 1. ★ `storage`: the bytes of N tasks, as whole models and as adapters.
-# 2. ★★ `stack`: factors of the exact weighted sum of several adapters.
-#    <details><summary>Hint</summary>Section 4 with `torch.cat`; a weight may stand on either factor, not on both.</details>
-# 3. ★★ `group_rows`: for each adapter of a batch, the rows that ask for it.
-#    <details><summary>Hint</summary>A dictionary of lists; rows of the base (None) are in none of them.</details>
+#    <details><summary>Hint</summary>The base is stored once in one case, N times in the other.</details>
+# 2. ★★ `stack`: the factors of the exact weighted sum of several adapters.
+#    <details><summary>Hint</summary>Section 4 with <code>torch.cat</code>; a weight may stand on
+#    either factor, not on both.</details>
+# 3. ★★ `group_rows`: for each adapter of a batch, the examples that ask for it.
+#    <details><summary>Hint</summary>A dictionary of lists; examples of the base (None) are in none
+#    of them.</details>
+#
+# **Change and measure:** in section 5, use the weights 1 and 1, so that each update has its
+# full size. Does the sum keep both skills now?
 #
 # ## Summary
 #
-# 1. The base is shared: what N tasks cost is one base and N small files, and one batch can mix them.
-# 2. Adapters add as products. Factors kept apart are exact; factors added invent cross terms.
-# 3. A sum of two updates is exact arithmetic and no promise: measure what each skill keeps.
+# 1. All tasks share one base. N tasks need one base and N small files, and one batch can mix
+#    them.
+# 2. Add adapters by keeping their factors apart. Added factors have cross terms.
+# 3. The sum of two updates is exact, but it may lose a skill. Measure it.
 #
 # **Next:** [lesson 07](07_nf4.py), a weight in four bits.
 #
+# More: [deep dive](deep/06_many_adapters.py) (back to rank r, exchange while a compiled model
+# runs) · [glossary](GLOSSARY.md)
+#
 # ## On the real thing
+#
+# They need a network, and a GPU helps. We did not run these two:
 #
 # ```bash
 # python -m training --task sst2 --model roberta-base --target-modules query,value
 # python -m training --task cola --model roberta-base --target-modules query,value
 # ```
 #
-# Then load both folders (`runs/sst2-lora/adapter`, `runs/cola-lora/adapter`) into one model as in section 2. We measured
-# [what N tasks cost](../training/results/sst2/report.md) on a base of 22 M: at r = 8, 100 tasks are 227 MB instead of 9.1 GB,
-# 40 times less.
+# Then load both folders (`runs/sst2-lora/adapter`, `runs/cola-lora/adapter`) into one model, as
+# in section 2. On a base of 22 M parameters we measured the bytes for N tasks ("smaller"
+# compares with N whole models):
+
+# %% tags=["fold"]
+# table: from the committed report on SST-2
+from tutorials.show import show_table
+
+show_table("training/results/sst2/report.md; N = 1; N = 10; N = 100; smaller at 100")

@@ -1,390 +1,408 @@
 # %% [markdown]
-# # 09 · Fused, LoRA costs one more read of x; on a wide layer there is a quarter to win, not a factor of four
+# # 09 · Fused LoRA: a kernel can win little, and counting says how little
 #
-# | | |
-# |:--|:--|
-# | **Needs** | lesson [01](01_lora_by_hand.py); what a matrix product costs |
-# | **Read and do** | 70 minutes |
-# | **Runs in** | about 30 s on one CPU thread |
-# | **Memory** | 2 GB |
+# **Needs** lesson [01](01_lora_by_hand.py); what a matrix multiplication costs
+# · **Read and do** 60 minutes · **Runs in** about 15 s on one CPU thread · **Memory** 2 GB
 #
-# Can a **fused** LoRA kernel, one that does several operations at once, be "4x faster"? On a wide layer it cannot. You will count
-# bytes and operations, find the most that fusing can win, and write a kernel in **Triton**, a language for GPUs, up to its first
-# fused form; then you read two others, made for many tokens. No GPU is needed: Triton's **interpreter** runs a kernel with numpy,
-# and its **compiler** builds machine code for a GPU that is not here.
+# "Our **fused** LoRA kernel is 4 times faster." (Fused: one GPU program does several operations
+# at once.) Can this be true?
 #
-# | symbol | code | meaning |
-# |:--|:--|:--|
-# | M, K, N, r | `M, K, N, r` | tokens, d_in, d_out, rank |
-# | S | `S` | $s \cdot x A^T$, (M, r): the scale is folded into it |
-# | BM, BN, BK | `BM, BN, BK` | a **tile**: the rows, columns and depth that one program takes at a time |
-# | $\tilde x$ | | x after dropout |
+# ![Time of the base, and of the passes over large matrices that LoRA adds](diagrams/09_time.svg)
 #
-# The split into two kernels at S is that of LoRAFusion (Zhu et al. 2025). Ours differs: dropout comes from a seed instead of a
-# stored mask, gradients are the same bits every time, and any rank and shape is allowed.
+# You can answer this without a GPU and without any kernel. On this page you count operations
+# and bytes, and you compute how fast a LoRA layer can be at best. Then you compare your numbers
+# with measurements on an H200.
+#
+# After this page: [write a kernel, tile by tile](topics/kernel_by_tiles.py), and [the backward
+# pass](topics/kernel_backward.py). To practise, there are [twelve
+# puzzles](kernels_ladder/README.md).
 
-# %%
-import os
+# %% tags=["fold"]
+# set-up: imports, our folders, one thread
 import sys
 from pathlib import Path
 
-ROOT = Path.cwd() if Path("loralib").is_dir() else Path.cwd().parent
-sys.path.insert(0, str(ROOT))  # so that our folders are found, from the project's root and from tutorials/
-os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined: it must be set before
+ROOT = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "loralib").is_dir())
+sys.path.insert(0, str(ROOT))  # so that Python finds our folders
 
-# %%
 import torch
-import triton
-import triton.language as tl
 from matplotlib import pyplot as plt
 
-from kernels.triton_kernels import lora_backward_triton, lora_matmul_triton
-from kernels.triton_kernels.ahead_of_time import read_table
-from kernels.triton_kernels.configs import Tiles
-from kernels.formulas.lora_matmul import lora_forward, lora_matmul_reference
+from kernels.formulas.lora_matmul import lora_forward
 from kernels.measure import moved_bytes
-from kernels.triton_kernels.philox import keep_mask
 from kernels.roofline import Ceilings
 from training.reports.records import COLOURS, use_style
-from tutorials.built_by_hand import built
-from tutorials.interpreted import traffic
-from tutorials.show import show
+from tutorials.answers import true_option
+from tutorials.show import show, show_table
 
 torch.set_num_threads(1)
 use_style()
-generator = torch.Generator().manual_seed(0)  # the seed of all numbers below
+generator = torch.Generator().manual_seed(0)
 
 # %% [markdown]
-# ## 1. Few operations, many bytes
+# ## 1. LoRA adds few operations
 #
-# The layer computes $y = x W^T + s\,(x A^T) B^T$. Take 8192 tokens, K = N = 4096, r = 16.
+# The layer computes $y = x W^\top + s\,(x A^\top) B^\top$. Let $x$ have M rows (tokens) and K
+# columns, and $y$ N columns. A multiplication of an M × K and a K × N matrix needs $2 M K N$
+# operations: one multiplication and one addition for each of $M K N$ terms.
 #
-# **Predict:** how many per cent of the base's multiplications does the LoRA branch add: 0.8 %, 8 %, or 80 %? And if an
-# implementation writes the branch's output to memory, scales it, and adds it: how many times does it read or write a whole
-# matrix as large as y (x is as large: K = N)?
+# ??? Take M = 8192 tokens, K = N = 4096 and r = 16. How many operations does LoRA add?
+# - [x] about 1 % || r (K + N) against K N: 16 · 8192 against 16,777,216.
+# - [ ] about 10 % || r is much smaller than K and N.
+# - [ ] about 100 % || It adds two matrix multiplications, but both are thin.
 
 # %%
 M, K, N, r = 8192, 4096, 4096, 16
-base_flops, branch_flops = 2 * M * K * N, 2 * M * r * (K + N)
-print(f"the branch adds {branch_flops / base_flops:.1%} of the operations")
-assert abs(branch_flops / base_flops - 0.0078) < 1e-4, "r (K + N) against K N"
+base_operations = 2 * M * K * N
+lora_operations = 2 * M * r * (K + N)
+print(f"LoRA adds {lora_operations / base_operations:.2%} of the operations")
+
+# %% tags=["fold"]
+# check
+share = lora_operations / base_operations
+true_option(share < 0.02, 0.05 < share < 0.2, share > 0.5)
+assert share == r * (K + N) / (K * N), "r (K + N) / (K N): M cancels"
 
 # %% [markdown]
-# Now the bytes, measured: `moved_bytes` runs a function and adds up what each of its operations reads and writes. We use a small
-# layer and count in units of one M × N matrix.
+# ## 2. LoRA moves many bytes
+#
+# A GPU also has to read and write memory. Written step by step, the layer writes the result of
+# each operation to memory, and the next operation reads it again. `moved_bytes` runs a function
+# and adds up the bytes that its operations read and write.
+#
+# ??? `step_by_step` below computes x Wᵀ first. Then it computes the LoRA term, multiplies it by
+#   s, and adds it. How many times does this read or write a matrix as large as x or y, in
+#   addition to the base?
+# - [ ] 1 time || The LoRA term alone has to be written once.
+# - [ ] 3 times || Count: write the term; read and write it for the scale; read two and write
+#   one for the sum.
+# - [x] about 7 times || 1 + 2 + 3 = 6, and x is read again for x Aᵀ (x is as large as y here).
 
 # %%
-m, k, n = 512, 256, 256
-x, W, A, B = (torch.randn(s, generator=generator) for s in ((m, k), (n, k), (r, k), (n, r)))
-unit = 4 * m * n  # bytes of one M × N matrix
+m, k, n = 512, 256, 256  # small sizes; r stays 16
+x, W, A, B = (
+    torch.randn(shape, generator=generator) for shape in ((m, k), (n, k), (r, k), (n, r))
+)
 
 
-def eager():
-    """As peft writes it: each step is an operation of its own."""
-    result = x @ W.T
-    return result + (x @ A.T) @ B.T * 0.5
+def step_by_step():
+    return x @ W.T + 0.5 * ((x @ A.T) @ B.T)
 
 
-base = moved_bytes(lambda: x @ W.T)  # below, the library in plain torch: `addmm` scales, and adds the branch straight into y
-ways = {"eager": eager, "in place": lambda: lora_forward(x, W, None, A, B, 0.5, ((0, n),))}
-extra = {name: (moved_bytes(way) - base) / unit for name, way in ways.items()}
-for name, passes in extra.items():
-    print(f"{name:9} {passes:.2f} passes over an M × N matrix more than the base")
-assert 7 < extra["eager"] < 7.5, "read x; write; scale: read, write; add: read, read, write; S, A, B are the rest"
-assert 3 < extra["in place"] < 3.5, "read x; addmm: read, write; S, A, B are the rest"
+def in_place():
+    y, _ = lora_forward(
+        x, W, None, A, B, 0.5, ((0, n),)
+    )  # `addmm_` adds into y, with the scale
+    return y
+
+
+base = moved_bytes(lambda: x @ W.T)
+one_pass = 4 * m * n  # bytes of one M × N matrix in float32
+passes = {f.__name__: (moved_bytes(f) - base) / one_pass for f in (step_by_step, in_place)}
+for name, count in passes.items():
+    print(f"{name:12} {count:.1f} passes over an M × N matrix more than the base")
+
+# %% tags=["fold"]
+# check
+eager = passes["step_by_step"]
+true_option(eager < 2, 2.5 < eager < 3.5, 6.5 < eager < 7.6)
+assert 3 < passes["in_place"] < 3.6, "read x; read and write y: is an operation too many?"
+assert torch.allclose(step_by_step(), in_place(), rtol=1e-4, atol=1e-3), "two ways, one result"
 
 # %% [markdown]
-# ## 2. The most that a kernel can win
+# PyTorch's `addmm_` adds the LoRA term directly into $y$. That is 3 passes, and it is the
+# honest baseline for any kernel. Our fused form needs only one: it reads $x$ once more, for
+# $x A^\top$.
 #
-# A GPU has two limits: operations per second and bytes per second. The time of anything is at least the larger of the two
-# quotients: the **roofline**. We assume two speeds of an H200 and do not measure them: 790 TFLOP/s (10¹² operations a second)
-# with bf16 numbers of 2 bytes, and 4.3 TB/s. They are 80 % and 90 % of the data sheet's 989 and 4.8: no kernel gets all of it.
+# ![Passes over a large matrix: written step by step 7, in place 3, fused 1](diagrams/09_passes.svg)
 #
-# **Predict:** the base at these sizes is limited by operations. How many times faster than the eager form can a perfect kernel
-# be: 1.05, 1.26, or 2?
+#
+# ## 3. How much faster can it be at best?
+#
+# A GPU has two limits: operations per second, and bytes per second. An algorithm needs at least
+# the larger of two times: operations divided by speed, and bytes divided by **bandwidth**
+# (bytes per second). This is the **roofline** (Williams et al. 2009).
+#
+# For an H200 we assume 790 · 10¹² operations per second in bfloat16 (2 bytes per number), and
+# 4.3 · 10¹² bytes per second: 80 % and 90 % of its data sheet. (The paper draws operations per
+# second over operations per byte; we write the same two limits as times.) Each PyTorch
+# operation is a program of its own. They run one after the other, so their times add up. Inside
+# one program the larger time counts. The base is limited by its operations, and the extra
+# passes by their bytes.
+#
+# ??? The base of section 1 takes about 350 µs. One pass over an M × N matrix takes 16 µs. How
+#   many times faster than step by step is the fused form, if both run at their limits?
+# - [ ] 4 times || Both ways need the 350 µs of the base.
+# - [ ] 7 times || Only the extra passes become 7 times fewer.
+# - [x] about 1.26 times || (350 + 7 · 16) / (350 + 16).
 
 # %%
 h200 = Ceilings(bandwidth=4.3e12, flops=790e12)
-bf16 = 2
-base_time = h200.floor(base_flops, bf16 * (M * K + K * N + M * N))
-passes = {"eager": 7, "in place": 3, "fused": 1}  # of M × N, K = N; a fused kernel reads x once more for S, and no more
-times = {name: base_time + count * bf16 * M * N / h200.bandwidth for name, count in passes.items()}
+bf16 = 2  # bytes per number
+base_time = h200.floor(base_operations, bf16 * (M * K + K * N + M * N))  # seconds
+times = {
+    name: base_time + count * bf16 * M * N / h200.bandwidth
+    for name, count in (("step by step", 7), ("in place", 3), ("fused", 1))
+}
 for name, seconds in times.items():
-    print(f"{name:9} {seconds * 1e6:.0f} µs: {seconds / base_time:.3f} of the base alone")
-over_eager, over_in_place = times["eager"] / times["fused"], times["in place"] / times["fused"]
-print(f"a perfect kernel is {over_eager:.2f} times as fast as eager, {over_in_place:.2f} times as fast as in place")
-assert 1.25 < over_eager < 1.27, "fusing can win a quarter over eager at these sizes, never 4x"
-assert 1.08 < over_in_place < 1.09, "against the honest baseline it is 9 % at most"
+    print(f"{name:12} {1e6 * seconds:.0f} µs at least: {seconds / times['fused']:.2f} × fused")
 
-# %%
-figure, axes = plt.subplots(figsize=(7.5, 3.4))
-layers = {"768→768": (768, 768), "4096→4096": (4096, 4096), "4096→14336": (4096, 14336), "14336→4096": (14336, 4096)}
-narrow = {}
-for offset, (name, colour) in zip((-0.25, 0, 0.25), (("eager", "peft"), ("in place", "head"), ("fused", "lora")), strict=True):
-    heights = []
-    for d_in, d_out in layers.values():
-        alone = h200.floor(2 * M * d_in * d_out, bf16 * (M * (d_in + d_out) + d_in * d_out))
-        more = {"eager": d_in + 6 * d_out, "in place": d_in + 2 * d_out, "fused": d_in}[name] * M * bf16 / h200.bandwidth
-        heights.append(100 * more / alone)
-    narrow[name] = heights[0]
-    axes.bar([place + offset for place in range(4)], heights, 0.24, color=COLOURS[colour], label=name)
-axes.set_xticks(range(4), [f"layer\n{name}" for name in layers])
-axes.set(ylabel="extra time over the base, %", title="The wider the layer, the less LoRA's bytes cost (r = 16, 8192 tokens)")
-axes.legend(ncols=3)
-show(figure, "ceilings")
-assert 2 < (100 + narrow["eager"]) / (100 + narrow["fused"]) < 3, "a narrow layer is all traffic: there fusing can win more"
+# %% tags=["fold"]
+# check
+best = times["step by step"] / times["fused"]
+true_option(best > 3.5, best > 6.5, 1.2 < best < 1.3)
+assert 1.05 < times["in place"] / times["fused"] < 1.12, (
+    "against the honest baseline: about 9 %"
+)
 
 # %% [markdown]
-# So "4x" is refuted by arithmetic for a wide layer: a forward pass can win 1.26 over the eager form and 1.09 over the in-place
-# form, at best. For narrow layers (768, as in RoBERTa-base) it is more, but they are so short that launches decide. It also
-# says what is *not* allowed: a kernel whose own product is 9 % slower than cuBLAS (NVIDIA's library) has lost everything it
-# could win at width
-# 4096. So a dispatcher must measure (section 8).
+# So if all of them run at their limits, a fused kernel is 1.26 times faster than step by step,
+# and 1.09 times faster than in place. "4 times" would need a baseline that is far above its own
+# limit. There is also a warning in this: a kernel whose own x Wᵀ is 9 % slower than that of
+# NVIDIA's library (cuBLAS) has already lost.
 #
-# ## 3. A tile, by hand
+# ## 4. Where is more to win?
 #
-# In Triton you write what **one program** does. Many programs run at the same time, and each asks for its own number. The
-# smallest kernel first: y = 2 x, eight numbers a program.
-
+# The extra passes cost bytes. The base costs operations. Their ratio depends on the width of
+# the layer.
+#
+# ??? For which layer can fusing win more: 768 → 768, or 8192 → 8192?
+# - [x] 768 → 768 || Operations grow with the square of the width, the extra bytes only with the
+#   width. So in a narrow layer the extra passes weigh more.
+# - [ ] 8192 → 8192 || There the base has so many operations that the extra bytes hardly matter.
+# - [ ] both the same || The bytes grow like M (K + N), the operations like M K N.
 
 # %%
-@triton.jit
-def double(x, y, n, BLOCK: tl.constexpr):  # constexpr: known when the kernel is compiled
-    places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # program 0 has places 0 to 7, program 1 has 8 to 15, ...
-    inside = places < n  # a mask: the last program may reach past the end
-    numbers = tl.load(x + places, mask=inside)  # x is an address; x + i is the address of number i
-    tl.store(y + places, 2 * numbers, mask=inside)
+layers = {f"{width}→{width}": (width, width) for width in (768, 2048, 4096, 8192)}
+extra = {
+    "step by step": (1, 6),
+    "in place": (1, 2),
+    "fused": (1, 0),
+}  # passes over x and over y
+gains = {}
+for layer, (d_in, d_out) in layers.items():
+    numbers = M * (d_in + d_out) + d_in * d_out
+    alone = h200.floor(2 * M * d_in * d_out, bf16 * numbers)
+    more = {
+        way: bf16 * M * (of_x * d_in + of_y * d_out) / h200.bandwidth
+        for way, (of_x, of_y) in extra.items()
+    }
+    gains[layer] = {way: (alone + more[way]) / (alone + more["fused"]) for way in extra}
+    gain = gains[layer]["step by step"]
+    print(f"{layer:11} fused can be {gain:.2f} times faster than step by step")
 
+# %% tags=["fold"]
+# plot: how much a perfect kernel can win
+figure, panel = plt.subplots(figsize=(7, 3))
+ways = (("step by step", "peft"), ("in place", "random"))
+for offset, (way, colour) in zip((-0.2, 0.2), ways, strict=True):
+    heights = [gain[way] for gain in gains.values()]
+    places = [i + offset for i in range(len(gains))]
+    bars = panel.bar(places, heights, 0.36, color=COLOURS[colour], label=f"faster than {way}")
+    panel.bar_label(bars, fmt="%.2f", padding=2)
+panel.axhline(1, color="black", linewidth=1)
+panel.set_xticks(range(len(gains)), list(gains))
+panel.set(title="the wider the layer, the less a kernel can win", ylim=(0, 3))
+panel.set(ylabel="times faster, at best", xlabel="layer (r = 16, 8192 tokens)")
+panel.legend()
+show(figure, "09_gains")
 
-x, y = torch.arange(20.0), torch.zeros(20)
-double[(3,)](x, y, 20, 8)  # the grid: three programs
-assert torch.equal(y, 2 * x), "are 20 numbers more than two programs of 8?"
+# %% tags=["fold"]
+# check
+narrow, wide = gains["768→768"]["step by step"], gains["8192→8192"]["step by step"]
+true_option(narrow > wide + 0.1, wide > narrow + 0.1, abs(narrow - wide) < 0.1)
+assert all(gain["in place"] >= 1 for gain in gains.values()), (
+    "a form has fewer passes than fused"
+)
 
 # %% [markdown]
-# A matrix lies in memory row after row, so number (i, j) of a matrix with K columns is at x + i K + j. A program of the product
-# computes one tile of y: BM rows, BN columns. It walks along K in steps of BK, loads a tile of x and one of W, and adds their
-# product to an **accumulator**, a tile that stays in registers.
+# (These are limits by arithmetic. For narrow layers we have no measurement.)
 #
-# **Predict:** M = N = K = 64 and tiles of 32: how many programs run, and how often is each number of x loaded?
-
-
-# %%
-@triton.jit
-def naive(x, w, y, M, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
-    rows = tl.program_id(0) * BM + tl.arange(0, BM)
-    columns = tl.program_id(1) * BN + tl.arange(0, BN)  # a grid of two dimensions: two program numbers
-    acc = tl.zeros((BM, BN), tl.float32)
-    for k in range(0, K, BK):
-        depth = k + tl.arange(0, BK)
-        x_in, w_in = (rows[:, None] < M) & (depth[None, :] < K), (depth[:, None] < K) & (columns[None, :] < N)
-        x_tile = tl.load(x + rows[:, None] * K + depth[None, :], mask=x_in, other=0.0)  # other: what a masked place counts as
-        w_tile = tl.load(w + columns[None, :] * K + depth[:, None], mask=w_in, other=0.0)  # a tile of Wᵀ
-        acc = tl.dot(x_tile, w_tile, acc)
-    tl.store(y + rows[:, None] * N + columns[None, :], acc, mask=(rows[:, None] < M) & (columns[None, :] < N))
-
+# ## 5. Break it on purpose: only one limit
+#
+# Somebody writes a roofline with operations only. When a model writes text, it handles one
+# token at a time: M = 1.
+#
+# ??? How wrong is the time that operations alone predict for one token and a layer of 4096 ×
+#   4096?
+# - [ ] hardly: operations are what a GPU does || For one token, W is read once and used once.
+# - [ ] 2 times too small || Compare 2 · 4096² operations with 2 · 4096² bytes, at 790 and 4.3 ·
+#   10¹² per second.
+# - [x] more than 100 times too small || Reading W takes 790/4.3 times longer than computing
+#   with it.
 
 # %%
-x, W = (torch.randn(64, 64, generator=generator) for _ in range(2))
-y = torch.empty(64, 64)
-with traffic() as seen:
-    naive[(2, 2)](x, W, y, 64, 64, 64, 32, 32, 32)  # a grid of 2 × 2 programs
-print(f"loaded {seen.loaded:,} bytes: {seen.loaded / (x.nbytes + W.nbytes)} times x and W; stored {seen.stored:,}")
-assert seen.loaded == 2 * (x.nbytes + W.nbytes) and seen.stored == y.nbytes, "each number once per tile column (or row)"
-assert torch.allclose(y, x @ W.T, atol=1e-4), "is W read as its transpose?"
+operations, size = 2 * 1 * K * N, bf16 * (K * N + K + N)
+by_operations, by_bytes = operations / h200.flops, size / h200.bandwidth
+print(f"operations alone: {1e6 * by_operations:.2f} µs, bytes: {1e6 * by_bytes:.2f} µs")
+
+# %% tags=["fold"]
+# check
+wrong = by_bytes / by_operations
+true_option(wrong < 1.5, 1.5 < wrong < 3, wrong > 100)
+assert h200.floor(operations, size) == by_bytes, "the roofline is the larger of the two"
 
 # %% [markdown]
-# Larger tiles load less: with tiles of 128 × 256 each number of x is read N / 256 times. What programs read at about the same
-# time comes from the L2 cache; the order of the tiles (`tile_of` in `kernels/triton_kernels/tiles_triton.py`) sees to that.
+# This is also why a weight in 4 bits promises so much when a model writes text ([lesson
+# 10](10_nf4_kernels.py)).
 #
-# ## 4. Version 1: one launch
+# ## 6. What the H200 measured
 #
-# The simplest fusion: the same program keeps a second, thin accumulator for S. When K is done, it multiplies S with its tile of
-# B. (To stay short, ours has no masks: sizes are multiples of the tile here.)
+# Our kernels were measured on one H200. Each number is our time divided by another time, so
+# below 1 ours is faster.
 #
-# **Predict:** each program makes the S of its rows. With 2 rows and 4 columns of tiles, how many times is all of A read?
+# ??? In section 3, a fused layer at its limit was 1.09 times faster than in place at its limit.
+#   So with many tokens we expect at least 0.92 of its time. What did our kernels reach for 4096
+#   and 8192 tokens?
+# - [ ] 0.5 to 0.7 || Then PyTorch's in-place form would be far from its own limit. With many
+#   tokens it is not.
+# - [x] 0.93 to 0.99 || Between the limit and no win.
+# - [ ] more than 1 || Then our x Wᵀ would be much slower than cuBLAS. It is not.
 
+# %% tags=["fold"]
+# table: from the committed report of the H200
+show_table(
+    "kernels/results/nvidia-h200/summary.md#LoRA; over torch; over the library; share of the limit"
+)
 
-# %%
-@triton.jit
-def fused(x, w, a, b, y, scale, N, K, R: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
-    rows, columns = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1) * BN + tl.arange(0, BN)
-    ranks = tl.arange(0, R)
-    acc, thin = tl.zeros((BM, BN), tl.float32), tl.zeros((BM, R), tl.float32)
-    for k in range(0, K, BK):
-        depth = k + tl.arange(0, BK)
-        x_tile = tl.load(x + rows[:, None] * K + depth[None, :])
-        acc = tl.dot(x_tile, tl.load(w + columns[None, :] * K + depth[:, None]), acc)
-        thin = tl.dot(x_tile, tl.load(a + ranks[None, :] * K + depth[:, None]), thin)  # a tile of Aᵀ
-    b_tile = tl.load(b + columns[None, :] * R + ranks[:, None])  # a tile of Bᵀ
-    acc = tl.dot(thin * scale, b_tile, acc)
-    tl.store(y + rows[:, None] * N + columns[None, :], acc)
+# %% tags=["fold"]
+# check: the row of long batches, read from the same table
+import re
 
-
-# %%
-M, N, K, r = 64, 128, 96, 16
-x, W, A, B = (torch.randn(s, generator=generator) for s in ((M, K), (N, K), (r, K), (N, r)))
-tiles = Tiles(32, 32, 32)
-y1 = torch.empty(M, N)
-with traffic() as mine:
-    fused[(2, 4)](x, W, A, B, y1, 0.5, N, K, r, 32, 32, 32)
-with traffic() as library:
-    y_library, _ = lora_matmul_triton.one_launch(x, W, None, A, B, 0.5, tiles=tiles)
-base_loads = (N // 32) * x.nbytes + (M // 32) * W.nbytes
-wanted = lora_matmul_reference(*(t.double() for t in (x, W)), None, *(t.double() for t in (A, B)), 0.5)
-print(f"the base alone loads {base_loads:,} bytes; A, 8 times, is {8 * A.nbytes:,} more: {8 * A.nbytes / base_loads:.0%}")
-assert mine.loaded == library.loaded == base_loads + 8 * A.nbytes + 2 * B.nbytes, "A for each program, B for each row of tiles"
-assert torch.allclose(y1, y_library, atol=1e-5), "yours is the library's: `one_launch_kernel`, which also has masks and dropout"
-assert (y1.double() - wanted).norm() < 1e-6 * wanted.norm(), "float32 rounding, no more"
+summary = (ROOT / "kernels/results/nvidia-h200/summary.md").read_text()
+row = re.search(r"LoRA forward, 4096 and 8192 tokens \| \d+ \| ([\d.]+) to ([\d.]+)", summary)
+low, high = float(row[1]), float(row[2])
+true_option(high < 0.8, 0.9 < low < high < 1, low > 1)
+assert low > 0.88, "faster than the limit: is it another row?"
 
 # %% [markdown]
-# It needs no second launch, so it is right for a few tokens, where a launch costs more than the sums. But each program makes the
-# S of its rows anew. For each tile of x that is r columns more beside BN: at r = 64 and BN = 256 a quarter of the base's
-# products. That is wrong for training.
+# "Over torch" is the honest baseline, in place. "The library" is peft. With 1 and 16 tokens the
+# ratios are lower than the limits say, because there PyTorch's three launches are far from
+# their own limit. A share above 100 % means that the weight stayed partly in the cache: the
+# limit counts memory only. A layer uses a kernel only where it was measured to be faster, so
+# with 64 to 512 tokens it mostly uses PyTorch. [The backward pass](topics/kernel_backward.py)
+# shows how it decides.
 #
-# ## 5. Version 2: S once, then one more step of K
+# ## The same in peft
 #
-# S is tiny (M × r). So one small kernel, **shrink**, writes it, with the scale folded in. Then comes the trick of the second,
-# **expand**: `[x | S] [W | B]ᵀ` is the sum that we want. The rank-r product is only one more step of K, into the same
-# accumulator.
-#
-# **Predict:** what does expand load more than the base: S and B once per tile that needs them, or something as large as y?
+# peft's layer is written step by step. Its bytes are those of `step_by_step`:
 
-# %%
-with traffic() as shrinking:
-    S = lora_matmul_triton.shrink(x, A, 0.5, tiles=Tiles(32, 0, 32))
-with traffic() as expanding:
-    y2 = lora_matmul_triton.expand(x, W, None, S, B, tiles, persistent=False)
-more = expanding.loaded - base_loads
-print(f"shrink loads {shrinking.loaded:,}: x once ({x.nbytes:,}), A per 32 rows ({M // 32 * A.nbytes:,})")
-print(f"expand loads {more:,} more than the base: S {(N // 32) * S[:, :r].nbytes:,}, B {(M // 32) * B.nbytes:,}")
-real = (4096 // 256) * 8192 * 16 * bf16 / (8192 * 4096 * bf16)  # S for each column of tiles, against y, at real sizes
-print(f"at 8192 tokens, 4096 → 4096 and tiles of 256 columns, the reads of S are {real:.1%} of y")
-assert shrinking.loaded == x.nbytes + (M // 32) * A.nbytes, "x once, A once for every 32 rows"
-assert more == (N // 32) * 4 * M * r + (M // 32) * B.nbytes, "S per column of tiles, B per row of tiles"
-assert torch.allclose(y2, y1, atol=1e-5) and S.shape == (M, 16), "tensor cores take ranks from 16 on: smaller ones are padded"
+# %% tags=["fold"]
+# the same in peft: bytes of its LoRA layer
+import logging
+
+logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)  # it looks for a GPU
+from peft import LoraConfig, get_peft_model
+
+layer = torch.nn.Linear(k, n, bias=False)
+peft_model = get_peft_model(torch.nn.Sequential(layer), LoraConfig(r=r, target_modules=["0"]))
+with torch.no_grad():
+    peft_passes = (moved_bytes(lambda: peft_model(x)) - base) / one_pass
+assert 6.5 < peft_passes < 8.5, "peft has changed how it computes"
+print(f"peft: {peft_passes:.1f} passes more than the base")
 
 # %% [markdown]
-# S and B are small, so section 2 was right to count a fused layer as one more read of x.
+# ## Find the bug
 #
-# Version 3, `expand_persistent_kernel`, computes the same. It starts as many programs as the GPU has processors;
-# each walks several tiles, and Hopper's copy engine fetches them.
-
-# %%
-y3 = lora_matmul_triton.expand(x, W, None, S, B, tiles, persistent=True)
-assert torch.allclose(y3, y2, atol=1e-5), "the same sums; numpy may add them in another order"
-
-# %% [markdown]
-# ## 6. Break it on purpose: one accumulator too many
+# A colleague measures a kernel on a GPU, and it is 50 times faster than the roofline allows.
 #
-# A GPU's accumulator lies in **registers**, and there are not many. The natural way to write the last step is
-# `acc += tl.dot(S, B) * s` after the loop. The numbers are right. We build both forms for a Hopper
-# GPU (compute capability 9.0), with tiles of 128 × 256. A program is 8 **warps** there, groups of 32 threads that run together.
+# ```python
+# start = time.perf_counter()
+# y = fused_lora(x, W, A, B)
+# print(time.perf_counter() - start)
+# ```
 #
-# **Predict:** these 256 threads hold the accumulator in registers of 32 bits. How many does one thread need for one
-# accumulator, and how many for two? (A thread can have 255, and needs some for addresses.)
-
-# %%
-each = 128 * 256 // (8 * 32)
-print(f"{each} registers for one accumulator, {2 * each} for two")
-found = built()
-for name in ("inside the accumulator", "beside the accumulator"):
-    print(f"{name}: {found[name]['registers']} registers, {found[name]['spilled']} bytes spilled to memory per thread")
-assert each == 128 and found["inside the accumulator"]["spilled"] == 0, "the product is a step of the same accumulator"
-assert found["beside the accumulator"]["spilled"] > 0, "a second accumulator of 128 registers does not fit"
-
-# %% [markdown]
-# What found no register is **spilled**: written to slow memory and read again. The interpreter cannot see this, and the compiler
-# cannot see a wrong sum. So every kernel passes two gates in our tests: numbers in the interpreter, with NaN around every input,
-# and builds for four kinds of GPU, compared with
-# [a committed table](../kernels/triton_kernels/ahead_of_time.csv). Its rows for Hopper (the last three kernels are for backward):
-
-# %%
-for row in read_table():
-    if row["sm"] == "90" and row["variant"] in ("r=16", "M=8192 r=16") and "grouped" not in row["kernel"]:
-        print(
-            f"{row['kernel']:26} {row['registers']:>4} registers, {row['spilled']} spilled, {int(row['shared']):>7,} bytes shared"
-        )
-
-# %% [markdown]
-# ## 7. Backward, and dropout without a mask
+# ??? What is wrong?
+# - [ ] One run is not enough. || True, but it does not explain 50 times.
+# - [x] The GPU is not finished when the clock stops. || PyTorch only starts the work and goes
+#   on. `torch.cuda.synchronize()` waits for it.
+# - [ ] `perf_counter` is too coarse. || It counts nanoseconds.
 #
-# The gradients are $dS = s\,dy\,B$, $dB = dy^T S$, $dA = dS^T \tilde x$, $dx = \text{mask}(dS\,A) + dy\,W$. Here mask(...) does
-# what dropout did to x: some places become 0, the others are divided by 1 - p. dS and dB need all of dy; one kernel makes both
-# from one read. Dropout keeps no mask: `philox`, a random function of (seed, place), gives the same mask again.
+# ## Quiz
 #
-# **Predict:** for 8192 tokens of width 4096, how many bytes does a mask of one byte each need, and how many a seed?
-
-# %%
-M, p = 96, 0.25
-x, dy = torch.randn(M, K, generator=generator), torch.randn(M, N, generator=generator)
-seed = torch.tensor([2026])
-y, S = lora_matmul_triton.lora_forward(x, W, None, A, B, 0.5, seed, p)
-tall = Tiles(32, 32, 0, split=2)  # split: two programs share the columns of dy
-with traffic() as ranks:
-    dS, dB = lora_backward_triton.grad_rank(dy, B, S, 0.5, tall)
-rest = 2 * S[:, :r].nbytes + M // 32 * B.nbytes
-print(f"mask {8192 * 4096:,} bytes, seed {seed.nbytes}; loaded for dS and dB: dy once, {dy.nbytes:,}, and S and B, {rest:,}")
-assert ranks.loaded == dy.nbytes + rest, "dy once; S for each of 2 parts, B for each 32 rows"
-dx, dA, dB = lora_backward_triton.lora_backward(dy, x, W, A, B, S, 0.5, seed, p)
-keep = keep_mask(seed, M, K, p) / (1 - p)  # the definition in plain torch gives the kernels' mask
-xd, Ad, Bd = (t.double().requires_grad_() for t in (x, A, B))
-exact = xd @ W.double().T + 0.5 * (xd * keep.double()) @ Ad.T @ Bd.T
-for name, one, other in zip(("dx", "dA", "dB"), (dx, dA, dB), torch.autograd.grad(exact, (xd, Ad, Bd), dy.double()), strict=True):
-    assert (one.double() - other).norm() < 2e-6 * other.norm(), f"{name} differs: is the mask of backward that of forward?"
-again = lora_backward_triton.lora_backward(dy, x, W, A, B, S, 0.5, seed, p)
-assert all(map(torch.equal, (dx, dA, dB), again)), "one order of sums; in the interpreter always, on a GPU it counts"
-
-# %% [markdown]
-# ## 8. What a GPU says
+# ??? How many operations does a multiplication of a 100 × 200 and a 200 × 300 matrix need?
+# - [ ] 6,000,000 || Each term has a multiplication and an addition.
+# - [x] 12,000,000 || 2 · 100 · 200 · 300.
+# - [ ] 60,000 || That is the size of the second matrix.
 #
-# `python -m kernels.bench all` on a GPU measures the machine's own copy and product first, then every form beside peft and the
-# bare layer. A layer takes a kernel only where such a measurement says that it wins; `loralib.explain(model)` tells.
+# ??? A layer needs 100 µs for its operations, and 40 µs for its bytes. How fast can it be at
+#   best?
+# - [ ] 40 µs || The operations take longer.
+# - [x] 100 µs || The larger of the two.
+# - [ ] 140 µs || A GPU reads and computes at the same time.
 #
-# **Predict:** on this machine, which path does a LoRA layer take, Triton or torch?
+# ??? Which baseline is honest for a fused LoRA kernel?
+# - [ ] step by step || A user of PyTorch can write the faster form in one line.
+# - [ ] the layer on a CPU || That says nothing about the kernel.
+# - [x] in place, with `addmm_` || It is the best that plain PyTorch does.
+#
+# ??? Your kernel needs a third of the time that the roofline allows. What do you do?
+# - [ ] publish it || The limit is physics.
+# - [ ] use larger tiles || The measurement is the problem.
+# - [x] look for an error in the measurement || Or in the number of bytes and operations.
+#
+# ??? One token at a time: what limits a layer of 4096 × 4096?
+# - [x] reading the weight || Each weight is read once and used once.
+# - [ ] the multiplications || They take less than a hundredth of the time.
+# - [ ] writing y || y has 4096 numbers, W has 16 million.
 
-# %%
-import loralib
-
-small = loralib.get_peft_model(torch.nn.Sequential(torch.nn.Linear(64, 64)), loralib.LoraConfig(r=8, target_modules=["0"]))
-print(loralib.explain(small, tokens=4096))
-measured = loralib.compute.dispatch.MEASUREMENTS
-print("GPUs measured so far:", ", ".join(measured) or "none. The kernels are checked, not timed: no GPU was to be had")
-assert "torch" in str(loralib.explain(small)), "without a GPU, plain torch: is TRITON_INTERPRET taken for one?"
+# %% tags=["fold"]
+# check of the first two answers
+assert 2 * 100 * 200 * 300 == 12_000_000, "two operations for each term"
+assert Ceilings(bandwidth=1.0, flops=1.0).floor(100e-6, 40e-6) == 100e-6, (
+    "the larger of the two"
+)
 
 # %% [markdown]
 # ## What could go wrong
 #
 # | symptom | likely cause | check |
 # |:--|:--|:--|
-# | right numbers, far too slow | the kernel spills | section 6: `python -m kernels.bench builds` |
-# | NaN or garbage at odd sizes | a load without a mask | `tests/helpers/canary.py`: put the inputs inside NaN |
-# | bfloat16 is wrong in the interpreter only | it multiplies bit patterns | test in float32 and float16 |
-# | slower than plain torch | its product is slower than cuBLAS | section 2: 9 % decides |
+# | a time below the limit | the GPU was not finished, or wrong counts | sections 2 and 3 |
+# | a very large speed-up | the baseline is far from its own limit | measure its share of the limit |
+# | a fused kernel is slower than PyTorch | its own x Wᵀ is slower than cuBLAS | section 3: 9 % decides |
+# | a kernel wins with 1 to 16 tokens, but not with 64 | one launch in place of three; then cuBLAS is very good | section 6 |
 # | `pip install kernels` is advised at the start | bitsandbytes finds our folder `kernels` | harmless: do not install it |
-# | `only 0-dimensional arrays` in the interpreter | Triton 3.6 with numpy 2.4 or newer | Triton 3.7, or numpy 2.3 |
 #
 # ## Exercises
 #
-# Write in [exercises/09_fused_lora.py](exercises/09_fused_lora.py), then `python -m tutorials check 09`.
+# Write in [exercises/09_fused_lora.py](exercises/09_fused_lora.py), then run
+# `python -m tutorials check 09`.
 #
-# 1. ★ `extra_bytes`: what LoRA moves beyond the base in three forms.
-# 2. ★★ `tile_loads`: how many bytes the programs of a tiled product ask for.
-#    <details><summary>Hint</summary>How many programs are there, and how many rows of length K does each one load?</details>
+# 1. ★ `extra_bytes`: what LoRA moves in addition to the base, in three forms.
+#    <details><summary>Hint</summary>Count the passes of section 2 over x and over y separately.</details>
+# 2. ★★ `tile_loads`: how many bytes the programs of a tiled matrix multiplication load. (Read
+#    sections 1 and 2 of [a kernel, tile by tile](topics/kernel_by_tiles.py) first.)
+#    <details><summary>Hint</summary>How many programs are there, and how many rows of length K does
+#    each one load?</details>
 # 3. ★★★ `add_kernel`: your first kernel: x + s · z for vectors of any length.
-#    <details><summary>Hint</summary>As `double`: mask the loads and the store.</details>
+#    <details><summary>Hint</summary>First solve the puzzles 01 and 02 of the ladder.</details>
+#
+# **Change and measure:** in section 3, use K = N = 2048 in place of 4096. Does the possible
+# gain become larger or smaller?
 #
 # ## Summary
 #
-# 1. LoRA's branch is 0.8 % of the operations, and written eagerly adds 31 % to the time: traffic over full-size matrices.
-# 2. Fused, it costs one more read of x: S once, then a last step of K in the same accumulator.
-# 3. The most to win at width 4096 is 1.26 over eager, 1.09 over in place: use a kernel only where it was measured to win.
+# 1. LoRA adds 1 % of the operations, but written step by step it makes 7 passes over large
+#    matrices.
+# 2. With both at their limits, a fused kernel is 1.26 times faster than step by step, and 1.09
+#    times than in place.
+# 3. Compare with the best plain PyTorch. A time below the limit is an error; a large speed-up
+#    may mean a slow baseline.
 #
-# **Next:** [lesson 10](10_nf4_kernels.py), kernels for 4-bit weights.
+# **Next:** [a kernel, tile by tile](topics/kernel_by_tiles.py), and then [lesson
+# 10](10_nf4_kernels.py).
+#
+# More: [the backward pass](topics/kernel_backward.py) · [twelve
+# puzzles](kernels_ladder/README.md) · [glossary](GLOSSARY.md)
 #
 # ## On the real thing
 #
+# On a GPU, the first command compares with peft and with the bare layer. Here it times the CPU
+# forms. The last one needs a network:
+#
 # ```bash
-# python -m kernels.bench lora                # on a GPU: against peft and the bare layer
-# python -m kernels.bench builds              # anywhere: registers, spills, shared memory for four kinds of GPU
+# python -m kernels.bench lora
+# python -m kernels.bench builds
 # python -m training --task sst2 --model roberta-base --method lora
 # ```

@@ -1,34 +1,28 @@
 # %% [markdown]
-# # 10 · A 4-bit weight has a quarter of the bytes, and its kernel is bound by instructions
+# # 10 · NF4 kernels are limited by decoding, not by bytes
 #
-# | | |
-# |:--|:--|
-# | **Needs** | lessons [07](07_nf4.py) and [09](09_fused_lora.py) |
-# | **Read and do** | 60 minutes |
-# | **Runs in** | about 30 s on one CPU thread |
-# | **Memory** | 2 GB |
+# **Needs** lessons [07](07_nf4.py) and [09](09_fused_lora.py)
+# · **Read and do** 50 minutes · **Runs in** about 25 s on one CPU thread · **Memory** 2 GB
 #
-# When a model writes one token at a time, each weight is read once for each token: the time is the time of reading. A 4-bit
-# weight has 3.9 times fewer bytes. Is writing a token then 3.9 times faster? You will find the answer by counting machine
-# instructions, without a GPU, and see what a good kernel does about it. "Decode" means here: from 4 bits to numbers.
+# When a model writes text, each weight is read once for each token. So reading the weights
+# takes almost all of the time. A 4-bit weight has 3.9 times fewer bytes than a 16-bit weight.
+# Is writing then 3.9 times faster?
 #
-# | symbol | code | meaning |
-# |:--|:--|:--|
-# | W | `packed` | (N, K) weight, two 4-bit indices in a byte |
-# | $c_i$ | `pairs` | the levels; in the kernel a table of both levels of each of the 256 bytes |
-# | absmax | `absmax` | the scale of a block of 64 weights |
-# | SM | | one of the GPU's processors; an H200 has 132 |
+# ![From a byte to two weights: a table of 256 pairs, two levels, times absmax](diagrams/10_decode.svg)
 #
-# The format is QLoRA's (Dettmers et al. 2023), decoded to the bit as `kernels/formulas/nf4.py` defines it.
+# "Decode" means here: from 4 bits to numbers. On this page you count the **instructions** (the
+# single commands of the machine) that this needs, without a GPU. Then you compare your answer
+# with measurements on an H200.
 
-# %%
+# %% tags=["fold"]
+# set-up: the interpreter, imports, our folders
 import os
 import sys
 from pathlib import Path
 
-ROOT = Path.cwd() if Path("loralib").is_dir() else Path.cwd().parent
-sys.path.insert(0, str(ROOT))  # so that our folders are found, from the project's root and from tutorials/
-os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined: it must be set before
+ROOT = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "loralib").is_dir())
+sys.path.insert(0, str(ROOT))  # so that Python finds our folders
+os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when a kernel is defined
 
 import torch
 import triton
@@ -36,293 +30,405 @@ import triton.language as tl
 from matplotlib import pyplot as plt
 
 from kernels.formulas import nf4
-from kernels.triton_kernels import nf4_matmul_triton, nf4_triton
+from kernels.triton_kernels import nf4_matmul_triton
 from kernels.triton_kernels.ahead_of_time import read_table
-from kernels.triton_kernels.lora_matmul_triton import shrink
 from training.reports.records import COLOURS, use_style
+from tutorials.answers import true_option
 from tutorials.built_by_hand import WAYS, built, decode_kernel
 from tutorials.interpreted import traffic
-from tutorials.show import show
+from tutorials.show import show, show_table
 
 torch.set_num_threads(1)
 use_style()
-generator = torch.Generator().manual_seed(0)  # the seed of all numbers below
+generator = torch.Generator().manual_seed(0)
 
 # %% [markdown]
 # ## 1. The promise: bytes
 #
-# As in lesson 09 we assume an H200's memory speed: 4.3 TB/s. (bf16 is a number of 16 bits.)
+# As in lesson 09 we assume that an H200 reads 4.3 · 10¹² bytes per second.
 #
-# **Predict:** a weight of 14336 × 4096 in bf16 and in NF4 with double quantisation: how many megabytes each, and in how many
-# microseconds can each be read?
+# ??? A weight of 14336 × 4096 has 117 MB in 16 bits. How large is it in NF4, and how much
+#   faster can it be read?
+# - [x] 30 MB, 3.9 times faster || 4.127 bits in place of 16.
+# - [ ] 30 MB, equally fast || The time of reading is proportional to the bytes.
+# - [ ] 15 MB, 8 times faster || That is compared with 32 bits.
 
 # %%
-N, K = 14336, 4096
-bits = {"bf16": 16.0, "NF4": 4 + 8 / 64 + 32 / (64 * 256)}
-bandwidth = 4.3e12  # bytes per second
-read = {name: N * K * b / 8 / bandwidth for name, b in bits.items()}
-for name, seconds in read.items():
-    print(f"{name}: {N * K * bits[name] / 8e6:6.1f} MB, {seconds * 1e6:.1f} µs")
-promise = read["bf16"] / read["NF4"]
-print(f"the promise: {promise:.2f} times faster")
-assert 3.8 < promise < 3.95, "16 bits against 4.127"
+N, K, bandwidth = 14336, 4096, 4.3e12
+bits = {"16 bits": 16.0, "NF4": 4 + 8 / 64 + 32 / (64 * 256)}
+for name, width in bits.items():
+    size = N * K * width / 8
+    print(f"{name}: {size / 1e6:5.1f} MB, read in {1e6 * size / bandwidth:.1f} µs")
+promise = bits["16 bits"] / bits["NF4"]
+print(f"the promise: {promise:.1f} times faster")
+
+# %% tags=["fold"]
+# check
+true_option(3.8 < promise < 4, promise < 1.1, promise > 7)
+assert bits["NF4"] < 4.2, "are the scales in 8 bits?"
 
 # %% [markdown]
 # ## 2. The budget: instructions
 #
-# By its data sheet an H200 has 132 SMs, and each can issue instructions for 128 threads in each of its 1.98 billion cycles per
-# second. While the weights stream in at full speed, how many instructions are there for each weight?
+# An H200 has 132 processors (SMs). Each one can start instructions for 128 threads in each
+# cycle, and there are 1.98 · 10⁹ cycles per second.
 #
-# **Predict:** 4, 40, or 400? For comparison, this must be done for a weight: take its 4 bits out of a byte, look the level up,
-# scale, multiply, add.
+# ??? The weights arrive at full speed. How many instructions can the GPU start for each weight?
+# - [x] about 4 || 132 · 128 · 1.98 · 10⁹ instructions per second, divided by 8.3 · 10¹² weights
+#   per second.
+# - [ ] about 40 || A GPU is fast, but the weights arrive very fast, too.
+# - [ ] about 400 || Then decoding would cost nothing.
 
 # %%
-issue = 132 * 128 * 1.98e9  # instructions per second
+instructions_per_second = 132 * 128 * 1.98e9
 weights_per_second = bandwidth / (bits["NF4"] / 8)
-budget = issue / weights_per_second
-print(f"{budget:.1f} instructions for each weight, if it is to come at full speed")
-assert 3.8 < budget < 4.2, "about 4: is the bandwidth in bytes and the weight in bits?"
+budget = instructions_per_second / weights_per_second
+print(f"{weights_per_second:.1e} weights per second: {budget:.1f} instructions for each")
+
+# %% tags=["fold"]
+# check
+true_option(3 < budget < 5, 20 < budget < 80, budget > 200)
+assert budget < 5, "is the bandwidth in bytes, and the weight in bits?"
 
 # %% [markdown]
-# A bf16 weight has no such problem: 16 bits arrive four times slower, and go to a tensor core as they are.
+# For each weight, a kernel must take 4 bits out of a byte, look up the level, multiply by the
+# scale, multiply by a number of $x$, and add. That is already more than 4 instructions. A
+# 16-bit weight does not have this problem: it takes four times as long to arrive, and it needs
+# no decoding.
 #
-# ## 3. Three ways to decode
+# ## 3. Two ways to decode a byte
 #
-# A byte holds two indices, the first in the high half. Here are two ways to turn it into two levels, as small Triton functions.
-# A third way, with a tree of 15 **comparisons** for each index, is in [built_by_hand.py](built_by_hand.py), with the kernel
-# around all three.
-#
-# **Predict:** the second way looks up a whole byte at once. How many entries has its table, and how many bytes has an entry
-# that holds two float32 levels?
+# A byte holds two indices. One can look up each index in a table of 16 levels. Or one can look
+# up the whole byte in a table of 256 pairs of levels.
 
 
 # %%
 @triton.jit
-def by_nibble(table, byte):
-    return tl.load(table + (byte >> 4)), tl.load(table + (byte & 15))  # two look-ups in 16 levels
+def by_index(table, byte):
+    return tl.load(table + (byte >> 4)), tl.load(table + (byte & 15))  # two look-ups
 
 
 @triton.jit
 def by_byte(table, byte):
-    both = tl.load(table + byte)  # one look-up: 64 bits that hold two float32
-    first = both.to(tl.int32).to(tl.float32, bitcast=True)  # the low half, its bits read as a float
-    return first, (both >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+    pair = tl.load(table + byte)  # one look-up: 64 bits, which are two float32 numbers
+    first = pair.to(tl.int32).to(tl.float32, bitcast=True)  # the lower half, read as a float
+    return first, (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
 
+
+# %% [markdown]
+# ??? How large is the table of pairs?
+# - [ ] 64 bytes || That is the table of 16 levels.
+# - [ ] 512 bytes || An entry has two float32 numbers, so 8 bytes.
+# - [x] 2,048 bytes || 256 entries of 8 bytes. It fits into the fastest cache of a processor.
 
 # %%
 weight = torch.randn(8, 256, generator=generator)
 q = nf4.quantize(weight)
-levels = nf4.levels("nf4")
-pairs = nf4.level_pairs("nf4", torch.device("cpu")).view(torch.int64)  # two float32 side by side, read as one 64-bit number
-print(f"{len(pairs)} entries of {pairs.element_size()} bytes: {pairs.nbytes} bytes, against {levels.nbytes} for the 16 levels")
-assert len(pairs) == 256 and pairs.element_size() == 8, "one for each byte"
-decoded = {}
+levels, pairs = nf4.levels("nf4"), nf4.level_pairs("nf4", torch.device("cpu")).view(torch.int64)
+print(f"{len(pairs)} entries of {pairs.element_size()} bytes: {pairs.nbytes:,} bytes")
+
+# %% tags=["fold"]
+# check: all three ways decode to the bit (the third compares: see tutorials/built_by_hand.py)
+true_option(pairs.nbytes == 64, pairs.nbytes == 512, pairs.nbytes == 2048)
+
+
+@triton.jit
+def both_ways(levels, pairs, out):
+    byte = tl.arange(0, 256)
+    high, low = by_index(levels, byte)
+    first, second = by_byte(pairs, byte)
+    tl.store(out + byte, (high - first) + (low - second))
+
+
+difference = torch.ones(256)
+both_ways[(1,)](levels, pairs, difference)
+assert not difference.any(), "the pair of a byte must be the levels of its two halves"
 for how, name in enumerate(WAYS):
     out = torch.empty_like(weight)
-    decode_kernel[(1,)](q.packed, q.absmax, pairs if how == 2 else levels, out, len(q.packed), how, 32)
-    decoded[name] = out
-for name, values in decoded.items():
-    assert torch.equal(values, nf4.dequantize(q)), f"{name}: not the definition's numbers"
-print("all three are the definition, to the bit")
+    table = pairs if how == 2 else levels
+    decode_kernel[(1,)](q.packed, q.absmax, table, out, len(q.packed), how, 32)
+    assert torch.equal(out, nf4.dequantize(q)), f"{name}: not the numbers of the definition"
 
 # %% [markdown]
-# ## 4. Count them
+# ## 4. Count the instructions
 #
-# The kernel around them reads bytes, decodes, scales, and writes bf16 weights. We compile it three times for a Hopper GPU
-# (H100, H200) that is not here, and divide all its instructions by the weights that a thread decodes.
+# A third way needs no table: a tree of 15 comparisons for each index. We compile all three ways
+# for a Hopper GPU and divide the number of instructions by the number of weights that a thread
+# decodes.
 #
-# **Predict:** order the three. Which of them come near the budget of 4?
+# ??? Which of the three stays within the budget of 4 instructions per weight?
+# - [ ] the table of pairs only || It is the best one. But each weight also has to be scaled,
+#   rounded and stored.
+# - [x] none of them || Even the table of pairs needs more.
+# - [ ] both tables || Two look-ups, shifts and masks are more than 4.
 
 # %%
-found = built()
-print("instructions per weight")
+reports = built()
 for name in WAYS:
-    print(f"  {name:20} {found[name]['per weight']:5.1f}   at most {budget / found[name]['per weight']:.0%} of the bandwidth")
-assert found["comparisons"]["per weight"] > 3 * found["table of 256 pairs"]["per weight"], "a comparison is an instruction too"
-assert found["table of 256 pairs"]["per weight"] < 8, "one look-up for two weights"
-assert found["table of 256 pairs"]["per weight"] > budget, "even the best stays above the budget"
+    per_weight = reports[name]["per weight"]
+    share = budget / per_weight
+    print(f"{name:20} {per_weight:5.1f} per weight: at most {share:.0%} of the bandwidth")
 
-# %%
-figure, axes = plt.subplots(figsize=(7, 3.2))
-counts = [found[name]["per weight"] for name in WAYS]
-axes.barh(WAYS, counts, color=[COLOURS["broken"], COLOURS["head"], COLOURS["lora"]], height=0.55)
-axes.axvline(budget, color=COLOURS["full"], lw=1.5, ls="--", label="budget at full bandwidth")
-axes.set(xlabel="instructions per weight (sm_90)", title="None of the three ways fits the budget of 4 instructions")
-axes.legend(loc="lower right")
-axes.invert_yaxis()
-show(figure, "instructions")
+# %% tags=["fold"]
+# plot: instructions per weight
+figure, panel = plt.subplots(figsize=(7, 2.8))
+counts = [reports[name]["per weight"] for name in WAYS]
+colours = [COLOURS["broken"], COLOURS["head"], COLOURS["lora"]]
+panel.bar_label(panel.barh(WAYS, counts, color=colours, height=0.55), fmt="%.1f", padding=3)
+panel.axvline(budget, color=COLOURS["full"], linestyle="--")
+panel.annotate("budget", (budget, 2.75), xytext=(4, 0), textcoords="offset points")
+panel.set(xlabel="instructions per weight (Hopper)", xlim=(0, 36), ylim=(-0.6, 3.1))
+panel.set(title="none of the three ways stays within the budget")
+panel.set_yticks(range(3), WAYS)
+show(figure, "10_instructions")
+
+# %% tags=["fold"]
+# check
+inside = [name for name in WAYS if reports[name]["per weight"] <= budget]
+true_option(inside == ["table of 256 pairs"], not inside, len(inside) == 2)
+assert reports["comparisons"]["per weight"] > 3 * reports["table of 256 pairs"]["per weight"], (
+    "a comparison is an instruction"
+)
 
 # %% [markdown]
-# So the speed is limited by the number of instructions, not by memory. 16 bits need 3.9 times as many bytes, so 4 bits win only
-# if they reach more than 1 / 3.9 = 26 % of the bandwidth. A tree of comparisons, as in one of bitsandbytes' Triton kernels,
-# reaches 13 % at most: with it, 4 bits are slower than 16.
+# So bytes are not the limit: the instructions alone take longer. (To compare the ways, this
+# kernel also writes its weights. A kernel that only decodes moves 5 times more bytes, so its
+# budget is about 20 instructions. Here the question is a kernel that multiplies at once.) A
+# 4-bit kernel beats 16 bits only if it reaches more than 1/3.9 = 26 % of the bandwidth. The
+# tree of comparisons reaches less: with it, 4 bits would be slower than 16.
 #
-# ## 5. One token: a product without tensor cores
+# ## 5. One token: scale late
 #
-# `gemv_kernel` is for 1 to 4 tokens. A byte holds two neighbours of a row, $w_1 = c_1 a$ and $w_2 = c_2 a$, with levels c and
-# the scale a of their block. Their part of the sum is $w_1 x_1 + w_2 x_2$. A multiply-add (a product, added to a sum) is one
-# instruction.
+# A byte holds two neighbours of a row, $w_1 = c_1 a$ and $w_2 = c_2 a$, with levels $c$ and the
+# scale $a$ of their block. Their part of the output is $w_1 x_1 + w_2 x_2$, added to a sum. A
+# multiplication with an addition is one instruction.
 #
-# **Predict:** how many instructions does it take to add this to the sum so far, if each weight is scaled first? And how many if
-# the scale waits, $(c_1 x_1 + c_2 x_2)\,a$?
+# ??? How many instructions are saved per byte if the scale waits: $(c_1 x_1 + c_2 x_2)\, a$?
+# - [ ] none: the result is the same || The result is the same, but the number of
+#   multiplications is not.
+# - [x] one || Scaled first: c₁a, c₂a, and two multiply-adds: 4. Scaled later: c₁x₁, one
+#   multiply-add with c₂x₂, and one with a: 3.
+# - [ ] two || Three instructions are needed: for c₁x₁, for c₂x₂, and for a.
 
 # %%
-N, K, r = 96, 512, 8
-W, A, B = (torch.randn(s, generator=generator) for s in ((N, K), (r, K), (N, r)))
-q = nf4.quantize(W, double_quant=True)
-exact = nf4.dequantize(q).double()
-x = torch.randn(1, K, generator=generator)
-with traffic() as seen:
-    y = nf4_matmul_triton.nf4_matmul(x, q)
-look_ups = 8 * q.packed.numel()  # an entry of 8 bytes for each byte; the table has 2 kB and lies in a cache
-print(f"loaded {seen.loaded:,} bytes: {q.packed.nbytes:,} packed, {look_ups:,} from the table, the rest scales and x")
-assert q.packed.nbytes + look_ups < seen.loaded < 1.2 * (q.packed.nbytes + look_ups), "each packed byte once"
-assert torch.allclose(y.double(), x.double() @ exact.T, rtol=1e-4, atol=1e-4), "is the scale the block's own?"
-first = ["c1·a", "c2·a", "sum + ·x1", "sum + ·x2"]
-later = ["c1·x1", "+ c2·x2", "sum + ·a"]
+early = ["c1 · a", "c2 · a", "sum += · x1", "sum += · x2"]
+late = ["c1 · x1", "+ c2 · x2", "sum += · a"]
+print(f"scaled first: {len(early)} instructions for a byte, scaled late: {len(late)}")
 table = {(row["kernel"], row["variant"]): row for row in read_table() if row["sm"] == "90"}
 gemv = float(table["gemv_kernel", "M=1 r=16"]["per_weight"])
-print(f"scaled first {len(first)} instructions for a byte, scaled later {len(later)}")
-best = budget / gemv
-print(f"all of the main loop: {gemv} per weight; at most {best:.0%} of the bandwidth, {promise * best:.1f} times bf16's speed")
-assert budget < gemv < 8, "decode, scales of scales, two products. (Nothing is written here, so it is less than in section 4)"
+faster = promise * budget / gemv
+print(f"our kernel for one token: {gemv} per weight")
+print(f"so it is at most {faster:.1f} times faster than 16 bits")
+
+# %% tags=["fold"]
+# check: the library's kernel, its values and what it loads
+saved = len(early) - len(late)
+true_option(saved == 0, saved == 1, saved == 2)
+W = torch.randn(96, 512, generator=generator)
+q = nf4.quantize(W, double_quant=True)
+x = torch.randn(1, 512, generator=generator)
+with traffic() as counted:
+    y = nf4_matmul_triton.nf4_matmul(x, q)
+exact = x.double() @ nf4.dequantize(q).double().T
+assert torch.allclose(y.double(), exact, rtol=1e-4, atol=1e-4), "is the scale the block's own?"
+look_ups = 8 * q.packed.numel()  # an entry of 8 bytes for each byte
+assert q.packed.nbytes + look_ups < counted.loaded < 1.2 * (q.packed.nbytes + look_ups), (
+    "each byte once"
+)
 
 # %% [markdown]
-# That is the answer for one token: at best 2.9 times faster, not 3.9, if the look-ups cost no more than their instructions.
+# So by instructions, our kernel can be at most 2.9 times faster than 16 bits for one token, not
+# 3.9 times. (The QLoRA paper calls the scale c. Here c is a level, and a the scale.) This
+# assumes that a look-up costs no more than one instruction.
 #
-# ## 6. Some tokens: swap the operands
+# ## 6. What the H200 measured
 #
-# Tensor cores multiply tiles; Hopper's instruction for that is `wgmma`. It takes the **first** operand from registers or from
-# shared memory (fast memory of an SM), the second from shared memory only. The decoded weight is in registers. So `gemm_kernel`
-# computes $y^T = W x^T$: the weight comes first, and the tokens are the narrow side.
-#
-# As second operand the weight would be written to shared memory and read again, at each step.
-#
-# **Predict:** now a weight is no longer multiplied by an instruction of its own, but it must be rounded to bf16 and put in place
-# for `wgmma`. Are there more or fewer instructions per weight than the 5.28 of one token?
+# ??? Our count allows 76 % of the bandwidth for one token (4.0 / 5.3). What did our kernel
+#   reach on an H200?
+# - [ ] about 76 % || The count is an upper limit. It does not know how long a look-up takes.
+# - [ ] more than 90 % || The limit by instructions is 76 %.
+# - [x] less than 20 % || The count left out how long a look-up takes. They go through a cache
+#   that all threads share. (This is our explanation, not a measurement.)
 
-# %%
-x = torch.randn(20, K, generator=generator)
-S = shrink(x, A, 0.5)
-y = nf4_matmul_triton.nf4_matmul(x, q, None, S, B)  # LoRA is a last step here too
-wanted = x.double() @ exact.T + 0.5 * (x.double() @ A.double().T) @ B.double().T
-assert (y.double() - wanted).norm() < 1e-5 * wanted.norm(), "base in 4 bits and LoRA beside it: is S scaled?"
-for M in (16, 64, 256):
-    row = table["gemm_kernel", f"M={M} r=16"]
-    print(f"M = {M:3}: {row['wgmma']} wgmma, {row['mma']} of the older mma, {row['per_weight']} instructions per weight")
-    assert int(row["wgmma"]) > 0 and row["mma"] == "0", "all products through wgmma, none through the older mma"
-    assert float(row["per_weight"]) > gemv, "rounding and placing a weight costs more than a multiply-add"
+# %% tags=["fold"]
+# table: from the committed report of the H200
+show_table(
+    "kernels/results/nvidia-h200/summary.md#NF4; over the library; over the bare layer; share of the limit"
+)
+
+# %% tags=["fold"]
+# check: the row of one token, from the same table
+import re
+
+summary = (ROOT / "kernels/results/nvidia-h200/summary.md").read_text()
+row = re.search(r"NF4, packed weight × 1 token \|.*\| (\d+)% to (\d+)% \|", summary)
+reached = int(row[2]) / 100
+true_option(0.7 < reached < 0.8, reached > 0.9, reached < 0.2)
+assert reached < budget / gemv, "faster than the count: was the weight in a cache?"
 
 # %% [markdown]
-# More. In return, one decoded weight serves all tokens of the tile.
+# Each ratio is our time divided by the other's, so below 1 ours is faster. More than 100 % of
+# the limit means that a weight of this size stayed partly in the cache. The row of one token is
+# a negative result, and an important one. For one token our kernel is slower than bitsandbytes
+# ("the library") and slower than a 16-bit layer ("the bare layer"). The count of instructions
+# gave a limit, but not the time. Only a measurement shows what look-ups cost. (Decoding a whole
+# weight at once is different: there ours needs 0.7 of bitsandbytes' time.)
 #
-# ## 7. Many tokens: decode once
+# The [deep dive](deep/10_nf4_kernels.py) looks at more tokens: with 4 tokens it was already
+# faster to decode the weight once and to call cuBLAS. (The library does so from 2 tokens on.)
 #
-# Every tile of 128 tokens decodes the weight again. With many tokens it is better to decode it once to bf16, and call cuBLAS.
-# From how many tokens on? That depends on whether a program decodes and multiplies **at the same time** (then the longer of the
-# two counts) or **in turn** (then their sum).
+# ## Break it on purpose: the halves of a byte
 #
-# **Predict:** decoding once takes 34 µs (it writes 117 MB and reads 30). Decoding inside the product takes 12 µs for each tile
-# of 128 tokens. From how many tokens on does decoding once pay, if the packed product works in turn?
-
-# %%
-N, K = 14336, 4096
-once = N * K * (16 + bits["NF4"]) / 8 / bandwidth  # seconds to decode to bf16
-per_tile = N * K * float(table["gemm_kernel", "M=256 r=16"]["per_weight"]) / issue
-per_token = 2 * N * K / 790e12  # an H200's tensor cores: 790 · 10¹² operations a second
-print(f"once {once * 1e6:.1f} µs, for each tile {per_tile * 1e6:.1f} µs, product of one token {per_token * 1e6:.3f} µs")
-
-
-def floors(M: int) -> tuple[float, float, float]:
-    """Seconds: decode once; packed, in turn; packed, both at the same time."""
-    multiply, decode = M * per_token, -(-M // 128) * per_tile
-    return once + max(multiply, N * K * 2 / bandwidth), decode + multiply, max(decode, multiply)
-
-
-crossing = next(M for M in range(1, 8193) if floors(M)[1] > floors(M)[0])
-print(f"in turn, the packed product loses from {crossing} tokens on")
-assert crossing == 257, "three tiles decode the weight three times: 37 µs, more than the 34 of decoding once"
-assert all(floors(M)[2] < floors(M)[0] for M in range(1, 8193)), "at the same time it never loses: the lower edge of the picture"
-
-# %%
-figure, axes = plt.subplots(figsize=(7, 3.6))
-tokens = list(range(16, 2049, 16))
-first, high, low = ([1e6 * floors(M)[way] for M in tokens] for way in range(3))
-axes.plot(tokens, first, color=COLOURS["head"], label="decode once + cuBLAS")
-axes.fill_between(tokens, low, high, color=COLOURS["lora"], alpha=0.35, label="packed: at the same time … in turn")
-axes.axvline(crossing, color=COLOURS["full"], lw=1, ls="--", label=f"{crossing} tokens")
-axes.set_xscale("log", base=2)
-axes.set_yscale("log")
-axes.set_yticks([20, 50, 100, 200, 500], ["20", "50", "100", "200", "500"])
-axes.set_yticks([], minor=True)
-axes.set(xlabel="tokens M", ylabel="µs at least", title=f"In turn, the packed product loses from {crossing} tokens on")
-axes.legend()
-show(figure, "crossing")
-
-# %% [markdown]
-# ## 8. Break it on purpose: the halves of a byte
+# We exchange the two levels of every entry of the table of pairs.
 #
-# **Predict:** we swap the two levels of every entry of the table of pairs. Is the result noise, or something more orderly?
+# ??? Which of these checks would notice it?
+# - [ ] the mean and the standard deviation of the weight || They stay the same: the same
+#   numbers are there, in another order.
+# - [ ] a histogram || It does not depend on the order.
+# - [x] a comparison place by place || Each weight has changed places with its neighbour.
 
 # %%
 weight = torch.randn(4, 64, generator=generator)
 q = nf4.quantize(weight)
-swapped = nf4.level_pairs("nf4", torch.device("cpu")).view(torch.float32).view(256, 2).flip(1).contiguous().view(torch.int64)
-out = torch.empty_like(weight)
+swapped = pairs.view(torch.float32).view(256, 2).flip(1).contiguous().view(torch.int64)
+out, right = torch.empty_like(weight), nf4.dequantize(q)
 decode_kernel[(1,)](q.packed, q.absmax, swapped, out, len(q.packed), 2, 32)
-right = nf4.dequantize(q)
-print(f"mean {out.mean():.4f} and {right.mean():.4f}, spread {out.std():.4f} and {right.std():.4f}")
-neighbours = (out[:, ::2] == right[:, 1::2]).float().mean()
-print(f"equal to the right weights: {(out == right).float().mean():.0%}; to their neighbours: {neighbours:.0%}")
-assert torch.equal(out[:, ::2], right[:, 1::2]) and torch.equal(out[:, 1::2], right[:, ::2]), "every pair is turned round"
-assert torch.equal(nf4_triton.dequantize(q), right), "the library's kernel, for comparison"
+print(f"mean   {out.mean():.4f} and {right.mean():.4f}")
+print(f"spread {out.std():.4f} and {right.std():.4f}")
+print(f"equal in their places: {(out == right).float().mean():.0%}")
+
+# %% tags=["fold"]
+# check
+same_mean = torch.isclose(out.mean(), right.mean(), atol=1e-6)
+true_option(
+    not same_mean,
+    not torch.equal(out.flatten().sort()[0], right.flatten().sort()[0]),
+    bool((out != right).any()),
+)
+assert torch.equal(out[:, ::2], right[:, 1::2]), "each pair has changed places"
 
 # %% [markdown]
-# (Some pairs hold the same level twice, so a few weights are right by chance.) Mean, spread and histogram of the weight stay
-# the same, and the layer computes nonsense. Only a comparison place by place finds it, or a product with the identity matrix
-# (`tests/kernel/test_kernels_nf4_triton.py`).
+# ## The same in bitsandbytes
 #
-# ## What no count shows
+# On a GPU, bitsandbytes multiplies with the packed weight, too (`gemv_4bit`). Here we compare x
+# times the weight that it decodes with the result of our kernel:
+
+# %% tags=["fold"]
+# the same in bitsandbytes: one token times a packed weight
+import logging
+
+logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)  # it looks for a GPU
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+packed, state = quantize_4bit(W, blocksize=64, quant_type="nf4")
+plain = nf4.quantize(W)
+assert torch.equal(packed.view(-1), plain.packed.view(-1)), "other bytes"
+bnb_result = x @ dequantize_4bit(packed, state).T
+assert torch.allclose(
+    nf4_matmul_triton.nf4_matmul(x, plain), bnb_result, rtol=1e-4, atol=1e-4
+), "another result"
+print("the same result from the same bytes")
+
+# %% [markdown]
+# ## Find the bug
 #
-# All times above are floors: arithmetic with an H200's speeds. The counts of instructions are measured, on what the compiler
-# made. What the look-ups really cost (they go through the L1 cache, which no count shows) only a GPU can say:
-# `python -m kernels.bench nf4` there times them beside bitsandbytes and writes every target as met or missed. On an H200 the
-# look-ups took most of the time: the product with one token reached 13 % of the memory limit, and bitsandbytes needed 0.55 of its
-# time. From 4 tokens on, decoding first and calling cuBLAS was faster than `gemm_kernel` ([all
-# figures](../kernels/results/README.md#on-an-h200)).
+# A report says: "Our 4-bit kernel reaches 95 % of the bandwidth of the 16-bit layer, so there
+# is hardly anything left to gain."
 #
+# ```python
+# bandwidth_16 = 2 * N * K / seconds_16
+# bandwidth_4 = 2 * N * K / seconds_4
+# print(bandwidth_4 / bandwidth_16)   # 0.95
+# ```
+#
+# ??? What is wrong?
+# - [ ] The times have to be exchanged. || Bytes divided by seconds is right.
+# - [x] The 4-bit weight has 0.52 bytes per weight, not 2. || The times are equal, but it uses
+#   only a quarter of what the memory can do: up to 3.9 times are left to gain.
+# - [ ] N K has to be doubled. || Each weight is read once.
+#
+# ## Quiz
+#
+# ??? A kernel needs 8 instructions per weight, the budget is 4. Which share of the bandwidth
+#   can it reach?
+# - [ ] 200 % || More instructions make it slower.
+# - [x] 50 % || The instructions take twice as long as the bytes.
+# - [ ] 100 % || Then instructions would cost nothing.
+#
+# ??? 4-bit weights reach 30 % of the bandwidth. How fast is this compared with 16 bits at full
+#   bandwidth?
+# - [ ] 3.3 times slower || There are also 3.9 times fewer bytes.
+# - [x] about 1.2 times faster || 0.3 · 3.9 = 1.16.
+# - [ ] 3.9 times faster || That would need 100 %.
+#
+# ??? Why is one look-up for a whole byte better than two?
+# - [x] fewer instructions per weight || One load, and no shift and mask for each index.
+# - [ ] the table is smaller || It is 32 times larger.
+# - [ ] the result is more exact || Both decode to the bit.
+#
+# ??? With thousands of tokens, is the weight still what limits the speed?
+# - [ ] yes || Each weight is then used thousands of times after one read.
+# - [x] no, the multiplications do || The roofline of lesson 09: operations grow with the
+#   tokens, bytes of the weight do not.
+# - [ ] no, the scales do || They are a small part.
+#
+# ??? What does a count of instructions tell you?
+# - [ ] the time || Only a measurement does.
+# - [x] a limit that no kernel with these instructions can beat || The real time may be far
+#   worse, as it was here.
+# - [ ] nothing || It excluded the tree of comparisons without a GPU.
+
+# %% tags=["fold"]
+# check of the first two answers
+assert 4 / 8 == 0.5, "the budget divided by the need"
+assert 1.1 < 0.3 * promise < 1.2, "the share times the promise"
+
+# %% [markdown]
 # ## What could go wrong
 #
 # | symptom | likely cause | check |
 # |:--|:--|:--|
-# | 4 bits are slower than 16 | decoding by comparisons | section 4: instructions per weight |
-# | fast alone, slow in the model | the benchmark's weight lay in the L2 cache | walk through several weights |
-# | the layer's output is nonsense, its weights look right | halves of a byte swapped | section 8: the identity matrix |
-# | `rows of whole blocks` is raised | K is not a multiple of the block size | `nf4.dequantize` first, as the layer does |
-# | last bits differ on a GPU only | a multiply-add rounds once, not twice | `enable_fp_fusion=False` in `nf4_triton.py` |
+# | 4 bits are slower than 16 | decoding, not memory | sections 4 and 6: count, then measure |
+# | the model writes nonsense, all statistics look right | the halves of the byte | "Break it on purpose" |
+# | the packed way is slow for 256 tokens | every tile decodes the weight again | [deep dive](deep/10_nf4_kernels.py), section 2 |
+
 #
 # ## Exercises
 #
-# Write in [exercises/10_nf4_kernels.py](exercises/10_nf4_kernels.py), then `python -m tutorials check 10`.
+# Write in [exercises/10_nf4_kernels.py](exercises/10_nf4_kernels.py), then run
+# `python -m tutorials check 10`. The puzzle 08 of the [ladder](kernels_ladder/README.md) is the
+# decoder as a kernel.
 #
-# 1. ★ `budget`: instructions per weight at full speed, for any card.
+# 1. ★ `budget`: instructions per weight at full speed, for any GPU.
+#    <details><summary>Hint</summary>Section 2, with names in place of the numbers.</details>
 # 2. ★★ `pair_table`: the table of 256 pairs.
-#    <details><summary>Hint</summary>Down the 256 rows, the first index stays for 16 rows while the second runs.</details>
-# 3. ★★ `best_path`: packed or decoded first, by the floors of section 7.
-#    <details><summary>Hint</summary>Decoding is paid once; the packed product pays for each tile of tokens.</details>
+#    <details><summary>Hint</summary>Going down the 256 rows, the first index stays the same for 16
+#    rows, while the second one runs.</details>
+# 3. ★★ `best_path`: packed or decoded first, by the limits of the [deep
+#    dive](deep/10_nf4_kernels.py), section 2.
+#    <details><summary>Hint</summary>Decoding first is paid once. The packed way decodes for each
+#    tile of tokens.</details>
+#
+# **Change and measure:** in section 2, take the numbers of another GPU from its data sheet. Is
+# its budget larger or smaller than 4?
 #
 # ## Summary
 #
-# 1. A 4-bit weight has 3.9 times fewer bytes; at full speed that leaves 4 instructions for each weight.
-# 2. Decoding with a table of pairs takes about 6, with comparisons 31. One token is at best 2.9 times faster than in bf16.
-# 3. Few tokens: keep the weight packed, as the first operand. Many: decode once, then cuBLAS.
+# 1. NF4 promises 3.9 times fewer bytes. But at full speed there are only 4 instructions for
+#    each weight.
+# 2. A table of 256 pairs needs the fewest instructions. Still, our kernel for one token is
+#    slower than bitsandbytes.
+# 3. A count gives a limit. A measurement gives the time.
 #
-# **Next:** [lesson 11](11_many_adapters_kernel.py), many adapters, two launches.
+# **Next:** [lesson 11](11_many_adapters_kernel.py), many adapters in one launch.
+#
+# More: [deep dive](deep/10_nf4_kernels.py) (some tokens, many tokens) · [glossary](GLOSSARY.md)
 #
 # ## On the real thing
 #
+# On a GPU, the first command times the kernels next to bitsandbytes:
+#
 # ```bash
-# python -m kernels.bench nf4                                                     # on a GPU: the kernels beside bitsandbytes
-# python -m loralib quantize path/to/Llama-3.2-1B --out path/to/llama-nf4          # a base in 4 bits on disk
-# python -m training --task e2e_nlg --model path/to/Llama-3.2-1B --method qlora   # trains beside a 4-bit base
+# python -m kernels.bench nf4
+# python -m training --task e2e_nlg --model path/to/Llama-3.2-1B --method qlora
 # ```

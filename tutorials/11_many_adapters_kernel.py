@@ -1,35 +1,27 @@
 # %% [markdown]
-# # 11 · Two launches serve any number of adapters, and three kernels train them
+# # 11 · Many adapters in two launches: sort the numbers, not the examples
 #
-# | | |
-# |:--|:--|
-# | **Needs** | lessons [06](06_many_adapters.py) and [09](09_fused_lora.py) |
-# | **Read and do** | 50 minutes |
-# | **Runs in** | about 20 s on one CPU thread |
-# | **Memory** | 2 GB |
+# **Needs** lessons [06](06_many_adapters.py) and [09](09_fused_lora.py)
+# · **Read and do** 45 minutes · **Runs in** about 15 s on one CPU thread · **Memory** 2 GB
 #
-# A server holds one base and many adapters, and each row of a batch asks for its own. Lesson 06 ran the base once and looped
-# over the adapters. With 64 adapters that is hundreds of small launches. You will build the other way: a **table of tiles**
-# that tells each program which rows belong together, and one of the kernels that use it; then you see that two kernels are a
-# forward, and three a backward.
+# A server has one base model and 64 adapters. In each batch, each example says which of the
+# adapters it wants. A loop over the adapters starts many small kernels. Is there a better way?
 #
-# | symbol | code | meaning |
-# |:--|:--|:--|
-# | M, K, N | `M, K, N` | rows, d_in, d_out |
-# | L, R | `L, R` | adapters; their largest rank, padded to a power of two from 16 on |
-# | $a_i$ | `ids[i]` | the adapter of row i; -1 is the base alone |
+# ![Examples are sorted by adapter and cut into tiles; each program gets one line of a table](diagrams/11_table.svg)
 #
-# The idea of grouping rows is Punica's and S-LoRA's (Chen et al. 2023, Sheng et al. 2023). Theirs serve; ours also trains, and
-# gives the same bits every time.
+# Yes: sort the *numbers* of the examples by adapter, and give each program a line of a **table
+# of tiles**. On this page you build this table by hand, and a kernel that uses it. Then two
+# launches serve any number of adapters.
 
-# %%
+# %% tags=["fold"]
+# set-up: the interpreter, imports, our folders
 import os
 import sys
 from pathlib import Path
 
-ROOT = Path.cwd() if Path("loralib").is_dir() else Path.cwd().parent
-sys.path.insert(0, str(ROOT))  # so that our folders are found, from the project's root and from tutorials/
-os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined: it must be set before
+ROOT = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "loralib").is_dir())
+sys.path.insert(0, str(ROOT))  # so that Python finds our folders
+os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when a kernel is defined
 
 import torch
 import triton
@@ -37,290 +29,408 @@ import triton.language as tl
 from matplotlib import pyplot as plt
 
 import loralib
-from kernels.triton_kernels import grouped_lora_triton as grouped
-from kernels.formulas.grouped_lora import TileTable, grouped_lora_reference, stack_adapters, tile_table
+from kernels.formulas.grouped_lora import (
+    TileTable,
+    grouped_lora_reference,
+    stack_adapters,
+    tile_table,
+)
 from kernels.measure import count_operations
+from kernels.triton_kernels import grouped_lora_triton as grouped
 from training.reports.records import COLOURS, use_style
+from tutorials.answers import true_option
 from tutorials.interpreted import count_launches, traffic
-from tutorials.show import show
+from tutorials.show import show, show_table
 
-# %%
 torch.set_num_threads(1)
 use_style()
-generator = torch.Generator().manual_seed(0)  # the seed of all numbers below
+generator = torch.Generator().manual_seed(0)
+M, K, N = 64, 64, 40  # examples, d_in, d_out
 
 
-def draw(*shape: int) -> torch.Tensor:
+def random(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=generator)
 
 
 # %% [markdown]
 # ## 1. What a loop costs
 #
-# On a GPU each operation is a **launch**: it takes some microseconds to start, whatever it computes. `count_operations` counts
-# them (views such as `.T` move no data and are left out).
+# On a GPU, each operation is at least one **launch**: it takes some microseconds to start,
+# whatever it computes. `count_operations` counts the operations of the loop of lesson 06. For
+# each adapter it compares, lists the examples, picks them, multiplies twice, and adds.
 #
-# **Predict:** for each adapter the loop compares, lists its rows, picks them, multiplies twice, and adds. How many operations
-# is that for 8 adapters, and how many for 64?
+# ??? How many operations does the loop need for 64 adapters?
+# - [ ] 64 || Each adapter needs more than one operation.
+# - [x] 384 || 6 for each adapter.
+# - [ ] 4,096 || That would be 64 for each adapter.
+
 
 # %%
-M, K, N = 64, 48, 40
-
-
 def looped(x, y, As, Bs, ids):
     for a, (A, B) in enumerate(zip(As, Bs, strict=True)):
-        rows = (ids == a).nonzero().view(-1)
-        y.index_add_(0, rows, x[rows] @ A.T @ B.T)
+        chosen = (ids == a).nonzero().view(-1)
+        y.index_add_(0, chosen, x[chosen] @ A.T @ B.T)
 
 
 launches = {}
-for L in (1, 8, 16, 32, 64):
-    As, Bs = [draw(4, K) for _ in range(L)], [draw(N, 4) for _ in range(L)]
-    x, y, ids = draw(M, K), draw(M, N), torch.arange(M) % L
-    launches[L] = sum(count_operations(lambda args=(x, y, As, Bs, ids): looped(*args)).values())
-    print(f"{L:3} adapters: {launches[L]} operations")
-assert launches[64] == 64 * 6, "six for each adapter: compare, list, pick, two products, add"
+for L in (1, 8, 16, 32, 64):  # adapters
+    As, Bs = [random(4, K) for _ in range(L)], [random(N, 4) for _ in range(L)]
+    x, y, ids = random(M, K), random(M, N), torch.arange(M) % L
+    arguments = (x, y, As, Bs, ids)
+    launches[L] = sum(count_operations(lambda arguments=arguments: looped(*arguments)).values())
+print("adapters  ", *(f"{L:4}" for L in launches))
+print("operations", *(f"{count:4}" for count in launches.values()))
+
+# %% tags=["fold"]
+# check
+true_option(launches[64] == 64, launches[64] == 384, launches[64] == 4096)
+assert launches[64] == 64 * launches[1], "is something counted outside the loop?"
 
 # %% [markdown]
 # ## 2. The table of tiles, by hand
 #
-# A program of a kernel takes a tile of rows, and multiplies it with **one** adapter. So sort the rows by adapter (their
-# numbers, not the rows themselves), and cut each adapter's rows into tiles. A tile never holds two adapters.
+# A program of a kernel takes a tile of examples and multiplies it with *one* adapter. So we
+# sort the numbers of the examples by adapter. (The examples themselves stay where they are.)
+# Then we cut the examples of each adapter into tiles. A tile never contains two adapters. An id
+# of -1 means: the base model alone.
 #
-# **Predict:** ids [1, 0, 1, -1, 1, 0], tiles of 2 rows. How many tiles, and what becomes of row 3?
+# ??? ids = [1, 0, 1, -1, 1, 1, 0, 1], and a tile has at most 2 examples. How many tiles are
+#   there?
+# - [ ] 3 || Adapter 1 has five examples.
+# - [x] 4 || One for adapter 0, three for adapter 1. The example of the base is in no tile.
+# - [ ] 5 || The base needs no tile: nothing is added to it.
 
 # %%
-ids, height = torch.tensor([1, 0, 1, -1, 1, 0]), 2
+ids, height = torch.tensor([1, 0, 1, -1, 1, 1, 0, 1]), 2
 order = torch.argsort(ids, stable=True).tolist()
-tiles = []
+tiles = []  # (adapter, first place in `order`, number of examples)
 for a in (0, 1):
-    places = [place for place, row in enumerate(order) if ids[row] == a]
-    tiles += [(a, places[i], min(height, len(places) - i)) for i in range(0, len(places), height)]
-print("order of the rows:", order)
-print("tiles (adapter, first place, rows):", tiles)
+    places = [place for place, example in enumerate(order) if ids[example] == a]
+    for i in range(0, len(places), height):
+        tiles.append((a, places[i], min(height, len(places) - i)))
+print("tiles (adapter, first place, number):", tiles)
+
+# %% tags=["fold"]
+# check: against the library's table
+true_option(len(tiles) == 3, len(tiles) == 4, len(tiles) == 5)
 table = tile_table(ids, adapters=2, height=height)
-assert order == table.order.tolist() and tiles == [tuple(t) for t in table.tiles.tolist() if t[0] >= 0], "equal to the library's"
-assert 3 not in [order[p] for _, low, n in tiles for p in range(low, low + n)], "the base's row is in no tile: nothing touches it"
-assert len(table.tiles) == 6 // 2 + 2, "always M // height + L lines, filled up with adapter -1"
+assert order == table.order.tolist(), "another order: is the sort stable?"
+assert tiles == [tuple(line) for line in table.tiles.tolist() if line[0] >= 0], "other tiles"
+assert len(table.tiles) == 8 // 2 + 2, "M // height + L lines, filled up with adapter -1"
 
 # %% [markdown]
-# The library's table has five lines here, two of them empty. Its length depends on M, L and the height alone: full tiles are
-# M // height at most, and each adapter has one at most that is not full. So each batch starts the same number of programs.
+# For M examples and L adapters, the library's table always has M // height + L lines, filled up
+# with adapter -1. So all batches of M examples start the same number of programs.
 #
-# ## 3. Different ranks in one stack
+# Adapters of different ranks lie in one tensor, A with shape (L, R, K). A smaller rank is
+# filled up with zeros, and zeros add nothing.
 #
-# The adapters lie in one tensor, A (L, R, K). An adapter of smaller rank has zeros behind its own rows, as in lesson 06.
+# ## 3. A kernel that reads the table
 #
-# **Predict:** ranks 4, 8 and 2 in a stack of rank 16: which part of A is zeros, 10 %, 50 % or 71 %? Do they change any output?
-
-# %%
-ranks = (4, 8, 2)
-As, Bs = [draw(r, K) for r in ranks], [draw(N, r) for r in ranks]
-A, B = stack_adapters(As, Bs, rank=16)
-print(f"stacked: A {tuple(A.shape)}, B {tuple(B.shape)}; {float((A == 0).float().mean()):.0%} of A is zeros")
-for own_A, own_B, wide_A, wide_B in zip(As, Bs, A, B, strict=True):
-    assert torch.allclose(own_B @ own_A, wide_B @ wide_A, atol=1e-5), "zeros times anything: nothing is added"
-
-# %% [markdown]
-# ## 4. Forward: shrink, expand
-#
-# A program of **shrink** reads its line of the table: adapter, first place, number of rows. It fetches these rows of x,
-# wherever they lie (`order` says where), and multiplies them with its adapter's A. Here is the whole kernel, without scale and
-# masks on K.
-#
-# **Predict:** 64 rows, each for one of 3 adapters or for the base; tiles of 32 rows. How often is a row of x loaded, and how
-# often the A of an adapter?
+# A program of `shrink` reads its line: adapter, first place, number of examples. It fetches
+# these examples of $x$, wherever they are, and multiplies them with its adapter's $A$.
 
 
 # %%
 @triton.jit
-def shrink(x, a, s, order, tiles, K: tl.constexpr, R: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr):
-    line = tiles + tl.program_id(0) * 3
+def shrink(x, a, s, order, tiles, K: tl.constexpr, R: tl.constexpr, HEIGHT: tl.constexpr):
+    line = tiles + tl.program_id(0) * 3  # adapter, first place, number of examples
     adapter, first, count = tl.load(line), tl.load(line + 1), tl.load(line + 2)
     if adapter < 0:  # a line that only fills the table
         return
-    places, ranks = tl.arange(0, BM), tl.arange(0, R)
-    mine = places[:, None] < count
-    rows = tl.load(order + first + places, mask=places < count, other=0)
-    acc = tl.zeros((BM, R), tl.float32)
-    for k in range(0, K, BK):
-        depth = k + tl.arange(0, BK)
-        x_tile = tl.load(x + rows[:, None] * K + depth[None, :], mask=mine, other=0.0)
-        acc = tl.dot(x_tile, tl.load(a + adapter * R * K + ranks[None, :] * K + depth[:, None]), acc)
-    tl.store(s + (first + places)[:, None] * R + ranks[None, :], acc, mask=mine)
+    places, ranks, depth = tl.arange(0, HEIGHT), tl.arange(0, R), tl.arange(0, K)
+    inside = places < count
+    rows = tl.load(order + first + places, mask=inside, other=0)
+    x_tile = tl.load(x + rows[:, None] * K + depth[None, :], mask=inside[:, None], other=0.0)
+    a_tile = tl.load(a + adapter * R * K + ranks[None, :] * K + depth[:, None])  # a tile of Aᵀ
+    low = tl.dot(x_tile, a_tile)  # (HEIGHT, R)
+    tl.store(s + (first + places)[:, None] * R + ranks[None, :], low, mask=inside[:, None])
 
+
+# %% [markdown]
+# ??? 64 examples ask for 3 adapters or for the base; a tile has up to 32 examples. An example
+#   asks for an adapter. How often is its row of x loaded?
+# - [x] once || Each example is in exactly one tile.
+# - [ ] 3 times, once for each adapter || A program loads only the examples of its line.
+# - [ ] 32 times || A tile is loaded as a whole, by one program.
 
 # %%
 L, R = 3, 16
+A, B = stack_adapters(
+    [random(r, K) for r in (4, 8, 2)], [random(N, r) for r in (4, 8, 2)], rank=R
+)
 ids = torch.randint(-1, L, (M,), generator=generator)
-x, y = draw(M, K), draw(M, N)
-table = tile_table(ids, L, grouped.HEIGHT)  # 32 rows a tile
-by_hand = torch.zeros(M, R)
-with traffic() as seen:
-    shrink[(len(table.tiles),)](x, A, by_hand, table.order, table.tiles, K, R, grouped.HEIGHT, 16)
-ones = torch.ones(L)
-S = grouped.grouped_shrink(x, A, ones, table)
-used, mine = int((table.tiles[:, 0] >= 0).sum()), int((ids >= 0).sum())
-numbers = 4 * K * (mine + used * R) + 4 * (mine + len(table.tiles) * 3)
-print(f"{mine} rows of x once, A for each of {used} tiles, and the table: {numbers:,} bytes; loaded {seen.loaded:,}")
-assert seen.loaded == numbers, "each row of x once"
-assert torch.allclose(by_hand, S, atol=1e-4), "yours is the library's `grouped_shrink_kernel`, which also scales"
+x = random(M, K)
+table = tile_table(ids, L, grouped.HEIGHT)  # up to 32 examples in a tile
+S = torch.zeros(M, R)
+with traffic() as counted:
+    shrink[(len(table.tiles),)](x, A, S, table.order, table.tiles, K, R, grouped.HEIGHT)
+examples, used = int((ids >= 0).sum()), int((table.tiles[:, 0] >= 0).sum())
+numbers = used * R * K + examples + 3 * len(table.tiles)  # A for each tile, `order`, the table
+per_example = (counted.loaded / 4 - numbers) / (examples * K)
+print(f"{examples} examples in {used} tiles; each one is loaded {per_example:.0f} time")
+
+# %% tags=["fold"]
+# check: the loads, and the values against the library's kernel
+true_option(per_example == 1, per_example == 3, per_example == 32)
+library = grouped.grouped_shrink(x, A, torch.ones(L), table)
+assert torch.allclose(S, library, atol=1e-4), "is another adapter's A used?"
 
 # %% [markdown]
-# **expand** multiplies the thin S of its tile with B, and adds the result to these rows of y, in place.
+# A second kernel, `expand`, multiplies the thin S of each tile with $B$ and adds the result to
+# these rows of $y$. So forward is two launches, for any number of adapters. The backward pass
+# uses the same two kernels with exchanged roles, and one more ([deep
+# dive](deep/11_many_adapters_kernel.py)).
 #
-# **Predict:** is a row of the base what it was to the last bit, or up to rounding?
+# ??? An example asks for the base alone (id -1). After both launches, is its row of y
+#   unchanged?
+# - [x] yes, bit for bit || It is in no tile, so no program touches it.
+# - [ ] yes, up to rounding || Nothing is added to it, not even a zero.
+# - [ ] no || Then the base would have changed.
 
 # %%
-scaling = torch.tensor([0.5, 1.0, 2.0])
+scaling, y = torch.tensor([0.5, 1.0, 2.0]), random(M, N)
 out = y.clone()
-with traffic() as seen:
-    S = grouped.grouped_forward(out, x, A, B, scaling, table)  # both launches
-wanted = grouped_lora_reference(y.double(), x.double(), A.double(), B.double(), scaling.double(), ids)
-assert (out.double() - wanted).norm() < 1e-6 * wanted.norm(), "float32 rounding, no more"
-assert torch.equal(out[ids == -1], y[ids == -1]), "a row of the base is in no tile: not touched at all"
+with count_launches() as started:
+    grouped.grouped_forward(out, x, A, B, scaling, table)
+same = torch.equal(out[ids == -1], y[ids == -1])
+print(f"{started.launches} launches; the rows of the base are unchanged: {same}")
+
+# %% tags=["fold"]
+# check: against the definition in float64
+changed = (out[ids == -1] - y[ids == -1]).abs().max()
+true_option(same, 0 < changed < 1e-5, changed > 1e-5)
+exact = grouped_lora_reference(
+    y.double(), x.double(), A.double(), B.double(), scaling.double(), ids
+)
+assert (out.double() - exact).norm() < 1e-6 * exact.norm(), "is each adapter's own scale used?"
+
+# %% tags=["fold"]
+# plot: launches of the loop and of the kernels
+grouped_launches = []
+for count in launches:
+    stacked = torch.zeros(count, R, K), torch.zeros(count, N, R)
+    lines = tile_table(torch.arange(M) % count, count, grouped.HEIGHT)
+    with count_launches() as started:
+        grouped.grouped_forward(random(M, N), random(M, K), *stacked, torch.ones(count), lines)
+    grouped_launches.append(started.launches)
+figure, panel = plt.subplots(figsize=(7, 2.8))
+panel.plot(
+    list(launches),
+    list(launches.values()),
+    "o-",
+    color=COLOURS["head"],
+    label="loop over the adapters",
+)
+panel.plot(
+    list(launches), grouped_launches, "o-", color=COLOURS["lora"], label="grouped kernels"
+)
+panel.set(title="two launches, whatever the number of adapters", ylim=(0, None))
+panel.set(xlabel="adapters in the batch", ylabel="launches for one layer")
+panel.legend()
+show(figure, "11_launches")
+assert grouped_launches == [2] * len(launches), "shrink and expand"
 
 # %% [markdown]
-# ## 5. Backward: the same two kernels, and one more
+# ## 4. Break it on purpose: a tile with two adapters
 #
-# | | forward | backward |
-# |:--|:--|:--|
-# | shrink | S = s x Aᵀ | dS = s dy B: B in the place of Aᵀ |
-# | expand | y += S Bᵀ | dx += dS A: A in the place of Bᵀ |
-# | outer | | dB = dyᵀ S and dA = dSᵀ x: a sum over the rows of an adapter |
+# Somebody cuts tiles of 32 examples and does not look at the borders between adapters. Adapter
+# 0 has 20 examples, adapter 1 has 44.
 #
-# Nothing is transposed in memory: `.T` only exchanges two **strides** (how far apart neighbours lie), and the kernels take
-# strides. So a backward is four launches: shrink, expand, and outer twice.
-#
-# **Predict:** an adapter without rows in this batch: what is its gradient?
+# ??? Which examples get a wrong result?
+# - [ ] all of them || The examples 0 to 19 and 32 to 63 still meet their own adapter.
+# - [x] the examples 20 to 31 || They belong to adapter 1, but their tile uses adapter 0.
+# - [ ] none, because all shapes are right || The shapes are right, and nothing raises an error.
 
 # %%
-dy, dx = draw(M, N), torch.zeros(M, K)
-dA, dB = grouped.grouped_backward(dy, dx, x, A, B, S, scaling, table)
-leaves = [t.double().requires_grad_() for t in (x, A, B)]
-exact = torch.autograd.grad(grouped_lora_reference(y.double(), *leaves, scaling.double(), ids), leaves, dy.double())
-for name, one, other in zip(("dx", "dA", "dB"), (dx, dA, dB), exact, strict=True):
-    assert (one.double() - other).norm() < 2e-6 * other.norm(), f"{name} differs from autograd's"
-lonely = tile_table(torch.full((M,), 1), L, grouped.HEIGHT)
-S1 = grouped.grouped_shrink(x, A, scaling, lonely)
-dA1, _ = grouped.grouped_backward(dy, torch.zeros(M, K), x, A, B, S1, scaling, lonely)
-print("gradients of adapters without rows:", float(dA1[0].abs().sum()), float(dA1[2].abs().sum()))
-assert not dA1[0].any() and not dA1[2].any(), "zero, and written as zero: the memory was not cleared before"
+ids = torch.tensor([0] * 20 + [1] * 44)
+right = tile_table(ids, L, 32)
+careless = torch.tensor([(0, 0, 32), (1, 32, 32)], dtype=torch.int32)
+results = []
+for cut in (right, TileTable(right.order, careless, right.bounds)):
+    out = torch.zeros(M, N)
+    grouped.grouped_forward(out, x, A, B, scaling, cut)
+    results.append(out)
+wrong = [i for i in range(M) if not torch.allclose(results[0][i], results[1][i], atol=1e-4)]
+print(f"wrong: the examples {wrong[0]} to {wrong[-1]}")
+
+# %% tags=["fold"]
+# check
+true_option(len(wrong) == M, wrong == list(range(20, 32)), not wrong)
+assert torch.allclose(results[0][32:], results[1][32:], atol=1e-4), (
+    "the second tile has one adapter"
+)
 
 # %% [markdown]
-# ## 6. The same bits every time
+# One user gets a text with another user's adapter, and nothing complains. This is why the table
+# is made in one place, its ids are checked (`check_ids`), and its tiles are tested example by
+# example against the loop.
 #
-# Many kernels sum a gradient by **atomic additions**: programs add to one place in whatever order they come. Sums of
-# floating-point numbers depend on the order. Here each piece of a gradient belongs to one program, which walks the adapter's rows
-# in order.
+# ## 5. What the H200 measured
 #
-# **Predict:** we add 4096 numbers in 20 random orders, in float32. How many different sums?
+# ??? 8 adapters with 64 examples each, on an H200. How long do the grouped kernels take,
+#   compared with the *same two kernels* and one adapter for all 512 examples? (The update
+#   alone; the tables are made before.)
+# - [ ] 8 times as long || A loop needed about 7 times as long.
+# - [ ] 2 times as long || There are two launches in both cases.
+# - [x] about 1.05 times as long || Equal numbers of examples and launches. Only more A and B
+#   are read.
 
-# %%
-numbers = draw(4096)
-orders = [torch.randperm(4096, generator=generator) for _ in range(20)]
-sums = {float(numbers[order].numpy().cumsum(dtype="float32")[-1]) for order in orders}  # one after the other
-print(f"{len(sums)} different sums, {max(sums) - min(sums):.1e} apart")
-again = grouped.grouped_backward(dy, torch.zeros(M, K), x, A, B, S, scaling, table)
-assert len(sums) > 3, "addition in floating point is not associative"
-assert torch.equal(again[0], dA) and torch.equal(again[1], dB), "(the interpreter has one order anyway: a GPU is the real test)"
+# %% tags=["fold"]
+# table: from the committed report of the H200
+show_table(
+    "kernels/results/nvidia-h200/summary.md#Many adapters; over torch; over the bare layer; share of the limit"
+)
+
+# %% tags=["fold"]
+# check: the last row, from the same table
+import re
+
+summary = (ROOT / "kernels/results/nvidia-h200/summary.md").read_text()
+row = re.search(
+    r"8 adapters × 64 examples in one launch \|.*\| ([\d.]+) to ([\d.]+) \|", summary
+)
+high = float(row[2])
+true_option(high > 6, 1.5 < high < 3, 1 < high < 1.2)
+assert high > 1, "faster than one adapter: were equal examples timed?"
 
 # %% [markdown]
-# ## 7. Through the library
+# In the last row, "over torch" is the loop: the kernels need 0.14 to 0.16 of its time. "The
+# bare layer" is one adapter in the same kernels. An ordinary layer with one adapter was 1.7
+# times faster still ([report](../kernels/results/nvidia-h200/report.md)), so a batch with one
+# adapter should use that one.
 #
-# `mixed_batch` of lesson 06 takes this path by itself only on a GPU where it was measured to win. `use_kernels` overrules that,
-# so that we can compare here. (As counted here, the library's two launches are one operation of torch.)
+# ## The same in the library
 #
-# **Predict:** for three adapters and two layers, by which factor does the number of operations fall: 1.5, 5 or 20?
+# `mixed_batch` of lesson 06 takes these kernels on a GPU where they were measured to be faster.
+# peft has a loop (`adapter_names` in its forward). [Punica](https://arxiv.org/abs/2310.18547)
+# and [S-LoRA](https://arxiv.org/abs/2311.03285) (2023) have the same idea for serving. Here the
+# library's two paths:
 
-# %%
+# %% tags=["fold"]
+# the same in the library: the loop and the kernels
 torch.manual_seed(0)
 model = torch.nn.Sequential(torch.nn.Linear(K, N), torch.nn.ReLU(), torch.nn.Linear(N, 10))
 names = ["law", "poems", "code"]
 for name, r in zip(names, (4, 8, 2), strict=True):
     config = loralib.LoraConfig(r=r, target_modules=["0", "2"], init_lora_weights=False)
-    loralib.inject(model, config, adapter_name=name) if name == "law" else loralib.add_adapter(model, config, name)
-rows = [names[i % 3] if i % 5 else None for i in range(30)]
-results, counted, same = {}, {}, draw(30, K)
+    if name == "law":
+        loralib.inject(model, config, adapter_name=name)
+    else:
+        loralib.add_adapter(model, config, name)
+asked = [names[i % 3] if i % 5 else None for i in range(30)]
+x30, by_path, operations = random(30, K), {}, {}
 for path in ("torch", "triton"):
-    with torch.no_grad(), loralib.use_kernels(path), loralib.mixed_batch(model, rows):
-        results[path] = model(same)
-        counted[path] = sum(count_operations(lambda: model(same)).values())
-print(f"operations: {counted['torch']} with the loop, {counted['triton']} with the kernels")
-assert counted["triton"] <= 9, "for each layer the base, a copy, and one operation that launches both kernels; and the ReLU"
-assert torch.allclose(*results.values(), atol=1e-5), "the loop and the kernels agree"
-
-# %%
-figure, axes = plt.subplots(figsize=(7, 3.2))
-axes.plot(list(launches), list(launches.values()), "o-", color=COLOURS["head"], label="loop over adapters")
-flat = []
-for count in launches:
-    stacked = torch.zeros(count, R, K), torch.zeros(count, N, R)
-    lines = tile_table(torch.arange(M) % count, count, grouped.HEIGHT)
-    with count_launches() as started:
-        grouped.grouped_forward(draw(M, N), draw(M, K), *stacked, torch.ones(count), lines)
-    flat.append(started.launches)
-axes.plot(list(launches), flat, "o-", color=COLOURS["lora"], label="grouped kernels")
-title = f"A loop needs {launches[64]} launches for 64 adapters, the kernels {flat[-1]}"
-axes.set(xlabel="adapters in the batch", ylabel="launches for one layer", title=title)
-axes.legend()
-show(figure, "launches")
-assert flat == [2] * len(launches), "shrink and expand, whatever the number of adapters"
+    with torch.no_grad(), loralib.use_kernels(path), loralib.mixed_batch(model, asked):
+        by_path[path] = model(x30)
+        operations[path] = sum(count_operations(lambda: model(x30)).values())
+assert torch.allclose(*by_path.values(), atol=1e-5), "the loop and the kernels must agree"
+print(
+    f"operations: {operations['torch']} with the loop, {operations['triton']} with the kernels"
+)
 
 # %% [markdown]
-# ## 8. Break it on purpose: a tile of two adapters
+# ## Find the bug
 #
-# **Predict:** we cut tiles of 32 rows without looking at the borders between adapters. Which rows come out wrong: all, some, or
-# those behind a border?
+# This code sorts the examples of a batch by adapter. The answers come back to the wrong users.
+#
+# ```python
+# order = torch.argsort(ids)
+# y_sorted = grouped_forward(x[order], ids[order])
+# return y_sorted
+# ```
+#
+# ??? What is wrong?
+# - [ ] `argsort` must sort in descending order. || The direction does not matter.
+# - [x] The results are in sorted order. || They have to go back: `y[order] = y_sorted`. Our
+#   kernels avoid this: they read and write the rows where they are.
+# - [ ] `ids[order]` is not needed. || The kernel needs to know each example's adapter.
+#
+# ## Quiz
+#
+# ??? 100 examples, 10 adapters, tiles of 32. How many lines has the library's table?
+# - [ ] 10 || An adapter can have more than one tile.
+# - [x] 13 || 100 // 32 + 10.
+# - [ ] 100 || A line is for a tile, not for an example.
+#
+# ??? Adapters of rank 4, 8 and 2 are stacked with rank 16. What do the added zeros change?
+# - [x] nothing in the result || They cost a little memory and time.
+# - [ ] They make the update smaller. || Zero times something is zero, and the rest stays.
+# - [ ] They need training. || They stay zero.
+#
+# ??? Why are the numbers of the examples sorted, and not the examples?
+# - [ ] Numbers are easier to sort. || Both are easy.
+# - [x] Moving the examples would read and write all of x. || The kernel fetches them from where
+#   they are.
+# - [ ] The order of the examples must be random. || It does not matter.
+#
+# ??? A small batch has one adapter for all examples. What is better than the grouped kernels?
+# - [ ] a loop || It has one round here, but also its extra operations.
+# - [ ] nothing || The table is not needed at all.
+# - [x] the ordinary LoRA layer || It needs no table (section 5: 1.7 times faster).
+#
+# ??? An adapter has no example in this batch. What is its gradient?
+# - [ ] undefined || The kernel writes it.
+# - [x] zero || And it must be *written* as zero, because the memory was not cleared before.
+# - [ ] the one of the last batch || That is the bug if nobody writes it.
 
-# %%
-ids = torch.tensor([0] * 20 + [1] * 44)
-right = tile_table(ids, L, 32)
-careless = torch.tensor([(0, 0, 32), (1, 32, 32)], dtype=torch.int32)  # places 20 to 31 belong to adapter 1
-wrong = TileTable(right.order, careless, right.bounds)
-outs = []
-for cut in (right, wrong):
-    out = torch.zeros(M, N)
-    grouped.grouped_forward(out, x, A, B, scaling, cut)
-    outs.append(out)
-bad = [i for i in range(M) if not torch.allclose(outs[0][i], outs[1][i], atol=1e-4)]
-print(f"wrong rows: {bad[0]} to {bad[-1]}; all others are right, and no shape is wrong")
-assert bad == list(range(20, 32)), "one user's text is written with another user's adapter, and nothing raises"
+# %% tags=["fold"]
+# check of the first and the last answer
+assert len(tile_table(torch.arange(100) % 10, 10, 32).tiles) == 100 // 32 + 10, (
+    "M // height + L"
+)
+lonely = tile_table(torch.full((M,), 1), L, grouped.HEIGHT)
+S1 = grouped.grouped_shrink(x, A, scaling, lonely)
+dA, _ = grouped.grouped_backward(random(M, N), torch.zeros(M, K), x, A, B, S1, scaling, lonely)
+assert not dA[0].any() and not dA[2].any(), "adapters without examples have a gradient of zero"
 
 # %% [markdown]
-# This is why the table is made in one place, checked there (`check_ids`), and tested row by row against the loop.
-#
 # ## What could go wrong
 #
 # | symptom | likely cause | check |
 # |:--|:--|:--|
-# | some rows have another adapter's style | a tile across a border | section 8: compare row by row with the loop |
-# | gradients differ from run to run | atomic additions | section 6: run backward twice, `torch.equal` |
-# | a captured CUDA graph replays an old batch | the table was made anew elsewhere | copy the new table into the captured one |
-# | slower than the loop | few adapters with many rows each | `loralib.explain`, `python -m kernels.bench grouped` |
-# | the adapter of a finished request still counts | its rows were not set to -1 | ids of the table |
+# | some examples get another adapter | a tile across a border | section 4: compare with the loop |
+# | answers go to the wrong users | the results stay in sorted order | "Find the bug" |
+# | a captured CUDA graph repeats an old batch | the table was made anew elsewhere | compare with the loop after a second batch |
+# | slower than one ordinary adapter | all examples ask for the same adapter | use the ordinary layer (section 5) |
 #
 # ## Exercises
 #
-# Write in [exercises/11_many_adapters_kernel.py](exercises/11_many_adapters_kernel.py), then `python -m tutorials check 11`.
+# Write in [exercises/11_many_adapters_kernel.py](exercises/11_many_adapters_kernel.py), then
+# run `python -m tutorials check 11`. The puzzle 12 of the [ladder](kernels_ladder/README.md) is
+# the kernel of section 3.
 #
-# 1. ★ `most_tiles`: how long the table can get.
+# 1. ★ `most_tiles`: how long the table can become.
+#    <details><summary>Hint</summary>Full tiles: M // height at most. How many tiles are not
+#    full?</details>
 # 2. ★★ `make_tiles`: the table, from ids.
-#    <details><summary>Hint</summary>The base's rows come first: begin at <code>ids.count(-1)</code>.</details>
+#    <details><summary>Hint</summary>The examples of the base come first: begin at
+#    <code>ids.count(-1)</code>.</details>
 # 3. ★ `pad_rank`: the rank that a tensor core takes.
-#    <details><summary>Hint</summary>`(r - 1).bit_length()` counts the bits of r - 1.</details>
+#    <details><summary>Hint</summary><code>(r - 1).bit_length()</code> counts the bits of r − 1.
+#    </details>
+#
+# **Change and measure:** in section 3, use 64 adapters with one example each. How many bytes of
+# A are loaded now, compared with x?
 #
 # ## Summary
 #
-# 1. A table of tiles, made once per batch, tells each program its adapter and its rows; the rows of x are not moved.
-# 2. Shrink and expand are a forward; with outer they are a backward, for any number of adapters and mixed ranks.
-# 3. One program owns each sum, so gradients are the same bits every time.
+# 1. A table of tiles says for each program its adapter and its examples. The examples are not
+#    moved.
+# 2. Two launches serve any number of adapters, of any rank.
+# 3. A tile across a border gives wrong answers without an error. Make the table in one place,
+#    and test it.
 #
 # **Next:** [lesson 12](12_bottleneck_adapters.py), adapters that are small networks.
 #
+# More: [deep dive](deep/11_many_adapters_kernel.py) (backward, the same bits every time) ·
+# [glossary](GLOSSARY.md)
+#
 # ## On the real thing
 #
+# On a GPU, the first command compares with the loop and with one adapter for all examples:
+#
 # ```bash
-# python -m kernels.bench grouped             # on a GPU: against the loop and against one adapter for all rows
-# python -m training --task sst2 --model roberta-base --method lora   # adapters for `loralib.mixed_batch`: lesson 06
+# python -m kernels.bench grouped
+# python -m training --task sst2 --model roberta-base --method lora
 # ```

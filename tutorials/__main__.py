@@ -1,4 +1,4 @@
-"""`python -m tutorials`: list the lessons. `run 01`, `render [01 ...]`, `check 01`, `book`, `everything`: see `--help`."""
+"""`python -m tutorials`: list the lessons. `run 01`, `check 01`, `ladder 01`, `render 01`, `book`, `everything`: see `--help`."""
 
 import argparse
 import sys
@@ -30,6 +30,10 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="check your exercises of one lesson")
     check.add_argument("number")
     check.add_argument("--solutions", action="store_true", help="check ours instead of yours")
+    ladder = commands.add_parser("ladder", help="list the kernel puzzles, or check the kernel that you wrote for one")
+    ladder.add_argument("number", nargs="?")
+    ladder.add_argument("--solutions", action="store_true", help="check ours instead of yours")
+    ladder.add_argument("--write", action="store_true", help="write the page of the puzzles from their files")
     commands.add_parser("book", help="build the HTML book from the rendered pages into build/book")
     commands.add_parser("diagrams", help="write tutorials/diagrams from tutorials/drawing")
     commands.add_parser("notebooks", help="write tutorials/notebooks from the pages' sources")
@@ -47,6 +51,14 @@ def _do(wanted: argparse.Namespace) -> int:
         raise RuntimeError(f"this Python ({sys.executable}) has no torch: {told}")
     if wanted.command == "run":
         return lessons.run(lessons.find(wanted.number), not wanted.no_questions)
+    if wanted.command in (None, "list"):
+        print(lessons.listing())
+        return 0
+    return _with_torch(wanted)
+
+
+def _with_torch(wanted: argparse.Namespace) -> int:
+    """Commands whose modules are imported when they are needed."""
     if wanted.command == "render":
         from tutorials import render
 
@@ -55,28 +67,34 @@ def _do(wanted: argparse.Namespace) -> int:
         from tutorials import practice
 
         return practice.command(wanted.number, wanted.solutions)
-    if wanted.command == "book":
-        from tutorials import book
+    if wanted.command == "ladder":
+        from tutorials.kernels_ladder import command
 
-        return book.command()
-    if wanted.command == "diagrams":
-        from tutorials.drawing import gallery
-
-        return gallery.command()
-    if wanted.command == "notebooks":
-        from tutorials import notebook_files
-
-        return notebook_files.command()
-    if wanted.command == "widget-data":
-        from tutorials.book import widget_data
-
-        return widget_data.command()
+        return command.command(wanted.number, wanted.solutions, wanted.write)
     if wanted.command == "everything":
         from tutorials import everything_command
 
         return everything_command.everything(wanted.tasks, wanted.seeds, wanted.out)
-    print(lessons.listing())
-    return 0
+    return _written_files(wanted.command)
+
+
+def _written_files(command: str) -> int:
+    """Commands that write files of the course from its sources."""
+    if command == "book":
+        from tutorials import book
+
+        return book.command()
+    if command == "diagrams":
+        from tutorials.drawing import gallery
+
+        return gallery.command()
+    if command == "notebooks":
+        from tutorials import notebook_files
+
+        return notebook_files.command()
+    from tutorials.book import widget_data
+
+    return widget_data.command()
 
 
 sys.exit(main(sys.argv[1:]))

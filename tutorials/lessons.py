@@ -59,8 +59,13 @@ class Lesson:
         return start / "rendered" / self.folder / f"{self.path.stem}.md"
 
     @property
+    def is_core(self) -> bool:
+        """Whether it is a core page of the second edition: short, and with a quiz."""
+        return self.folder != "deep" and "\n# ## Quiz\n" in self.path.read_text()
+
+    @property
     def deep_dive(self) -> Path | None:
-        """The source of its deep dive; None for a lesson of the first edition, and for other pages."""
+        """The source of its deep dive; None for a lesson without one, and for other pages."""
         path = self.path.parent / "deep" / self.path.name
         return path if not self.folder and path.is_file() else None
 

@@ -2,6 +2,7 @@
 
 jupytext turns the file into a notebook, nbconvert runs it in a fresh kernel, and `pages.py` writes the page. Only pages
 whose own file, or a project file that they import, has changed are rendered again: `rendered/hashes.json` has a hash for each.
+`rendered/seconds.json` has the processor seconds that each page took; a test compares them with what the page says.
 """
 
 import ast
@@ -18,6 +19,7 @@ from tutorials.sources import fingerprint
 TIMEOUT = 300
 README = HERE / "README.md"
 HASHES = HERE / "rendered" / "hashes.json"
+SECONDS = HERE / "rendered" / "seconds.json"
 
 
 def command(numbers: list[str], force: bool = False) -> int:
@@ -47,8 +49,9 @@ def hashes() -> dict[str, str]:
 
 def render(lesson: Lesson) -> list[Path]:
     """Execute one page and write it with its pictures (replacing older ones). Returns the files written."""
-    before = fingerprint(lesson.path)
+    before, start = fingerprint(lesson.path), processor_seconds()
     notebook, answers = execute(lesson.path)
+    seconds = round(processor_seconds() - start, 1)
     check_answers(lesson, answers)
     text, pictures = pages.to_page(notebook, lesson)
     problems = pages.noise_in(text)
@@ -61,8 +64,20 @@ def render(lesson: Lesson) -> list[Path]:
         pages.check_size(name, content)
         (lesson.page.parent / name).write_bytes(content)
     lesson.page.write_text(text)
-    HASHES.write_text(json.dumps(dict(sorted({**hashes(), lesson.key: before}.items())), indent=1) + "\n")
+    _remember(HASHES, lesson.key, before)
+    _remember(SECONDS, lesson.key, seconds)
     return [lesson.page, *(lesson.page.parent / name for name in pictures)]
+
+
+def _remember(file: Path, key: str, value: str | float) -> None:
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps(dict(sorted({**known, key: value}.items())), indent=1) + "\n")
+
+
+def processor_seconds() -> float:
+    """Of all kernels that have ended: on an idle machine, the time of a page that runs on one thread."""
+    used = os.times()
+    return used.children_user + used.children_system
 
 
 def check_answers(lesson: Lesson, answers: str) -> None:

@@ -213,7 +213,7 @@ def test_the_search_finds_names_and_vietnamese_words_from_a_file(built, window):
     for words, wanted in (
         ("LoraConfig", "loralib.variants.config.LoraConfig"),
         ("chưng cất tri thức", "GLOSSARY.html"),
-        ("DoRA", "05_lora"),
+        ("rsLoRA", "05_lora"),
     ):
         window.open(f"{(built / 'search.html').as_uri()}?q={words}")
         window.wait_for("document.querySelector('#search-results p.search-summary')?.textContent.includes('found')")

@@ -2,16 +2,19 @@
 
 import json
 import math
+import os
 
 import pytest
 import torch
 
+from kernels.formulas import nf4
 from tutorials import lessons, questions
 from tutorials.book import widget_data
 from tutorials.drawing import widgets
 
 PAGE = "tutorials/rendered/01_lora_by_hand.html"
 LORA = {"memory": "tutorials/rendered/04_lora_against_full.html", "rank": "tutorials/rendered/deep/01_lora_by_hand.html"}
+LORA |= {"nf4": "tutorials/rendered/07_nf4.html", "tiles": "tutorials/rendered/topics/kernel_by_tiles.html"}
 
 
 def press(window, key: str, code: int) -> None:
@@ -78,6 +81,41 @@ def test_the_rank_slider_is_the_singular_value_decomposition(page):
         assert page.run(f"Widgets.formulas.errorShare(Widgets.formulas.svd(WIDGET_UPDATE).S, {rank})") == pytest.approx(
             left, abs=1e-9
         )
+
+
+@pytest.mark.parametrize("blocksize", [32, 64, 256])
+def test_nf4_in_the_browser_is_that_of_the_library(page, blocksize):
+    values = widgets.data("WIDGET_NORMAL")
+    values[20] = 12.0
+    expected = nf4.dequantize(nf4.quantize(torch.tensor(values), blocksize))
+    decoded = formula(page, "nf4", values, widgets.data("WIDGET_NF4_LEVELS"), blocksize)
+    assert decoded == pytest.approx(expected.tolist(), rel=1e-6)
+    others = torch.arange(256) != 20
+    error = (expected - torch.tensor(values))[others].abs().sum() / torch.tensor(values)[others].abs().sum()
+    assert formula(page, "nf4Error", values, decoded, 20) == pytest.approx(error.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("form", ["plain", "one", "two"])
+def test_the_stepper_loads_what_the_kernels_load(page, form):
+    """In float32, with the sizes of the page; the interpreter counts what the library's kernels ask for."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("this session compiles kernels, and the count needs the interpreter")
+    from kernels.triton_kernels import lora_matmul_triton
+    from kernels.triton_kernels.configs import Tiles
+    from tutorials.interpreted import traffic
+
+    M, N, K, r = 64, 128, 96, 16
+    x, W, A, B = (torch.randn(shape) for shape in ((M, K), (N, K), (r, K), (N, r)))
+    tiles = Tiles(32, 32, 32)
+    with traffic() as counted:
+        if form == "one":
+            lora_matmul_triton.one_launch(x, W, None, A, B, 0.5, tiles=tiles)
+        if form == "two":
+            S = lora_matmul_triton.shrink(x, A, 0.5, tiles=Tiles(32, 0, 32))
+            lora_matmul_triton.expand(x, W, None, S, B, tiles, persistent=False)
+    expected = counted.loaded if form != "plain" else N // 32 * x.nbytes + M // 32 * W.nbytes
+    settings = {"M": M, "N": N, "K": K, "rank": r, "block": 32, "form": form}
+    assert formula(page, "loadedBytes", settings) == expected
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

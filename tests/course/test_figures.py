@@ -62,7 +62,7 @@ STATED = {  # decimals that no report holds, with what they are
         "0.0015": "a learning rate",
         "0.03": "a learning rate",
     },
-    "tutorials/README.md": {"4.13": "title of a lesson"},
+    "tutorials/README.md": {},
     "training/results/README.md": {"4.8": "a difference of losses, asserted in test_training_processes.py"},
     "multitask/results/README.md": {"0.06": "the start of SQuAD, rounded, in fusion/results.json"},
     "distill/results/README.md": {},

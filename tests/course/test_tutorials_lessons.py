@@ -15,7 +15,7 @@ from tutorials import lessons, pages, practice, render
 
 ALL = lessons.all_lessons()
 PAGES = lessons.all_pages()
-FIRST = [lesson for lesson in ALL if lesson.deep_dive is None]
+FIRST = [lesson for lesson in ALL if not lesson.is_core]
 each_page = pytest.mark.parametrize("lesson", PAGES, ids=lambda lesson: lesson.key)
 each_lesson = pytest.mark.parametrize("lesson", ALL, ids=lambda lesson: lesson.key)
 first_edition = pytest.mark.parametrize("lesson", FIRST, ids=lambda lesson: lesson.key)

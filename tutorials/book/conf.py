@@ -1,5 +1,7 @@
 """Sphinx's settings for `python -m tutorials book`."""
 
+from pathlib import Path
+
 project = "PEFT from scratch"
 author = "the founders of PEFT from scratch"
 extensions = ["myst_parser", "tutorials.book.mathml", "tutorials.book.languages"]
@@ -10,7 +12,7 @@ html_theme = "furo"
 html_title = project
 html_css_files = ["style.css"]
 html_static_path = ["style.css", "scripts"]
-html_js_files = ["questions.js", "widgets.js", "widget_data.js", "widget_rank.js", "widget_memory.js", "widget_temperature.js"]
+html_js_files = ["questions.js", "widgets.js", *sorted(file.name for file in Path(__file__).parent.glob("scripts/widget_*.js"))]
 html_copy_source = False
 html_show_search_summary = False  # it would fetch pages, which a browser forbids for file://
 python_maximum_signature_line_length = 90

@@ -76,11 +76,21 @@ def learned_update() -> list[list[float]]:
     return [[round(value, 4) for value in row] for row in update.tolist()]
 
 
+def normal_numbers() -> list[float]:
+    """What the NF4 widget quantizes: 256 normal numbers."""
+    import torch
+
+    return [round(x, 3) for x in torch.randn(256, generator=torch.Generator().manual_seed(0)).tolist()]
+
+
 def command() -> int:
     import torch
 
+    from kernels.formulas import nf4
+
     torch.manual_seed(0)
     values = {"WIDGET_MODELS": {name: facts(make) for name, make in models().items()}, "WIDGET_UPDATE": learned_update()}
+    values |= {"WIDGET_NORMAL": normal_numbers(), "WIDGET_NF4_LEVELS": nf4.levels("nf4").tolist()}
     head = "// Made by `python -m tutorials widget-data`; do not edit.\n"
     lines = [f"window.{name} = {json.dumps(value, separators=(',', ':'))};\n" for name, value in values.items()]
     FILE.write_text(head + "".join(lines))

@@ -41,14 +41,14 @@ print(f"device: {'cuda' if torch.cuda.is_available() else 'cpu'}")
 # ## 1. Three folders share their names with packages on PyPI
 #
 # `kernels`, `adapters` and `loralib` are folders of this project. There are also packages with
-# these names on PyPI. If you install one of them, Python may import it instead of our code. So we
-# check for it.
+# these names on PyPI. If you install one of them, Python may import it instead of our code. So
+# we check for it.
 #
-# ??? `import kernels` is our folder of GPU code. Does this import fail on a computer without a
-#   GPU?
+# ??? `import kernels` is our folder of GPU code. transformers imports it too, as soon as it
+#   finds it. Does this import fail on a computer without a GPU?
 # - [ ] Yes. || Then transformers would fail too, because it imports any package of that name.
-# - [x] No. || Our `kernels/__init__.py` contains a text and nothing else. You import the GPU code
-#   by its module's name.
+# - [x] No. || Our `kernels/__init__.py` contains a description in words, and no code. You
+#   import the GPU code by its module's name.
 
 # %%
 import adapters
@@ -82,11 +82,11 @@ true_option(imports, not imports)
 # %% [markdown]
 # ## 2. Break it on purpose: a score that is too good
 #
-# A ceiling also finds bugs. Here is a common one: test stories are part of the training set. Our
+# A ceiling also finds bugs. Here is a common one: all test stories are in the training set. Our
 # "model" learns its training set by heart.
 #
-# ??? It answers each story that it knows, and gives label 0 to all others. With the leak, what is
-#   its accuracy on the test set?
+# ??? It answers each story that it knows, and gives label 0 to all others. With the leak, what
+#   is its accuracy on the test set?
 # - [ ] at the ceiling || It knows the label of each single story. That is more than any honest
 #   reader can know.
 # - [x] 1.0 || It has seen every test story with its label.
@@ -122,12 +122,12 @@ assert too_good(leaked, "topic"), "a leaked test set must be noticed"
 assert not too_good(results["without the leak"], "topic"), "an honest model was called a leak"
 
 # %% [markdown]
-# On real data nothing shows you that 1.000 is too much. Here the ceiling does.
+# On real data you do not know the ceiling. There, search for test texts in the training set.
 #
 # ## 3. Words become numbers
 #
-# Our tokenizer gives each word one id. It adds `[CLS]` at the start and `[SEP]` at the end of each
-# text. For a pair of texts, `token_type_ids` says to which text a token belongs.
+# Our tokenizer gives each word one id. It adds one `[CLS]` at the start, and a `[SEP]` after
+# each text. For a pair of texts, `token_type_ids` says to which text a token belongs.
 #
 # ??? A text of 4 tokens and a text of 5 tokens make a pair. How many tokens does the pair have?
 # - [ ] 9 || The special tokens count too.
@@ -149,15 +149,15 @@ true_option(len(tokens) == 9, len(tokens) == 11, len(tokens) == 12)
 assert sum(pair["token_type_ids"]) == 5 + 1, "type 1: the second text and the [SEP] after it"
 
 # %% [markdown]
-# The tokenizer knows only the words of the small world. A word of a real sentence would become
-# `[UNK]`, and a model would learn nothing from it. The library stops instead.
+# The tokenizer knows only the words of the small world. Any other word becomes `[UNK]`
+# ("unknown"), and a model learns nothing from it.
 #
 # ??? What happens if you encode "the movie was great" for the task `sentiment`?
-# - [ ] It becomes four known tokens. || `movie` and `great` do not occur in the small world.
+# - [ ] It becomes four known tokens. || `movie` does not occur in the small world.
 # - [ ] It becomes `[UNK]`, without a message. || This is what the tokenizer alone does. The
 #   library checks it.
-# - [x] A ValueError about the vocabulary. || An unknown word must stop the run, because it shows
-#   that the data do not fit.
+# - [x] A ValueError about the vocabulary. || An unknown word must stop the run, because it
+#   shows that the data do not fit.
 
 # %%
 from training.data.encoding import encode
@@ -180,9 +180,9 @@ true_option(not unknown, unknown and not message, "vocabulary" in message)
 # %% [markdown]
 # ## 4. How sure is the pretrained model?
 #
-# The core page counts how often the guess has the right polarity. Here is the whole distribution.
-# Half of the stories in pretraining had a short remark after them, such as `it was a good day .`,
-# as texts on the web do.
+# The core page counts how often the guess has the right polarity. But how sure is the model?
+# For each story we take the share of good adjectives in the guess: p(a good one) / p(any one).
+# Near 1 it is sure that the hidden word is good, near 0 it is sure that it is bad.
 #
 # ??? In the histogram of the pretrained model, where are most stories?
 # - [ ] in the middle || That is how random weights look: they have no opinion.

@@ -4,8 +4,9 @@
 # **Needs** [lesson 01](../01_lora_by_hand.py) · **Read and do** 35 minutes
 # · **Runs in** about 30 s on one CPU thread · **Memory** 2 GB
 #
-# The core page of lesson 01 says that $B A$ has rank $r$ at most. This page shows what that means,
-# what such an update can and cannot learn, and how a count of parameters finds a wrong claim.
+# The core page of lesson 01 says that $B A$ has rank $r$ at most. This page shows what that
+# means, what such an update can and cannot learn, and how a count of parameters finds a wrong
+# claim.
 
 # %% tags=["fold"]
 # set-up: imports, our folders, one thread
@@ -34,8 +35,8 @@ D, R = 64, 4
 # %% [markdown]
 # ## 1. Two thin matrices, multiplied, have a low rank
 #
-# The **singular values** of a matrix say how strongly it acts in its independent directions. Its
-# rank is the number of singular values that are not zero.
+# The **singular values** of a matrix say how strongly it acts in its independent directions.
+# Its rank is the number of singular values that are not zero.
 #
 # ??? A is 4 × 64 and B is 64 × 4, all random. How many of the 64 singular values of B A are not
 #   zero?
@@ -72,10 +73,10 @@ true_option(above == 4, above == 8, above == 64)
 # %% [markdown]
 # ## 2. What a rank can and cannot learn
 #
-# Let us hide an update of rank 4 in a layer: $W^\ast = W_0 + T$, where $T$ has the singular values
-# 4, 3, 2, 1 and no others. LoRA has to find $T$ by gradient descent. Write
-# $\sigma_1 \ge \sigma_2 \ge \dots$ for the singular values of $T$. Eckart and Young (1936) say how
-# much the best matrix of rank $r$ leaves over (the sum of the squares of all entries):
+# Let us hide an update of rank 4 in a layer: $W^\ast = W_0 + T$, where $T$ has the singular
+# values 4, 3, 2, 1 and no others. LoRA has to find $T$ by gradient descent. Write
+# $\sigma_1 \ge \sigma_2 \ge \dots$ for the singular values of $T$. Eckart and Young (1936) say
+# how much the best matrix of rank $r$ leaves over (the sum of the squares of all entries):
 #
 # $$\min_{\text{rank} \le r} \lVert T - \Delta W \rVert^2 = \sum_{i > r} \sigma_i^2.$$
 #
@@ -132,8 +133,8 @@ for r in ranks:
     assert best[r] - 0.01 < errors[r] < best[r] + 0.1, "gradient descent should reach the optimum"
 
 # %% [markdown]
-# A real update looks like this (the query weight of the encoder's last layer, after full fine-tuning
-# on question answering, as in section 5 of the core page):
+# A real update looks like this (the query weight of the encoder's last layer, after full
+# fine-tuning on question answering, as in section 5 of the core page):
 #
 # <div class="widget" data-widget="rank">
 #
@@ -143,21 +144,21 @@ for r in ranks:
 #
 # </div>
 #
-# Four of 64 directions leave about a fifth of the squared update out. With too small a rank, a part
-# of the update is out of reach. Nobody can say in advance which rank a real task needs. We measure
-# it.
+# Four of 64 directions leave about a fifth of the squared update out. With too small a rank, a
+# part of the update is out of reach. Nobody can say in advance which rank a real task needs. We
+# measure it.
 #
 # ## 3. A count that cannot be right
 #
-# GPT-2 small has 12 equal layers of width 768. `c_attn` computes queries, keys and values at once,
-# from 768 to 3 · 768. We build the model on the `meta` device: shapes without memory.
+# GPT-2 small has 12 equal layers of width 768. `c_attn` computes queries, keys and values at
+# once, from 768 to 3 · 768. We build the model on the `meta` device: shapes without memory.
 #
 # ??? How many parameters does LoRA with r = 8 add to all `c_attn` layers?
 # - [x] 294,912 || 12 · 8 · (768 + 3 · 768).
 # - [ ] 147,456 || That would be so if `c_attn` were square, from 768 to 768: 12 · 8 · (768 +
 #   768).
-# - [ ] 1,060,480 || Some pages on the web print this number. It cannot be right, as the next cell
-#   shows.
+# - [ ] 1,060,480 || Some pages on the web print this number. It cannot be right, as the next
+#   cell shows.
 
 # %%
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -179,21 +180,20 @@ assert claimed % 12 and claimed % 768, "then some choice of modules could give t
 assert by_hand % 12 == 0 == by_hand % 768, "a correct count must pass the same two tests"
 
 # %% [markdown]
-# All 12 layers are equal, and every matrix in them has sides that are multiples of 768. If LoRA is
-# put into the same modules of every layer, and not into the embeddings, the count can be divided by
-# 12 and by 768. You can check this without any code. A count is the cheapest check of any claim
-# about LoRA.
+# All 12 layers are equal, and every matrix in them has sides that are multiples of 768. If LoRA
+# is put into the same modules of every layer, and not into the embeddings, the count can be
+# divided by 12 and by 768. You can check this without any code. A count is the cheapest check
+# of any claim about LoRA.
 #
 # ## 4. Freezing weights does not add LoRA layers
 #
-# `mark_only_lora_as_trainable(model)`, a function of Microsoft's library, freezes everything except
-# LoRA layers. Our library has a function of the same name.
+# `mark_only_lora_as_trainable(model)`, a function of Microsoft's library, freezes everything
+# except LoRA layers. Our library has a function of the same name.
 #
 # ??? You call *our* function on a model that has no LoRA layers. What happens?
 # - [ ] LoRA layers are added. || Marking changes `requires_grad` and nothing else.
 # - [ ] Everything is frozen, without a message. || This is what Microsoft's function does. The
-#   error comes
-#   later, in `backward()`.
+#   error comes later, in `backward()`.
 # - [x] An error. || Our function raises an error, because the request has no effect.
 
 # %%
@@ -266,14 +266,14 @@ assert sum(losses[-5:]) < 0.95 * sum(losses[:5]), "the loss should fall: what is
 # %% [markdown]
 # (`.copies.` is part of the name of the trained head: `inject` keeps the old head next to it.)
 #
-# The library's loop does the same, and more: a learning rate that rises and falls, a limit for the
-# length of the gradient, an evaluation, records on disk, and a check that every trainable
+# The library's loop does the same, and more: a learning rate that rises and falls, a limit for
+# the length of the gradient, an evaluation, records on disk, and a check that every trainable
 # parameter receives a gradient.
 #
 # ## 6. Overfitting, and more ranks
 #
-# The core page shows one run each for r = 1 and r = 8. Here is r = 2 as well. We compare the mean
-# loss of the last 30 training steps with the loss on new stories.
+# The core page shows one run each for r = 1 and r = 8. Here is r = 2 as well. We compare the
+# mean loss of the last 30 training steps with the loss on new stories.
 #
 # ??? After 300 steps of full fine-tuning, which loss is lower?
 # - [x] the loss on training stories || The training set is small, so a part of it is learned by
@@ -304,13 +304,14 @@ assert len(runs) == 2, "both runs are needed for the printed comparison"
 # %% [markdown]
 # ## Where our layers differ from the paper
 #
-# The paper starts $A$ with a normal distribution. The library starts it as PyTorch starts a linear
-# layer, evenly between $\pm 1 / \sqrt{d_{in}}$. For **embeddings** the library starts the other way
-# round, as Microsoft's does: $A$ is zero and $B$ is random.
+# The paper starts $A$ with a normal distribution. The library starts it as PyTorch starts a
+# linear layer, evenly between $\pm 1 / \sqrt{d_{in}}$. For **embeddings** the library starts
+# the other way round, as Microsoft's does: $A$ is zero and $B$ is random.
 #
 # ## Summary
 #
-# 1. The rank limits what an update can learn, and Eckart and Young say exactly how much is lost.
+# 1. The rank limits what an update can learn, and Eckart and Young say exactly how much is
+#    lost.
 # 2. Correct counts have divisors that you know. Check a claim with them first.
 # 3. Look at what changed after the first steps of any training.
 #

@@ -4,8 +4,8 @@
 # **Needs** [lesson 04](../04_lora_against_full.py) · **Read and do** 40 minutes
 # · **Runs in** about 50 s on one CPU thread · **Memory** 2 GB
 #
-# In lesson 04 LoRA stays behind full fine-tuning at every rank. This page looks for the reason. Then
-# it asks what both methods forget.
+# In lesson 04 LoRA stays behind full fine-tuning at every rank. This page looks for the reason.
+# Then it asks what both methods forget.
 
 # %% tags=["fold"]
 # set-up: imports, our folders
@@ -65,14 +65,14 @@ full = runs["full 0.01"]
 # ## 1. Is it the rank? Truncate what full fine-tuning has learned
 #
 # We can ask full fine-tuning itself. For each linear layer we take its update
-# $\Delta W = W_\text{after} - W_\text{before}$ and keep only the best part of rank r, by the singular
-# value decomposition (Eckart and Young 1936). All other changes stay (embeddings, biases, norms).
+# $\Delta W = W_\text{after} - W_\text{before}$ and keep only the best part of rank r, by the
+# singular value decomposition (Eckart and Young 1936). All other changes stay (embeddings,
+# biases, norms).
 #
-# ??? Full's update, truncated to rank 16 of 64: is its loss nearer to full's, or to LoRA's at r =
-#   16?
-# - [x] nearer to full's || Together with full's other changes, an update of rank 16 is nearly as
-#   good as
-#   the whole update.
+# ??? Full's update, truncated to rank 16 of 64: is its loss nearer to full's, or to LoRA's at r
+#   = 16?
+# - [x] nearer to full's || Together with full's other changes, an update of rank 16 is nearly
+#   as good as the whole update.
 # - [ ] nearer to LoRA's || Then the rank would explain the difference.
 # - [ ] far worse than both || That happens at rank 1 and 4, not at rank 16.
 
@@ -127,21 +127,22 @@ true_option(to_full < to_lora < 1, to_lora < to_full, cut[2] > 2 * by_rank[2])
 assert abs(cut[3] - full.metric) < 1e-3, "rank 64 is all of it"
 
 # %% [markdown]
-# At rank 1 and 4, LoRA is far better than full's truncated update: it was *trained* to use its few
-# directions. At rank 16 it is the other way round. But read the last line: without full's changes of
-# embeddings, biases and norms, even the whole update of the linear layers is useless. All parts were
-# trained together. So this does not show that LoRA, which changes only the linear layers, could reach
-# full's loss. It shows that the rank of the linear update is not the problem.
+# At rank 1 and 4, LoRA is far better than full's truncated update: it was *trained* to use its
+# few directions. At rank 16 it is the other way round. But read the last line: without full's
+# changes of embeddings, biases and norms, even the whole update of the linear layers is
+# useless. All parts were trained together. So this does not show that LoRA, which changes only
+# the linear layers, could reach full's loss. It shows that the rank of the linear update is not
+# the problem.
 #
 # ## 2. Let LoRA move the embeddings too
 #
 # Full fine-tuning also moves the embeddings. Perhaps that is the difference.
 #
-# ??? LoRA with r = 16 also adapts the embeddings. How much of the distance to full does it close?
+# ??? LoRA with r = 16 also adapts the embeddings. How much of the distance to full does it
+#   close?
 # - [ ] all of it || Then the embeddings would be the reason.
 # - [x] less than half || A small part. And LoRA on the embedding changes only the input side;
-#   full also
-#   changes the output layer, which shares this weight.
+#   full also changes the output layer, which shares this weight.
 # - [ ] nothing || It helps a little.
 
 # %%
@@ -162,16 +163,15 @@ true_option(closed > 0.9, 0 < closed < 0.5, closed <= 0)
 #
 # ## 3. What is forgotten?
 #
-# Training on one task can damage what the model could do before. This is called **forgetting**. We
-# compute the loss on 300 new stories, the kind of text of pretraining.
+# Training on one task can damage what the model could do before. This is called **forgetting**.
+# We compute the loss on 300 new stories, the kind of text of pretraining.
 #
 # ??? Who forgets less?
 # - [ ] LoRA, always || At equal learning rates, yes. But full with 1e-3 has both a lower task
 #   loss and a lower loss on stories than LoRA with r = 16.
 # - [ ] full fine-tuning, always || With 1e-2, full forgets more than LoRA with r = 4.
 # - [x] It depends on how much was learned, and with which learning rate. || Compare runs that
-#   have learned
-#   the same amount.
+#   have learned the same amount.
 
 # %%
 rng = random.Random("stories that no model has read")
@@ -217,25 +217,25 @@ full_less = forgot["full 0.001"] < forgot["LoRA r=16"] and forgot["full 0.001"][
 true_option(lora_less and not full_less, full_less and not lora_less, lora_less and full_less)
 
 # %% [markdown]
-# So "LoRA forgets less" can compare runs that have learned different amounts. (The largest value
-# here is far above a blind guess, ln 145 = 4.98: that model writes answers, and stories are
-# impossible for it.) On real text, E2E, the loss on WikiText *improved* with full fine-tuning, and
-# hardly changed with LoRA r = 8:
+# So "LoRA forgets less" can compare runs that have learned different amounts. (The largest
+# value here is far above a blind guess, ln 145 = 4.98: that model writes answers, and stories
+# are impossible for it.) On real text, E2E, the loss on WikiText *improved* with full
+# fine-tuning, and hardly changed with LoRA r = 8:
 
 # %% tags=["fold"]
 # table: from the committed report on E2E
 show_table("training/results/e2e/report.md; test loss; loss on other text")
 
 # %% [markdown]
-# Biderman et al. (2024, "LoRA learns less and forgets less") report that LoRA forgets less in long
-# training of models with 7 B parameters. Measure it for yours: `--other-text`.
+# Biderman et al. (2024, "LoRA learns less and forgets less") report that LoRA forgets less in
+# long training of models with 7 B parameters. Measure it for yours: `--other-text`.
 #
 # ## 4. The clock on a tiny model
 #
 # ??? Here the model has 115 thousand parameters. How much faster is a step of LoRA than one of
 #   full?
-# - [ ] clearly faster, about 1.5 times || The matrix multiplications are so short that other work
-#   takes most of the time.
+# - [ ] clearly faster, about 1.5 times || The matrix multiplications are so short that other
+#   work takes most of the time.
 # - [x] about the same || LoRA's additional operations cost about as much as it saves.
 
 # %%

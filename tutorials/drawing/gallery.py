@@ -1,12 +1,12 @@
 """`python -m tutorials diagrams`: write every diagram as an SVG into tutorials/diagrams, and a page that shows all of them."""
 
+from importlib import import_module
 from pathlib import Path
 
-from tutorials.drawing import comparing, lesson_00, lesson_01, lesson_02, lesson_03, lesson_04, overview, widgets
-
-FOLDER = Path(__file__).parents[1] / "diagrams"
-FILES = (lesson_00, lesson_01, lesson_02, lesson_03, lesson_04, comparing, overview, widgets)
-DIAGRAMS = {name: make for file in FILES for name, make in file.DIAGRAMS.items()}
+HERE = Path(__file__).parent
+FOLDER = HERE.parent / "diagrams"
+FILES = [import_module(f"tutorials.drawing.{file.stem}") for file in sorted(HERE.glob("[!_]*.py")) if file != Path(__file__)]
+DIAGRAMS = {name: make for file in FILES for name, make in getattr(file, "DIAGRAMS", {}).items()}
 HEAD = """# All diagrams
 
 Grey is frozen, blue is trained, hatched is quantized, orange is a gradient, green is data, red is wrong. The files are made by

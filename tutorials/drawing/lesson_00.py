@@ -28,7 +28,7 @@ def story() -> Drawing:
 
 def ceiling() -> Drawing:
     d = Drawing(
-        "A score lies between chance and the ceiling. Below the ceiling there is something to learn. Above it there is a bug.",
+        "A score lies between chance and the ceiling. Below the ceiling a model can learn more. Far above it there is a bug.",
         150,
     )
     y = 62
@@ -40,7 +40,7 @@ def ceiling() -> Drawing:
     d.text(252, y - 18, "a model can learn this part", "small middle")
     d.box(390, y - 34, 60, 22, "wrong", "", round_by=3)
     d.text(420, y - 18, "a bug", "small middle")
-    d.text(240, y + 58, "On real data nobody knows where the ceiling is.", "small soft middle")
+    d.text(240, y + 58, "Far above it is a bug. On real data nobody knows the ceiling.", "small soft middle")
     return d
 
 

@@ -33,7 +33,7 @@ def file() -> Drawing:
         d.box(x + 112, 54, 88, 64, "trained" if with_head else "wrong", "head" if with_head else "no head")
         d.arrow((x + 107, 132), (x + 107, 160))
         d.text(x + 107, 182, "answers as trained" if with_head else "a new random head:", "small middle")
-        d.text(x + 107, 200, "" if with_head else "all right, or all swapped", "small middle word wrong")
+        d.text(x + 107, 200, "" if with_head else "nearly all right or swapped", "small middle word wrong")
     return d
 
 

@@ -30,14 +30,19 @@ def memory() -> Drawing:
         ("activations", "", "data", 104),
     )
     x = 56.0
+    d.text(240, 24, "LoRA: almost no gradients, almost no Adam", "bold middle")
     d.text(8, 66, "full", "small bold")
     for name, size, kind, width in blocks:
         d.box(x, 40, width, 46, kind if kind != "frozen" else "trained", *((name, size) if size else (name,)))
         x += width
     d.text(8, 146, "LoRA", "small bold")
     d.box(56, 120, 78, 46, "frozen", "weights", "4 B")
-    d.box(134, 120, 8, 46, "gradient", "")
-    d.box(142, 120, 106, 46, "data", "activations")
+    d.box(134, 120, 6, 46, "trained", "", round_by=1)
+    d.box(140, 120, 6, 46, "gradient", "", round_by=1)
+    d.box(146, 120, 10, 46, "trained", "", round_by=1)
+    d.box(156, 120, 104, 46, "data", "activations")
+    d.text(270, 140, "A and B, their gradients,", "small soft")
+    d.text(270, 156, "and their Adam: very little", "small soft")
     d.text(240, 190, "bytes per parameter of the model;", "small soft middle")
     d.text(240, 207, "the activations depend on the batch", "small soft middle")
     d.legend(228, ("trained", "trained"), ("frozen", "frozen"), ("gradient", "gradients"), ("data", "activations"))

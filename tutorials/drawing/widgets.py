@@ -62,4 +62,43 @@ def temperature() -> Drawing:
     return bars("Probabilities of five tokens at temperature 1.", "five possible next tokens, T = 1", rows)
 
 
-DIAGRAMS = {"widget_rank": rank, "widget_memory": memory, "widget_temperature": temperature}
+def nf4() -> Drawing:
+    """64 numbers with an outlier of 12, and their decoded values, in one block."""
+    values = np.array(data("WIDGET_NORMAL")[:64])
+    values[20] = 12
+    levels = np.array(data("WIDGET_NF4_LEVELS")) * 12
+    decoded = levels[np.abs(values[:, None] - levels).argmin(1)]
+    zeros = int((decoded == 0).sum())
+    d = Drawing("One outlier in a block of 64 weights: many of the others are decoded as zero.", 200)
+    d.text(240, 22, "16 of the 64 weights of a block with one outlier", "small middle")
+    for i, (value, back) in list(enumerate(zip(values, decoded, strict=True)))[::4]:
+        x = 24 + 7 * i
+        d.line((x, 120 - 7 * value), (x, 120 - 7 * back), kind="wrong")
+        d.box(x - 3, 117 - 7 * value, 6, 6, "wrong" if i == 20 else "frozen", "", round_by=3)
+        d.box(x - 3, 119 - 7 * back, 6, 2, "trained", "", round_by=0)
+    d.text(240, 168, f"{zeros} of 64 weights are decoded as zero", "small middle")
+    d.legend(190, ("frozen", "weight"), ("trained", "decoded"), ("wrong", "outlier, error"))
+    return d
+
+
+def tiles() -> Drawing:
+    """The first step of the plain matrix multiplication."""
+    d = Drawing(
+        "A matrix multiplication in tiles: program (0, 0) loads the first tile of x and of W, and will store one tile of y.", 220
+    )
+    for x, name, (rows, columns), now in ((20, "x", (2, 3), "data"), (160, "W", (4, 3), "data"), (300, "y", (2, 4), "trained")):
+        d.text(x, 34, name, "small")
+        for i in range(rows):
+            for j in range(columns):
+                d.box(x + 34 * j, 42 + 34 * i, 34, 34, now if i == j == 0 else "plain", "", round_by=1)
+    d.legend(206, ("data", "loaded in this step"), ("trained", "stored by this program"))
+    return d
+
+
+DIAGRAMS = {
+    "widget_rank": rank,
+    "widget_memory": memory,
+    "widget_temperature": temperature,
+    "widget_nf4": nf4,
+    "widget_tiles": tiles,
+}

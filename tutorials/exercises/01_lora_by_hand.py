@@ -12,7 +12,7 @@ def largest_rank(shapes: list[tuple[int, int]], budget: int) -> int:
 
 
 def gradients(x: Tensor, G: Tensor, A: Tensor, B: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
-    """★★ (dL/dA, dL/dB) of y = x W0ᵀ + scaling · (x Aᵀ) Bᵀ, without autograd.
+    """★ (dL/dA, dL/dB) of y = x W0ᵀ + scaling · (x Aᵀ) Bᵀ, without autograd.
 
     x is (tokens, d_in), G = dL/dy is (tokens, d_out). Two lines.
     """

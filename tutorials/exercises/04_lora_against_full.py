@@ -4,7 +4,7 @@ from torch import Tensor
 
 
 def speed_up(products: float) -> float:
-    """★ How many times as fast a step of LoRA is, when `products` is the share of its products in full's time.
+    """★ How many times as fast a step of LoRA is, when `products` is the share of its matrix multiplications in full's time.
 
     LoRA leaves out one product of three, and saves nothing else. One line.
     """

@@ -20,7 +20,7 @@ def pair_table(levels: Tensor) -> Tensor:
 
 
 def best_path(M: int, once: float, per_tile: float, multiply: float, tile: int = 128) -> str:
-    """★★ "packed" or "decode once", whichever takes less time; work is done in turn, as in section 7.
+    """★★ "packed" or "decode once", whichever takes less time; work is done in turn, as in section 2 of the deep dive.
 
     once: seconds to decode the weight to bf16. per_tile: seconds to decode it inside the product, for each `tile` tokens.
     multiply: seconds of the product of one token (the time to read the decoded weight is left out). On a tie "decode once".

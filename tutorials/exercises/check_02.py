@@ -13,7 +13,7 @@ def check_scored_share(answers) -> None:
 
 def check_joint_mean(answers) -> None:
     found = answers.joint_mean([4.0, 2.0], [10, 30])
-    assert abs(found - 2.5) < 1e-9, f"the parts of section 3 give {found}, expected 2.5"
+    assert abs(found - 2.5) < 1e-9, f"the two batches of the quiz give {found}, expected 2.5"
     assert abs(answers.joint_mean([1.0, 5.0, 3.0], [1, 1, 2]) - 3.0) < 1e-9, "every token counts once"
 
 

@@ -2,10 +2,10 @@
 # # How to compare two runs: the same seeds, and their differences
 #
 # **Needs** lessons [00](../00_setup_and_small_world.py) and [01](../01_lora_by_hand.py) · **Read
-# and do** 25 minutes · **Runs in** about 5 s on one CPU thread · **Memory** 2 GB
+# and do** 25 minutes · **Runs in** about 10 s on one CPU thread · **Memory** 2 GB
 #
-# Method A has 0.853, and method B has 0.857. Is B better? With another random seed, both numbers will
-# be different. So a single run for each method cannot answer the question.
+# Method A has 0.853, and method B has 0.857. Is B better? With another random seed, both
+# numbers will be different. So a single run for each method cannot answer the question.
 #
 # ![Two methods with the same three seeds. The differences are computed seed by seed.](../diagrams/compare_paired.svg)
 #
@@ -35,9 +35,9 @@ scores = {name: [row["metric"] for row in rows] for name, rows in report["rows"]
 # %% [markdown]
 # ## 1. Pair the runs
 #
-# Seed 0 of both methods uses the same examples in the same order, and the same random head. Such
-# runs are **paired**. An easy order of the data helps both methods, so a part of this luck cancels in
-# the difference.
+# Seed 0 of both methods uses the same examples in the same order, and the same random head.
+# Such runs are **paired**. An easy order of the data helps both methods, so a part of this luck
+# cancels in the difference.
 #
 # Three seeds give three differences. Their mean estimates the difference of the methods. Their
 # **standard deviation** $s$ says how much they vary. The mean of $n$ values has the **standard
@@ -52,11 +52,11 @@ def paired(a: list[float], b: list[float]) -> tuple[float, float]:
 
 
 # %% [markdown]
-# Our rule: we call a difference clear if the absolute value of its mean is **larger than two standard
-# errors**. We fixed this rule before we measured anything.
+# Our rule: we call a difference clear if the absolute value of its mean is **larger than two
+# standard errors**. We fixed this rule before we measured anything.
 #
-# These are accuracies on SST-2 (is a sentence about a film positive or negative?) of an encoder with
-# 22 M parameters. `full` is full fine-tuning. There are three seeds:
+# These are accuracies on SST-2 (is a sentence about a film positive or negative?) of an encoder
+# with 22 M parameters. `full` is full fine-tuning. There are three seeds:
 
 # %%
 for name in ("full", "LoRA r=4", "LoRA r=8", "LoRA r=16"):
@@ -64,12 +64,12 @@ for name in ("full", "LoRA r=4", "LoRA r=8", "LoRA r=16"):
     print(f"{name:<9} mean {statistics.mean(scores[name]):.3f}   seeds: {values}")
 
 # %% [markdown]
-# ??? LoRA r=8 is 0.007 below full, and LoRA r=16 is 0.058 below full. Which difference is clear?
+# ??? LoRA r=8 is 0.007 below full, and LoRA r=16 is 0.058 below full. Which difference is
+#   clear?
 # - [ ] only that of r=16: it is larger || Look at its seeds. One of them failed, and the other
 #   two are as good as full.
-# - [x] only that of r=8 || Its three differences are close to each other, so their mean is larger
-#   than two
-#   standard errors.
+# - [x] only that of r=8 || Its three differences are close to each other, so their mean is
+#   larger than two standard errors.
 # - [ ] both || The standard error of r=16 is as large as its difference.
 # - [ ] neither || Compute the standard error for r=8 from its three differences.
 
@@ -104,22 +104,20 @@ print(f"LoRA r=8: paired {paired(scores['LoRA r=8'], scores['full'])[1]:.4f}, un
 # %% [markdown]
 # With the unpaired error, the difference of r = 8 would not be clear.
 #
-# One of three seeds of r = 16 failed, perhaps because the shared learning rate is too high for this
-# rank. A table with one number per method would hide that.
+# One of three seeds of r = 16 failed, perhaps because the shared learning rate is too high for
+# this rank. A table with one number per method would hide that.
 #
 # ## 2. How often is the rule wrong?
 #
-# Three seeds are few. Let us take two methods that are *equal*, and ask how often the rule finds a
-# difference. We draw the three differences from a normal distribution with mean 0.
+# Three seeds are few. Let us take two methods that are *equal*, and ask how often the rule
+# finds a difference. We draw the three differences from a normal distribution with mean 0.
 #
 # ??? How often does the rule find a difference where there is none?
 # - [ ] in about 5 % of the comparisons || That is right for many seeds. With three seeds, the
-#   standard
-#   deviation is itself uncertain.
+#   standard deviation is itself uncertain.
 # - [ ] in about 10 % of the comparisons || That is right for about six seeds.
 # - [x] in about 20 % of the comparisons || With three seeds, a mean is often larger than two of
-#   its own
-#   estimated standard errors.
+#   its own estimated standard errors.
 
 # %%
 rng = random.Random(0)
@@ -156,10 +154,10 @@ true_option(three < 0.07, 0.07 < three < 0.13, 0.15 < three < 0.25)
 assert rates[20] < 0.09, "with many seeds the rule is wrong in about 5 % of the comparisons"
 
 # %% [markdown]
-# So the course says "clear" for a difference that is larger than two standard errors, and it prints
-# the number of seeds. It never says "proved". (With three seeds, a limit of 4.3 standard errors would
-# be wrong in 5 % of such comparisons. By that stricter rule, the difference of r = 8 above is not
-# clear either: it is three standard errors.)
+# So the course says "clear" for a difference that is larger than two standard errors, and it
+# prints the number of seeds. It never says "proved". (With three seeds, a limit of 4.3 standard
+# errors would be wrong in 5 % of such comparisons. By that stricter rule, the difference of r =
+# 8 above is not clear either: it is three standard errors.)
 #
 # ## 3. What else must be equal
 #
@@ -167,10 +165,10 @@ assert rates[20] < 0.09, "with many seeds the rule is wrong in about 5 % of the 
 #
 # - the same training examples, in the same order, with the same seeds;
 # - the same number of steps, or the same time: say which one;
-# - the best learning rate of *each* method ([lesson 04](../04_lora_against_full.py), section 3), found
-#   with a seed that is not compared;
-# - the same test examples, and enough of them: the standard error of the test set
-#   ([lesson 00](../00_setup_and_small_world.py), section 4) limits how small a difference you can
+# - the best learning rate of *each* method ([lesson 04](../04_lora_against_full.py), section
+#   3), found with a seed that is not compared;
+# - the same test examples, and enough of them: the standard error of the test set ([lesson
+#   00](../00_setup_and_small_world.py), section 4) limits how small a difference you can
 #   detect;
 # - a rule that was fixed before the measurement.
 #
@@ -190,8 +188,8 @@ assert rates[20] < 0.09, "with many seeds the rule is wrong in about 5 % of the 
 # ## Summary
 #
 # 1. Use the same seeds for both methods, and compare the differences.
-# 2. A difference is clear if it is larger than two standard errors. With three seeds this rule is
-#    still wrong in about one of five cases where nothing differs.
+# 2. A difference is clear if it is larger than two standard errors. With three seeds this rule
+#    is still wrong in about one of five cases where nothing differs.
 # 3. Fix the rule and the learning rates before you compare.
 #
 # **Next:** back to [lesson 04](../04_lora_against_full.py).

@@ -53,19 +53,17 @@ model = lora.model.cpu().eval()  # a GPU may have trained it
 # %% [markdown]
 # ## 1. Merge and unmerge
 #
-# $W_0 + s B A$ is a matrix of the same shape as $W_0$. After merging, the forward pass has no extra
-# step. `loralib.merge` does this in place, and `loralib.unmerge` reverses it.
+# $W_0 + s B A$ is a matrix of the same shape as $W_0$. After merging, the forward pass has no
+# extra step. `loralib.merge` does this in place, and `loralib.unmerge` reverses it.
 #
-# `probe` is a batch of 16 questions, and `start_logits`, of shape (16, T), are the scores for "the
-# answer starts here".
+# `probe` is a batch of 16 questions, and `start_logits`, of shape (16, T), are the scores for
+# "the answer starts here".
 #
 # ??? After `merge`, are the outputs of the model the same as before?
 # - [ ] Yes, in every bit. || x (W₀ + s B A)ᵀ is computed in another order than x W₀ᵀ + s (x Aᵀ)
-#   Bᵀ, and
-#   each step rounds.
-# - [x] Nearly: only rounding differs. || In exact arithmetic both are equal. float32 stores about
-#   7
-#   digits.
+#   Bᵀ, and each step rounds.
+# - [x] Nearly: only rounding differs. || In exact arithmetic both are equal. float32 stores
+#   about 7 digits.
 # - [ ] No, they are different. || The merged weight contains the same update.
 
 # %%
@@ -90,8 +88,8 @@ assert difference < 1e-4, "merging must not change answers: was it merged twice?
 
 # %% [markdown]
 # The sum is rounded, so subtracting $s B A$ again would not give exactly $W_0$. That is why the
-# library keeps a copy of the old weight until you call `unmerge`. This costs memory. If you will
-# not unmerge, `merge_and_unload` returns an ordinary model without LoRA layers:
+# library keeps a copy of the old weight until you call `unmerge`. This costs memory. If you
+# will not unmerge, `merge_and_unload` returns an ordinary model without LoRA layers:
 
 # %%
 ordinary = loralib.merge_and_unload(copy.deepcopy(model))
@@ -106,9 +104,9 @@ print("LoRA parameters in the ordinary model:", len(names))
 assert not names and torch.equal(without_lora, merged), "the ordinary model should be the merged one"
 
 # %% [markdown]
-# Some programs merge by hand, with a loop over all modules that have an attribute
-# `lora_a`. Our layers call it `lora_A`, as peft and Microsoft do. Such a loop finds no module and
-# merges nothing, without an error. `loralib.merge` raises an error if there is nothing to merge.
+# Some programs merge by hand, with a loop over all modules that have an attribute `lora_a`. Our
+# layers call it `lora_A`, as peft and Microsoft do. Such a loop finds no module and merges
+# nothing, without an error. `loralib.merge` raises an error if there is nothing to merge.
 #
 # ## 2. Save the adapter
 #
@@ -116,11 +114,10 @@ assert not names and torch.equal(without_lora, merged), "the ordinary model shou
 #
 # ??? How large is the adapter's file, compared with the file of a fully fine-tuned model?
 # - [ ] about the same || The base weights are not in it.
-# - [x] between 10 % and 33 % || LoRA with r = 8 has 16 % as many parameters as this tiny
-#   base. For a model
-#   with billions of parameters it is well below 1 %.
-# - [ ] below 10 % || For a large model this is true. Here the hidden size is 64, and r = 8 is not
-#   small next to 64.
+# - [x] between 10 % and 33 % || LoRA with r = 8 has 16 % as many parameters as this tiny base.
+#   For a model with billions of parameters it is well below 1 %.
+# - [ ] below 10 % || For a large model this is true. Here the hidden size is 64, and r = 8 is
+#   not small next to 64.
 
 # %%
 saved = loralib.save_adapter(model, folder / "my_adapter")
@@ -137,12 +134,14 @@ true_option(ratio > 0.8, 0.1 < ratio < 0.34, ratio < 0.1)
 # %% [markdown]
 # ## 3. Load it
 #
-# We load the file into a fresh model: the same base, with another random head. (An adapter needs
-# exactly the base that it was trained on.)
+# We load the file into a fresh model: the same base, with another random head. (An adapter
+# needs exactly the base that it was trained on.)
 #
 # ??? Are the answers of the loaded model equal to those of the trained model?
-# - [x] Yes, in every bit. || The file contains the head as well, so the random head is replaced.
-# - [ ] No: the head is random. || The file has the trained head, and it replaces the random one.
+# - [x] Yes, in every bit. || The file contains the head as well, so the random head is
+#   replaced.
+# - [ ] No: the head is random. || The file has the trained head, and it replaces the random
+#   one.
 # - [ ] No: the base is different. || The base is the same pretrained model.
 
 # %%
@@ -161,11 +160,11 @@ assert equal, "the loaded adapter answers differently: was the trained head save
 # %% [markdown]
 # ## The same in peft
 #
-# `PeftModel.from_pretrained(base, folder)` reads the same file, and `merge_and_unload` merges. We
-# found one difference: peft 0.21 has a wrapper class for question answering, and its `forward`
-# drops `token_type_ids` (0 for the question, 1 for the story). Then the model gets less information
-# about which token belongs to the question. So the cell below calls `base_model`, which gets all
-# inputs.
+# `PeftModel.from_pretrained(base, folder)` reads the same file, and `merge_and_unload` merges.
+# We found one difference: peft 0.21 has a wrapper class for question answering, and its
+# `forward` drops `token_type_ids` (0 for the question, 1 for the story). Then the model gets
+# less information about which token belongs to the question. So the cell below calls
+# `base_model`, which gets all inputs.
 
 # %% tags=["fold"]
 # the same in peft: our file, loaded by peft
@@ -186,8 +185,8 @@ print("peft loads our file and gives the same answers")
 # %% [markdown]
 # ## Summary
 #
-# 1. `merge_and_unload` gives an ordinary model, as fast and as large as its base. After `merge`, the old
-#    weights are kept, and `unmerge` restores them exactly.
+# 1. `merge_and_unload` gives an ordinary model, as fast and as large as its base. After
+#    `merge`, the old weights are kept, and `unmerge` restores them exactly.
 # 2. An adapter's file has its matrices **and** the trained head, which `modules_to_save` names.
 # 3. The file is small because the base is not in it. For a large model it is tiny.
 #

@@ -16,6 +16,7 @@ Row = dict[str, str]
 Case = dict[str, Row]
 """The rows of one case by contender."""
 SHAPE = ("operation", "mode", "M", "N", "K", "r", "dropout", "adapters")
+SECTIONS = ("LoRA", "NF4", "Many adapters")
 HEADER = ("group", "cases", "over torch", "over the library", "over the bare layer", "share of the limit")
 
 
@@ -88,6 +89,10 @@ def line(group: Group, cases: list[Case]) -> tuple[str, ...]:
     return (group.text, str(len(of_group)), *cells, _range(shares, ".0%"))
 
 
+def _section(group: str) -> str:
+    return next((title for title in SECTIONS if group.startswith(title)), SECTIONS[-1])
+
+
 def _range(values: list[float], form: str) -> str:
     if not values:
         return "–"
@@ -99,13 +104,15 @@ def write(folders: list[Path]) -> str:
     """Writes summary.md into the first folder and returns its text."""
     cases = read(folders)
     lines = [result for group in GROUPS if (result := line(group, cases))[1] != "0"]
+    parts = {title: [cells for cells in lines if _section(cells[0]) == title] for title in SECTIONS}
+    tables = "\n\n".join(f"## {title}\n\n{markdown_table(HEADER, part)}" for title, part in parts.items() if part)
     text = f"""Made by `python -m kernels.bench.gpu.summary {" ".join(map(str, folders))}`.
 Smallest and largest value of each group, r = 16. Times of ours as a multiple of another's: torch's in-place `addmm`, or torch's
 decoding for NF4, or a loop over the adapters; the library is peft, for NF4 bitsandbytes; the bare layer has no adapter and is not
 quantized (for decoding: a copy; for several adapters: one adapter for all). The limit is the roofline: the bytes or operations of
 the case at the speed that this GPU reached.
 
-{markdown_table(HEADER, lines)}
+{tables}
 """
     write_atomic(folders[0] / "summary.md", text.encode())
     return text
