@@ -48,7 +48,7 @@ def tile() -> Drawing:
     d.arrow((180, 60 + 2.5 * cell), (180 + 5 * cell, 60 + 2.5 * cell))
     d.text(240, 24, "the program of one tile of y: a loop along K", "small middle")
     d.text(240, 196, "acc += tile of x · tile of Wᵀ, in each step", "small middle mono")
-    d.legend(226, ("data", "loaded during the whole loop"), ("gradient", "loaded in this step"), ("trained", "stored"))
+    d.legend(226, ("data", "all steps"), ("gradient", "this step"), ("trained", "stored"))
     return d
 
 
