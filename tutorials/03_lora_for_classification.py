@@ -64,8 +64,9 @@ def accuracy_of(model) -> float:
 # passes through one more layer and becomes a vector $h$ for the whole text. (Pretraining has
 # trained this layer, too.) The head computes $h W^\top + b$ with $W$ of shape (C, D): one score
 # for each of C labels. The largest score wins. With two labels this cuts the space of $h$ by a
-# plane: one side gets label 0, the other label 1. (The BERT paper, section 4.1, writes $C$ for
-# $h$, $K$ for the number of labels and $H$ for D. Its head has no $b$.)
+# plane: one side gets label 0, the other label 1. (The BERT paper, section 4.1, puts the head
+# directly on the first token's hidden state, which it calls $C$. It writes $K$ for the number
+# of labels and $H$ for D. Its head has no $b$.)
 #
 # ??? The hidden size is D = 64, and there are two labels. How many parameters does the head
 #   have?

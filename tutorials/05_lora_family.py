@@ -9,10 +9,11 @@
 #
 # ![The five points of W + s B A where the variants act](diagrams/05_variants.svg)
 #
-# LoRA computes $y = x W^\top + b + s\,(x A^\top) B^\top$. Each variant changes one point of
-# this formula: the scale, the start of $A$ and $B$, the learning rate, the length of the rows,
-# or the shape of what is trained. On this page you write five of them in a few lines each. Then
-# you compare three methods with three seeds, and see why one seed is not enough.
+# LoRA computes $y = x W^\top + b + s\,(x A^\top) B^\top$. ($W$ is the frozen $W_0$ of lesson
+# 01.) Each variant changes one point of this formula: the scale, the start of $A$ and $B$, the
+# learning rate, the length of the rows, or the shape of what is trained. On this page you write
+# five of them in a few lines each. Then you compare three methods with three seeds, and see why
+# one seed is not enough.
 
 # %% tags=["fold"]
 # set-up: imports, our folders, one thread
@@ -107,8 +108,8 @@ for config in (
 # LoRA starts with $B A = 0$. **PiSSA** (Meng et al. 2024, [arXiv
 # 2404.02948](https://arxiv.org/abs/2404.02948), section 3) starts with the most important part
 # of $W$. The singular value decomposition writes $W$ as a sum of matrices of rank 1, sorted by
-# their size (the singular values). PiSSA gives the r largest of them to $B A$. The rest of $W$
-# stays frozen.
+# their size (the singular values). PiSSA gives the r largest of them to $s B A$. The rest of
+# $W$ stays frozen.
 #
 # ??? The model must start unchanged. But $s B_0 A_0$ is not zero at the start. What has to be
 #   done?
@@ -162,7 +163,7 @@ assert torch.allclose(pissa(x), by_hand, atol=1e-5), (
 #
 # Here $\lVert \cdot \rVert_{\text{row}}$ is the vector of the lengths of all rows, and ⊙
 # multiplies entry by entry. $m$ starts as the lengths of the rows of $W$. (The paper speaks of
-# columns; peft and our code take the rows of the (d_out, d_in) weight.)
+# columns and has no $s$; peft and our code take the rows of the (d_out, d_in) weight.)
 #
 # ??? At the start B is zero. How much does DoRA change the output?
 # - [x] not at all, except for rounding || Each row is divided by its length and multiplied by
@@ -326,7 +327,7 @@ assert spread > max(means) - min(means), (
 #
 # ## The same in peft
 #
-# peft has all of these as options of `LoraConfig` (`use_rslora`, `use_dora`,
+# peft has the five methods that you wrote as options of `LoraConfig` (`use_rslora`, `use_dora`,
 # `init_lora_weights="pissa"`) or as configs of their own (`IA3Config`, `VeraConfig`). Its DoRA
 # layer computes the same as `dora_by_hand`:
 

@@ -66,7 +66,8 @@ for split, rows in load_task(find_task("topic"), seed=0).items():
 #
 # ??? The base with a head has 120 thousand parameters: 480 kB. LoRA has r = 8, on all 13 linear
 #   layers. How large is the file of an adapter?
-# - [ ] about 5 kB || Twelve layers have at least 8 · (64 + 64) parameters, of 4 bytes each.
+# - [ ] about 5 kB || Each of the 13 layers has at least 8 · (64 + 64) parameters, of 4 bytes
+#   each.
 # - [x] about 80 kB || About 20,000 parameters of 4 bytes.
 # - [ ] about 480 kB || That is the whole model.
 
@@ -145,7 +146,9 @@ with torch.no_grad():
 # $$y_i = x_i W^\top + b + s_{a(i)} (x_i A_{a(i)}^\top) B_{a(i)}^\top.$$
 #
 # Here $x_i$ is example i of the batch, and $a(i)$ is the adapter that it asks for. (For the
-# base, the last term is missing.) This is called a **mixed batch**.
+# base, the last term is missing. $W$ is the frozen $W_0$ of lesson 01. The idea is that of
+# [Punica](https://arxiv.org/abs/2310.18547) and [S-LoRA](https://arxiv.org/abs/2311.03285).)
+# This is called a **mixed batch**.
 #
 # ??? One linear layer, eight examples for two adapters and the base. How many matrix
 #   multiplications with W do we need?
@@ -257,8 +260,7 @@ assert combined["cat"].error < 1e-5 < 0.05 < combined["linear"].error, (
 # inputs that the other update has changed, and each update is smaller than its head expects.
 #
 # ??? At which of six weights w are *both* tasks within 0.05 of their own adapter?
-# - [ ] around w = 0.5 || There `mood` is still good, but half of the update of `topic` is too
-#   weak next to the other half.
+# - [ ] around w = 0.5 || There `mood` is still good, but `topic` is near guessing.
 # - [x] at none of them || A likely reason: the two updates were trained alone, and they change
 #   the same matrices.
 # - [ ] at all of them || At w = 0, the adapter of `topic` is absent.
@@ -293,8 +295,8 @@ for task, values in curves.items():
 # %% tags=["fold"]
 # plot: both tasks against the weight
 figure, panel = plt.subplots(figsize=(6.4, 3.2))
-for (task, values), colour in zip(curves.items(), ("lora", "head"), strict=True):
-    panel.plot(weights, values, "o-", color=COLOURS[colour], label=task)
+for (task, values), style in zip(curves.items(), ("o-", "s:"), strict=True):
+    panel.plot(weights, values, style, color=COLOURS["lora"], label=task)
 panel.axhline(0.5, color=COLOURS["random"], linestyle="--", label="guessing")
 panel.set(
     title="none of the six weights keeps both skills",
@@ -418,7 +420,7 @@ assert torch.allclose(both, 0.3 * B1 @ A1 + 0.7 * B2 @ A2, atol=1e-4), (
 # | symptom | likely cause | check |
 # |:--|:--|:--|
 # | a combination is worse than each adapter | the factors were added | section 4: the error of `combine_adapters` |
-# | all examples of a batch answer alike | one adapter is active for all | section 3: `mixed_batch` |
+# | in a mixed batch only one customer's answers are right | one adapter is active for all | section 3: `mixed_batch` |
 # | an example answers differently in a batch | padding without a mask | run it alone, padded alike |
 # | a sum of skills has lost one | each was trained alone | section 5: move w, or train on both |
 # | "each have a head" is raised | the heads of two tasks cannot be added | choose `head_from` |

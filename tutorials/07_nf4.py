@@ -4,7 +4,8 @@
 # **Needs** lesson [01](01_lora_by_hand.py); what a quantile is
 # · **Read and do** 45 minutes · **Runs in** about 15 s on one CPU thread · **Memory** 2 GB
 #
-# A weight usually takes 32 or 16 bits. How can a model keep it in about 4 bits, and still work?
+# A model with 7 billion weights needs 14 GB in 16 bits, and about 3.6 GB in 4 bits. But how can
+# a model keep a weight in about 4 bits, and still work?
 #
 # ![A block of weights, its largest value, a level, half a byte, a byte](diagrams/07_steps.svg)
 #
@@ -124,6 +125,8 @@ levels = levels / levels.max()
 gaps = levels.diff()
 print("positive levels:", [round(level, 2) for level in levels[8:].tolist()])
 print(f"gaps: {gaps.min():.2f} next to zero, {gaps.max():.2f} at the negative end")
+
+# %%
 print(f"mean error: even {error(weights, even):.1%}, NF4 {error(weights, levels):.1%}")
 
 # %% tags=["fold"]
@@ -203,7 +206,9 @@ for size, (bits, wrong) in plain.items():
 # %% tags=["fold"]
 # check
 true_option(plain[64][0] == 4, plain[64][0] == 4.5, plain[64][0] == 36)
-assert whole.bits_per_parameter == 4.5, "the library stores the same"
+assert whole.bits_per_parameter == 4.5, (
+    "4.5 expected: is the absmax stored in 32 bits, once for 64 weights?"
+)
 assert plain[4096][1] > 1.3 * plain[64][1], "a larger block must have larger errors"
 
 # %% [markdown]
@@ -234,6 +239,8 @@ before, after = 32 / 64, 8 / 64 + 32 / (64 * 256)
 double = nf4.quantize(normal, double_quant=True)
 print(f"bits for scales: {before:.3f} before, {after:.3f} after")
 print(f"all bits per weight, as stored: {double.bits_per_parameter:.3f}")
+
+# %%
 for nested in (False, True):
     decoded = nf4.dequantize(nf4.quantize(normal, double_quant=nested))
     wrong = (decoded - normal).abs().mean() / normal.abs().mean()
@@ -248,9 +255,16 @@ once, twice = (
     (nf4.dequantize(nf4.quantize(normal, double_quant=nested)) - normal).abs().mean()
     for nested in (False, True)
 )
-assert twice < 1.005 * once, "8 bits are enough for scales that are close to each other"
+assert twice < 1.005 * once, "the error grew: was the mean of the scales not subtracted?"
 
 # %% [markdown]
+# (The error is measured on 131,072 exactly normal numbers, so it is not the 9.6 % of our
+# weights.)
+#
+# Are 4 bits enough? A model with 22 M parameters, trained on SST-2, had an accuracy of 0.853
+# before its layers were quantized, and 0.859 after
+# ([report](../training/results/qlora/report.md)).
+#
 # ## 6. Break it on purpose: one outlier
 #
 # Here is a block of 64 normal numbers. We replace one of them by 100.

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 10 · NF4 kernels are limited by decoding, not by bytes
+# # 10 · For one token, an NF4 kernel is limited by decoding, not bytes
 #
 # **Needs** lessons [07](07_nf4.py) and [09](09_fused_lora.py)
 # · **Read and do** 50 minutes · **Runs in** about 25 s on one CPU thread · **Memory** 2 GB
@@ -54,7 +54,7 @@ generator = torch.Generator().manual_seed(0)
 # - [ ] 15 MB, 8 times faster || That is compared with 32 bits.
 
 # %%
-N, K, bandwidth = 14336, 4096, 4.3e12
+N, K, bandwidth = 14336, 4096, 4.3e12  # d_out, d_in, bytes per second
 bits = {"16 bits": 16.0, "NF4": 4 + 8 / 64 + 32 / (64 * 256)}
 for name, width in bits.items():
     size = N * K * width / 8
@@ -92,9 +92,9 @@ assert budget < 5, "is the bandwidth in bytes, and the weight in bits?"
 
 # %% [markdown]
 # For each weight, a kernel must take 4 bits out of a byte, look up the level, multiply by the
-# scale, multiply by a number of $x$, and add. That is already more than 4 instructions. A
-# 16-bit weight does not have this problem: it takes four times as long to arrive, and it needs
-# no decoding.
+# scale, multiply by a number of $x$, and add. Even if multiply and add are one instruction,
+# that is 4, and loading the byte and computing addresses are not counted yet. A 16-bit weight
+# does not have this problem: it takes four times as long to arrive, and it needs no decoding.
 #
 # ## 3. Two ways to decode a byte
 #
@@ -122,7 +122,7 @@ def by_byte(table, byte):
 # - [x] 2,048 bytes || 256 entries of 8 bytes. It fits into the fastest cache of a processor.
 
 # %%
-weight = torch.randn(8, 256, generator=generator)
+weight = torch.randn(8, 256, generator=generator)  # (N, K)
 q = nf4.quantize(weight)
 levels, pairs = nf4.levels("nf4"), nf4.level_pairs("nf4", torch.device("cpu")).view(torch.int64)
 print(f"{len(pairs)} entries of {pairs.element_size()} bytes: {pairs.nbytes:,} bytes")
@@ -187,15 +187,16 @@ show(figure, "10_instructions")
 inside = [name for name in WAYS if reports[name]["per weight"] <= budget]
 true_option(inside == ["table of 256 pairs"], not inside, len(inside) == 2)
 assert reports["comparisons"]["per weight"] > 3 * reports["table of 256 pairs"]["per weight"], (
-    "a comparison is an instruction"
+    "did the compiler turn the tree into a table?"
 )
 
 # %% [markdown]
-# So bytes are not the limit: the instructions alone take longer. (To compare the ways, this
-# kernel also writes its weights. A kernel that only decodes moves 5 times more bytes, so its
-# budget is about 20 instructions. Here the question is a kernel that multiplies at once.) A
-# 4-bit kernel beats 16 bits only if it reaches more than 1/3.9 = 26 % of the bandwidth. The
-# tree of comparisons reaches less: with it, 4 bits would be slower than 16.
+# So for a kernel that multiplies at once, bytes are not the limit: the instructions alone take
+# longer. (To compare the ways, this kernel also writes its weights. A kernel that only decodes
+# moves 5 times as many bytes, so its budget is about 20 instructions. Here the question is a
+# kernel that multiplies at once.) A 4-bit kernel beats 16 bits only if it reaches more than
+# 1/3.9 = 26 % of the bandwidth. The tree of comparisons reaches less: with it, 4 bits would be
+# slower than 16.
 #
 # ## 5. One token: scale late
 #
@@ -214,6 +215,8 @@ assert reports["comparisons"]["per weight"] > 3 * reports["table of 256 pairs"][
 early = ["c1 · a", "c2 · a", "sum += · x1", "sum += · x2"]
 late = ["c1 · x1", "+ c2 · x2", "sum += · a"]
 print(f"scaled first: {len(early)} instructions for a byte, scaled late: {len(late)}")
+
+# %%
 table = {(row["kernel"], row["variant"]): row for row in read_table() if row["sm"] == "90"}
 gemv = float(table["gemv_kernel", "M=1 r=16"]["per_weight"])
 faster = promise * budget / gemv
@@ -243,12 +246,12 @@ assert q.packed.nbytes + look_ups < counted.loaded < 1.2 * (q.packed.nbytes + lo
 #
 # ## 6. What the H200 measured
 #
-# ??? Our count allows 76 % of the bandwidth for one token (4.0 / 5.3). What did our kernel
+# ??? Our count allows 75 % of the bandwidth for one token (4.0 / 5.3). What did our kernel
 #   reach on an H200?
-# - [ ] about 76 % || The count is an upper limit. It does not know how long a look-up takes.
-# - [ ] more than 90 % || The limit by instructions is 76 %.
+# - [ ] about 75 % || The count is an upper limit. It does not know how long a look-up takes.
+# - [ ] more than 90 % || The limit by instructions is 75 %.
 # - [x] less than 20 % || The count left out how long a look-up takes. They go through a cache
-#   that all threads share. (This is our explanation, not a measurement.)
+#   that all threads of a processor share. (This is our explanation, not a measurement.)
 
 # %% tags=["fold"]
 # table: from the committed report of the H200
@@ -270,12 +273,13 @@ assert reached < budget / gemv, "faster than the count: was the weight in a cach
 # Each ratio is our time divided by the other's, so below 1 ours is faster. More than 100 % of
 # the limit means that a weight of this size stayed partly in the cache. The row of one token is
 # a negative result, and an important one. For one token our kernel is slower than bitsandbytes
-# ("the library") and slower than a 16-bit layer ("the bare layer"). The count of instructions
-# gave a limit, but not the time. Only a measurement shows what look-ups cost. (Decoding a whole
-# weight at once is different: there ours needs 0.7 of bitsandbytes' time.)
+# ("the library") and slower than a 16-bit layer ("the bare layer"; in the first row: a copy of
+# the weight). The count of instructions gave a limit, but not the time. Only a measurement
+# shows what look-ups cost. (Decoding a whole weight at once is different: there ours needs 0.7
+# of bitsandbytes' time.)
 #
 # The [deep dive](deep/10_nf4_kernels.py) looks at more tokens: with 4 tokens it was already
-# faster to decode the weight once and to call cuBLAS. (The library does so from 2 tokens on.)
+# faster to decode the weight once and to call cuBLAS. (Our layer does so from 2 tokens on.)
 #
 # ## Break it on purpose: the halves of a byte
 #
@@ -343,8 +347,9 @@ print("the same result from the same bytes")
 #
 # ??? What is wrong?
 # - [ ] The times have to be exchanged. || Bytes divided by seconds is right.
-# - [x] The 4-bit weight has 0.52 bytes per weight, not 2. || The times are equal, but it uses
-#   only a quarter of what the memory can do: up to 3.9 times are left to gain.
+# - [x] The 4-bit weight has 0.52 bytes per weight, not 2. || The times are nearly equal, but it
+#   uses only a quarter of what the memory can do. By bytes, up to 3.9 times are left to gain;
+#   by instructions, less.
 # - [ ] N K has to be doubled. || Each weight is read once.
 #
 # ## Quiz

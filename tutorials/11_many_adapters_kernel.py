@@ -123,7 +123,8 @@ assert len(table.tiles) == 8 // 2 + 2, "M // height + L lines, filled up with ad
 # with adapter -1. So all batches of M examples start the same number of programs.
 #
 # Adapters of different ranks lie in one tensor, A with shape (L, R, K). A smaller rank is
-# filled up with zeros, and zeros add nothing.
+# filled up with zeros, and zeros add nothing. R is a power of two and at least 16, because the
+# kernel's `tl.dot` needs that.
 #
 # ## 3. A kernel that reads the table
 #
@@ -258,7 +259,7 @@ print(f"wrong: the examples {wrong[0]} to {wrong[-1]}")
 # check
 true_option(len(wrong) == M, wrong == list(range(20, 32)), not wrong)
 assert torch.allclose(results[0][32:], results[1][32:], atol=1e-4), (
-    "the second tile has one adapter"
+    "is the second tile's adapter not 1, or its first place not 32?"
 )
 
 # %% [markdown]
@@ -283,7 +284,7 @@ show_table(
 )
 
 # %% tags=["fold"]
-# check: the last row, from the same table
+# check: this row, from the same table
 import re
 
 summary = (ROOT / "kernels/results/nvidia-h200/summary.md").read_text()
@@ -295,17 +296,20 @@ true_option(high > 6, 1.5 < high < 3, 1 < high < 1.2)
 assert high > 1, "faster than one adapter: were equal examples timed?"
 
 # %% [markdown]
-# In the last row, "over torch" is the loop: the kernels need 0.14 to 0.16 of its time. "The
-# bare layer" is one adapter in the same kernels. An ordinary layer with one adapter was 1.7
-# times faster still ([report](../kernels/results/nvidia-h200/report.md)), so a batch with one
+# ("In one launch" in the table means: without a loop. It is the two launches of section 3.) In
+# this row, "over torch" is the loop: the kernels need 0.14 to 0.16 of its time. "The bare
+# layer" is one adapter in the same kernels. With 512 examples, an ordinary layer with one
+# adapter was 1.4 to 1.7 times faster still ([report](../kernels/results/nvidia-h200/report.md),
+# [first run](../kernels/results/nvidia-h200/first_run/report.md)), so a small batch with one
 # adapter should use that one.
 #
 # ## The same in the library
 #
 # `mixed_batch` of lesson 06 takes these kernels on a GPU where they were measured to be faster.
 # peft has a loop (`adapter_names` in its forward). [Punica](https://arxiv.org/abs/2310.18547)
-# and [S-LoRA](https://arxiv.org/abs/2311.03285) (2023) have the same idea for serving. Here the
-# library's two paths:
+# and [S-LoRA](https://arxiv.org/abs/2311.03285) (2023) have the same idea for serving.
+# (Punica's SGMV has the same two steps; ours also fetches the examples where they are, with
+# `order`.) Here the library's two paths (each layer's two launches count as one operation):
 
 # %% tags=["fold"]
 # the same in the library: the loop and the kernels
@@ -367,7 +371,7 @@ print(
 # ??? A small batch has one adapter for all examples. What is better than the grouped kernels?
 # - [ ] a loop || It has one round here, but also its extra operations.
 # - [ ] nothing || The table is not needed at all.
-# - [x] the ordinary LoRA layer || It needs no table (section 5: 1.7 times faster).
+# - [x] the ordinary LoRA layer || It needs no table (section 5: 1.4 to 1.7 times faster).
 #
 # ??? An adapter has no example in this batch. What is its gradient?
 # - [ ] undefined || The kernel writes it.
@@ -392,7 +396,7 @@ assert not dA[0].any() and not dA[2].any(), "adapters without examples have a gr
 # | some examples get another adapter | a tile across a border | section 4: compare with the loop |
 # | answers go to the wrong users | the results stay in sorted order | "Find the bug" |
 # | a captured CUDA graph repeats an old batch | the table was made anew elsewhere | compare with the loop after a second batch |
-# | slower than one ordinary adapter | all examples ask for the same adapter | use the ordinary layer (section 5) |
+# | slower than one ordinary adapter | a small batch, all with the same adapter | use the ordinary layer (section 5) |
 #
 # ## Exercises
 #

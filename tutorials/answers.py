@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # the pages run on the CPU, also where there is a GPU
 RECORD = "RECORD_OF_ANSWERS"
 """the process environment's name for a file that gets each letter; `python -m tutorials render` compares it with the source"""
 

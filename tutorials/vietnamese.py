@@ -15,7 +15,7 @@ LINES = {
     "07": "NF4: mười sáu mức không đều và một hệ số cho mỗi khối là đủ",
     "08": "QLoRA: LoRA học tốt không kém bên cạnh một mô hình nền 4 bit",
     "09": "LoRA hợp nhất: hàm nhân lợi ít, và phép đếm cho biết ít đến mức nào",
-    "10": "Hàm nhân NF4 bị giới hạn bởi việc giải mã, không phải bởi số byte",
+    "10": "Với một token, hàm nhân NF4 bị giới hạn bởi việc giải mã, không phải số byte",
     "11": "Nhiều bộ chuyển đổi trong hai lần khởi chạy: sắp xếp số thứ tự, không sắp xếp ví dụ",
     "12": "Bộ chuyển đổi nút thắt cổ chai là một mạng nhỏ trong mỗi lớp: ít số phải học, nhưng lúc suy luận luôn phải trả giá",
     "13": "Token ảo chỉ học được với bước lớn, và chiều sâu hơn độ dài chỉ ở một số tác vụ",

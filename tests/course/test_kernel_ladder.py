@@ -185,6 +185,13 @@ def test_a_cache_forgets_what_was_used_longest_ago(cache, loaded):
     assert counted.loaded == loaded and counted.stored == 2 * 256
 
 
+def test_a_file_that_python_cannot_read_is_named_by_its_line(tmp_path, monkeypatch):
+    path = tmp_path / "p01_scale.py"
+    path.write_text("import triton\n\nprint((1)\n")
+    monkeypatch.setattr(checking, "file_of", lambda number, folder="stubs": path)
+    assert checking.verdict("01") == (False, ["not yet: line 3: '(' was never closed"])
+
+
 def test_the_command_names_the_next_step(capsys):
     from tutorials.kernels_ladder.command import command
 

@@ -2,7 +2,7 @@
 # # 00 · Deep dive: package names, leaks, tokens and masked words
 #
 # **Needs** [lesson 00](../00_setup_and_small_world.py) · **Read and do** 20 minutes
-# · **Runs in** about 10 s on one CPU thread · **Memory** 2 GB
+# · **Runs in** about 15 s on one CPU thread · **Memory** 2 GB
 #
 # This page contains what the core page of lesson 00 had no space for. You do not need it to
 # continue with lesson 01.

@@ -147,7 +147,7 @@ for (task, method), values in curves.items():
 # %% tags=["fold"]
 # plot: exact sums and sums of rank 8
 figure, panel = plt.subplots(figsize=(6.4, 3.4))
-styles = {"mood": COLOURS["lora"], "topic": COLOURS["head"]}
+styles = {"mood": COLOURS["lora"], "topic": COLOURS["random"]}
 for (task, method), values in curves.items():
     panel.plot(
         weights,

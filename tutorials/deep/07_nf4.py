@@ -2,7 +2,7 @@
 # # 07 · Deep dive: where NF4's levels come from, and how good they are
 #
 # **Needs** [lesson 07](../07_nf4.py) · **Read and do** 30 minutes
-# · **Runs in** about 10 s on one CPU thread · **Memory** 2 GB
+# · **Runs in** about 15 s on one CPU thread · **Memory** 2 GB
 #
 # Two things are often said about NF4: its levels are used equally often, and a simpler formula
 # for the levels is wrong. This page checks both, and looks at block sizes with and without

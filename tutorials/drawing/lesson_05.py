@@ -21,7 +21,7 @@ def variants() -> Drawing:
     d.arrow((246, 70), (352, 110))
     d.arrow((288, 192), (354, 130))
     d.arrow(plus.right, y.left)
-    for x1, y1, number in ((330, 178, "1"), (128, 164, "2"), (274, 132, "3"), (394, 92, "4"), (168, 192, "5"), (442, 156, "5")):
+    for x1, y1, number in ((330, 178, "1"), (128, 164, "2"), (274, 132, "3"), (394, 92, "4"), (240, 214, "5"), (442, 156, "5")):
         d.box(x1 - 11, y1 - 11, 22, 22, "gradient", number, round_by=11)
     for i, words in enumerate(
         (

@@ -27,7 +27,6 @@ def steps() -> Drawing:
     d.text(321, 210, "high half", "small middle soft")
     d.text(383, 210, "low half", "small middle soft")
     d.text(290, 250, "decode: level × absmax", "small bold")
-    d.text(290, 272, "4 bits + 32/64 bits = 4.5", "small soft")
     d.legend(316, ("quantized", "4 bits"), ("data", "float"))
     return d
 

@@ -20,7 +20,7 @@ def dtypes() -> Drawing:
     d.arrow(x.right, a.left)
     d.arrow(a.right, b.left, "x Aᵀ")
     d.arrow(b.right, y.bottom, "× s", above=-22)
-    d.arrow((412, 160), (68, 160), "backward: dx = dy Ŵ, decoded again", "gradient", dashed=True, above=-18)
+    d.arrow((412, 160), (68, 160), "backward: dx = dy Ŵ + s (dy B) A", "gradient", dashed=True, above=-18)
     d.text(240, 262, "gradients and Adam: only for A and B, 32 bit", "small middle soft")
     d.legend(288, ("quantized", "4 bits"), ("frozen", "frozen"), ("trained", "trained"), ("gradient", "gradient"))
     return d

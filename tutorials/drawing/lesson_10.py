@@ -15,7 +15,7 @@ def decode() -> Drawing:
         d.text(176, y + 18, place, "small end soft")
         d.box(186, y, 108, 26, "data" if place == "247" else "plain", "", round_by=1)
         d.text(240, y + 18, pair, "small middle")
-    d.text(240, 20, "table of 256 pairs, 2 kB", "small middle soft")
+    d.text(240, 20, "table of 256 pairs", "small middle soft")
     d.arrow((108, 62), (146, 90))
     d.text(330, 74, "× absmax", "small middle")
     d.arrow((294, 96), (356, 96))

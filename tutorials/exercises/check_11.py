@@ -20,7 +20,7 @@ def check_most_tiles(answers) -> None:
 
 def check_make_tiles(answers) -> None:
     found, wanted = answers.make_tiles([1, 0, 1, -1, 1, 0], 2), [(0, 1, 2), (1, 3, 2), (1, 5, 1)]
-    assert found == wanted, f"ids of section 2: expected {wanted}, found {found}"
+    assert found == wanted, f"ids of the first diagram: expected {wanted}, found {found}"
     assert answers.make_tiles([-1, -1], 4) == [], "rows of the base are in no tile"
     ids = torch.randint(-1, 5, (200,), generator=torch.Generator().manual_seed(0))
     wanted = [tuple(t) for t in tile_table(ids, 5, 16).tiles.tolist() if t[0] >= 0]

@@ -68,7 +68,9 @@ TAIL = """
 The same kernels run on a GPU without a change. Copy a kernel to a machine with one, with larger inputs, and time it:
 
 ```python
-import torch, triton
+import torch
+import triton
+
 x = torch.randn(2**24, device="cuda")
 y = torch.empty_like(x)
 ms = triton.testing.do_bench(lambda: scale[(2**24 // 1024,)](x, y, BLOCK=1024))

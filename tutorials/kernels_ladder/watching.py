@@ -86,16 +86,15 @@ def watching(readable: dict[str, Tensor], writable: dict[str, Tensor], cache: in
     load, store = Builder.create_masked_load, Builder.create_masked_store
 
     def watched_load(self, ptrs, mask, other, *rest):
-        result_size = ptrs.get_element_ty().primitive_bitwidth // 8
         allowed = np.broadcast_to(mask.data, ptrs.data.shape)
-        seen.load(ptrs.data[allowed], result_size)
+        seen.load(ptrs.data[allowed], _bytes_of(ptrs))
         result = load(self, ptrs, mask, other, *rest)
         if other is None and result.data.dtype.kind == "f":  # a GPU leaves anything there
             result.data = np.where(allowed, result.data, np.nan).astype(result.data.dtype)
         return result
 
     def watched_store(self, ptrs, value, mask, *rest):
-        seen.store(ptrs.data[np.broadcast_to(mask.data, ptrs.data.shape)], ptrs.get_element_ty().primitive_bitwidth // 8)
+        seen.store(ptrs.data[np.broadcast_to(mask.data, ptrs.data.shape)], _bytes_of(ptrs))
         return store(self, ptrs, value, mask, *rest)
 
     def refused(*_):
@@ -111,6 +110,11 @@ def watching(readable: dict[str, Tensor], writable: dict[str, Tensor], cache: in
     finally:
         for name, function in before.items():
             setattr(Builder, name, function)
+
+
+def _bytes_of(addresses) -> int:
+    """Of one element at these addresses."""
+    return addresses.get_element_ty().primitive_bitwidth // 8
 
 
 def apart(values: dict) -> dict:

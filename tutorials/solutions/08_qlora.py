@@ -19,5 +19,5 @@ def merged_error(base: Quantized, update: Tensor) -> float:
 
 
 def linear4bit_backward(dy: Tensor, weight: Quantized) -> Tensor:
-    """★★ dx of y = x Ŵᵀ, from dy (M, N) and the packed weight (N, K)."""
+    """★★ dx of y = x Ŵᵀ, from dy (T, d_out) and the packed weight (d_out, d_in)."""
     return dy @ dequantize(weight)

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # The backward pass: exact gradients, a seed for dropout, and measurements
+# # The backward pass: share one read of dy, store only a seed
 #
 # **Needs** [lesson 09](../09_fused_lora.py) and [a kernel, tile by tile](kernel_by_tiles.py)
 # · **Read and do** 50 minutes · **Runs in** about 15 s on one CPU thread · **Memory** 2 GB
@@ -52,7 +52,8 @@ x, W, A, B, dy = (torch.randn(shape, generator=generator) for shape in shapes)
 #
 # $$dS = s\, dy\, B, \quad dB = dy^\top S, \quad dA = dS^\top x, \quad dx = dy\, W + dS\, A.$$
 #
-# (Here the scale is in $S$ and in $dS$, so it appears in no other formula.)
+# (One exception: $dS$ is the gradient with respect to $x A^\top$, not to $S$. So both $S$ and
+# $dS$ contain $s$, and it appears in no other formula.)
 #
 # ??? dS and dB both need all of dy, which is as large as y. How often does a good kernel read
 #   dy for both of them?
@@ -63,7 +64,8 @@ x, W, A, B, dy = (torch.randn(shape, generator=generator) for shape in shapes)
 # %%
 y, S = lora_matmul_triton.lora_forward(x, W, None, A, B, s)
 with traffic() as counted:
-    dS, dB = lora_backward_triton.grad_rank(dy, B, S, s, Tiles(32, 32, 0, split=2))
+    tiles = Tiles(32, 32, 0, split=2)
+    dS, dB = lora_backward_triton.grad_rank(dy, B, S, s, tiles)  # (M, r), (N, r)
 rest = 2 * S[:, :r].nbytes + M // 32 * B.nbytes  # S for each of 2 parts, B for each 32 rows
 print(f"dy has {dy.nbytes:,} bytes; loaded: {counted.loaded:,}, of which S and B are {rest:,}")
 
@@ -225,7 +227,8 @@ assert chosen[512] == "torch", "was kernels/measured.json written again?"
 
 # %% [markdown]
 # Why is it slower in the middle? Up to 32 tokens our kernel needs one launch where PyTorch
-# needs three. From 64 tokens on it needs two. There are probably too few tiles to fill the GPU,
+# needs three. From 64 tokens on it needs `shrink` and `expand`, and in the middle also small
+# operations that add up the parts of S. Probably there are also too few tiles to fill the GPU,
 # and cuBLAS is very good at such sizes. That is a negative result, and the layer knows it.
 #
 # Here is the whole picture. "The bare layer" has no adapter. The limit is the roofline of
@@ -261,14 +264,14 @@ print("the layer's gradients are those of autograd in float64")
 # %% [markdown]
 # ## Find the bug
 #
-# Its gradient of B agrees with autograd. Those of A and x do not.
+# The gradient of B from this function agrees with autograd. Those of A and x do not.
 #
 # ```python
 # def backward(ctx, dy):
 #     x, W, A, B, S = ctx.saved_tensors
 #     dS = dy @ B
 #     dA, dB = dS.T @ x, dy.T @ S      # S = s * x @ A.T
-#     return dy @ W + dS @ A, dA, dB
+#     return dy @ W + dS @ A, None, dA, dB  # x, W (frozen), A, B
 # ```
 #
 # ??? What is wrong?
@@ -284,7 +287,7 @@ buggy_dS = dy @ B
 buggy = {"dA": buggy_dS.T @ x, "dB": dy.T @ S0}
 true_option(
     buggy["dB"].shape != B.shape,
-    False,
+    torch.equal(dy @ W + buggy_dS @ A, dy @ W),
     torch.allclose(s * buggy["dA"], dA, rtol=1e-3, atol=1e-2) and torch.allclose(buggy["dB"], dB, rtol=1e-3, atol=1e-2),
 )
 
@@ -328,15 +331,15 @@ assert 2 * (128 + 256) * 64 * 2 == 98_304 == 147_456 * 2 // 3, "two stages"
 #
 # | symptom | likely cause | check |
 # |:--|:--|:--|
-# | the loss falls more slowly with dropout | another mask in the backward pass | section 3: compare with autograd |
+# | gradients of A and x are wrong, only with dropout | another mask in the backward pass | section 3: compare with autograd |
 # | gradients are off by a constant factor | the scale is missing, or applied twice | "Find the bug" |
 # | results differ from run to run | autotuning, or atomic additions | `torch.equal` of two runs |
 # | a layer does not use the kernel | it was not faster there, or never measured | `loralib.explain(model)` |
 #
 # ## Exercises
 #
-# ★★ The exercise of this page is puzzle 11 of the [ladder](../kernels_ladder/README.md):
-# `python -m tutorials ladder 11`.
+# ★ Puzzle 03 (a program adds up a row, as for dS) and ★★ puzzle 11 of the
+# [ladder](../kernels_ladder/README.md): `python -m tutorials ladder 11`.
 #
 # **Change and measure:** in section 3, set p = 0.5 and p = 0.05. How wrong is the gradient of
 # A? Can you derive the number from p? <details><summary>Hint</summary>√(2p): both masks are

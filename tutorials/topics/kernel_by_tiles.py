@@ -107,8 +107,8 @@ def matmul(x, w, y, M, N, K, BLOCK: tl.constexpr):
 
 
 # %% [markdown]
-# ??? M = N = K = 64, and tiles have 32 rows and columns. How often is each number of x loaded
-#   from memory?
+# ??? M = N = K = 64, and tiles have 32 rows and columns. How often do the programs load each
+#   number of x?
 # - [ ] once || Every program of a row of tiles needs these rows of x.
 # - [x] 2 times || y has 2 columns of tiles, and each program loads its rows of x.
 # - [ ] 64 times || That would be so with tiles of one column.
@@ -133,8 +133,8 @@ assert torch.allclose(y, x @ W.T, atol=1e-4), "is W read as its transpose?"
 # ## 3. The order of the tiles, and the cache
 #
 # Programs that run at about the same time load the same rows. A GPU keeps what was loaded
-# recently in its **L2 cache** (60 MB on an H200). So the order of the tiles decides how much
-# must come from memory.
+# recently in its **L2 cache** (tens of MB). So the order of the tiles decides how much must
+# come from memory.
 #
 # Below we compare two orders: along a row of tiles, then the next row; or down 4 rows of tiles,
 # then one column to the right. We count the bytes from memory behind a small cache of 6 kB.
@@ -208,8 +208,7 @@ def one_launch(x, w, a, b, y, s, N, K, R: tl.constexpr, BLOCK: tl.constexpr):
 # %% [markdown]
 # ??? y has 2 rows and 4 columns of tiles. How many times is all of A loaded?
 # - [ ] once || Each program needs all of A.
-# - [ ] 2 times || That is the number of rows of tiles. Programs of one row do not share
-#   anything.
+# - [ ] 2 times || That is the number of rows of tiles. Each program loads A for itself.
 # - [x] 8 times || Once for each program: 2 · 4.
 
 # %%
@@ -267,7 +266,7 @@ print(f"expand loads {more:,} bytes more than the base: S and B")
 thin = 4 * S[:, :r].nbytes + 2 * B.nbytes  # S for each column of tiles, B for each row of tiles
 true_option(more == thin, more >= x.nbytes + thin, more >= y2.nbytes + thin)
 assert of_shrink.loaded == x.nbytes + 2 * A.nbytes, "x once, and A for each 32 rows"
-assert torch.allclose(y2, y, atol=1e-5), "two launches, the same result"
+assert torch.allclose(y2, y, atol=1e-5), "is S scaled twice, or is B read as its transpose?"
 persistent = lora_matmul_triton.expand(x, W, None, S, B, tiles, persistent=True)
 assert torch.allclose(persistent, y2, atol=1e-5), "version 3: each program computes several tiles"
 
@@ -288,8 +287,8 @@ assert torch.allclose(persistent, y2, atol=1e-5), "version 3: each program compu
 # A GPU program is executed by **warps**, groups of 32 threads. Its accumulator lies in
 # **registers**, the fastest memory, and a thread has at most 255 of them. A register holds one
 # 32-bit number, and the tile is shared among all threads. The natural way to write the last
-# step is `acc += tl.dot(S, B) * s`, after the loop. The result is correct. But the compiler
-# then needs registers for a second accumulator.
+# step is `acc += tl.dot(low, b_tile) * s`, with the names of section 4, after the loop. The
+# result is correct. But the compiler then needs registers for a second accumulator.
 #
 # We compile both forms for a Hopper GPU (such as an H200) with tiles of 128 × 256 and 8 warps.
 # No GPU is needed for this.
@@ -314,7 +313,7 @@ assert reports["inside the accumulator"]["spilled"] == 0, "the LoRA term is a st
 assert reports["beside the accumulator"]["spilled"] > 0, "two accumulators should not fit"
 
 # %% tags=["fold"]
-# plot: the compiler's report of the library's kernels (Hopper, r = 16)
+# plot: the compiler's report of the library's LoRA kernels (Hopper, r = 16)
 shown = [
     row
     for row in read_table()
@@ -326,7 +325,7 @@ panel.barh(names, [int(row["registers"]) for row in shown], color=COLOURS["lora"
 panel.axvline(255, color=COLOURS["broken"], linestyle="--")
 panel.annotate("limit", (255, -0.3), xytext=(-30, 0), textcoords="offset points", color=COLOURS["broken"])
 panel.invert_yaxis()
-panel.set(title="the library's kernels stay below 255 registers", xlabel="registers of a thread")
+panel.set(title="the library's LoRA kernels stay below 255 registers", xlabel="registers of a thread", ylabel="kernel")
 show(figure, "kernel_registers")
 
 # %% [markdown]
@@ -338,8 +337,9 @@ show(figure, "kernel_registers")
 #
 # ## The same in Triton's own tutorial
 #
-# Triton's tutorial 03 has this matrix multiplication, with the same order of tiles. Its groups
-# and ours visit the tiles in the same order:
+# Triton's tutorial 03 has this matrix multiplication, with the same order of tiles. (It
+# multiplies by a matrix of shape (K, N); our W is (N, K). It calls GROUP `GROUP_SIZE_M`.) Its
+# groups and ours visit the tiles in the same order:
 
 # %% tags=["fold"]
 # the same in Triton's tutorial 03: its formula for the order of the tiles
@@ -360,7 +360,9 @@ for program in range(tiles_m * tiles_n):
     first = program // (group * tiles_n) * group
     height = min(tiles_m - first, group)  # the last group may have fewer rows
     inside_group = program % (group * tiles_n)
-    assert ours[program].tolist() == [first + inside_group % height, inside_group // height], program
+    assert ours[program].tolist() == [first + inside_group % height, inside_group // height], (
+        f"program {program}: row and column exchanged, or the height of the last group?"
+    )
 print("the same order of", tiles_m * tiles_n, "tiles")
 
 # %% [markdown]
@@ -428,8 +430,9 @@ assert wide[32] == wide[16] / 2, "half as many columns of tiles"
 # ## Exercises
 #
 # The exercises of this page are puzzles of the [ladder](../kernels_ladder/README.md): ★ 01, 02
-# and 03, ★★ 04 to 07, ★★★ 09 and 10. Start with 01, 02 and 05: `python -m tutorials ladder 01`.
-# Each one checks the values, the bytes, and every address.
+# and 03, ★★ 04 to 07, 09 and 10. (The kernels of 06 and 09 are on this page: write them without
+# looking.) Start with 01, 02 and 05: `python -m tutorials ladder 01`. Each one checks the
+# values, the bytes, and every address.
 #
 # **Change and measure:** in section 3, use GROUP = 2 and GROUP = 8. Which one loads least from
 # memory behind this cache, and why?
