@@ -67,7 +67,9 @@ def version_on_pypi(name: str) -> str | None:
 for module in (kernels, adapters, loralib):
     name = module.__name__
     version = version_on_pypi(name)
-    assert version is None, f"a package {name} {version} is installed: run  pip uninstall {name}"
+    assert version is None, (
+        f"a package {name} {version} is installed: run  pip uninstall {name}"
+    )
     ours = ROOT.resolve() in Path(module.__file__).resolve().parents
     assert ours, f"{name} comes from {module.__file__}: start Python in the project's root"
     print(f"{name:<9} is our folder")
@@ -209,7 +211,9 @@ def share_of_good(model) -> torch.Tensor:
     batch = tokenizer([text for text, _ in hidden], padding=True, return_tensors="pt")
     logits = model(**batch).logits  # (B, T, vocabulary)
     p = logits[batch["input_ids"] == tokenizer.mask_token_id].softmax(-1)  # (B, vocabulary)
-    good, bad = (p[:, tokenizer.convert_tokens_to_ids(list(kind))].sum(1) for kind in (GOOD, BAD))
+    good, bad = (
+        p[:, tokenizer.convert_tokens_to_ids(list(kind))].sum(1) for kind in (GOOD, BAD)
+    )
     return good / (good + bad)
 
 

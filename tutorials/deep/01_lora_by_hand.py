@@ -57,9 +57,13 @@ print(f"singular values of B A that are not zero: {above}")
 # %% tags=["fold"]
 # plot: the singular values of both matrices
 figure, panel = plt.subplots()
-panel.semilogy(range(1, D + 1), values["W"], color=COLOURS["full"], label="a full 64 × 64 matrix")
+panel.semilogy(
+    range(1, D + 1), values["W"], color=COLOURS["full"], label="a full 64 × 64 matrix"
+)
 small = values["B A"].clamp_min(1e-7)
-panel.semilogy(range(1, D + 1), small, color=COLOURS["lora"], marker=".", label="B A with r = 4")
+panel.semilogy(
+    range(1, D + 1), small, color=COLOURS["lora"], marker=".", label="B A with r = 4"
+)
 panel.set(title="B A acts in r directions and in no other", ylabel="size (log scale)")
 panel.set(xlabel="number of the singular value")
 panel.annotate("rounding error, cut at 10⁻⁷", (30, 3e-5), color=COLOURS["lora"])
@@ -130,7 +134,9 @@ show(figure, "01_eckart_young")
 # check
 true_option(abs(best[2] - 3) < 0.1, abs(best[2] - 5) < 0.1, abs(best[2] - 25) < 0.1)
 for r in ranks:
-    assert best[r] - 0.01 < errors[r] < best[r] + 0.1, "gradient descent should reach the optimum"
+    assert best[r] - 0.01 < errors[r] < best[r] + 0.1, (
+        "gradient descent should reach the optimum"
+    )
 
 # %% [markdown]
 # A real update looks like this (the query weight of the encoder's last layer, after full
@@ -174,8 +180,12 @@ print(f"{claimed:,} mod 12 = {claimed % 12}, mod 768 = {claimed % 768}")
 
 # %% tags=["fold"]
 # check
-true_option(report.parameters == 294_912, report.parameters == 147_456, report.parameters == claimed)
-assert by_hand == report.parameters, "12 layers, r = 8, d_in 768, d_out 2304: which one differs?"
+true_option(
+    report.parameters == 294_912, report.parameters == 147_456, report.parameters == claimed
+)
+assert by_hand == report.parameters, (
+    "12 layers, r = 8, d_in 768, d_out 2304: which one differs?"
+)
 assert claimed % 12 and claimed % 768, "then some choice of modules could give this number"
 assert by_hand % 12 == 0 == by_hand % 768, "a correct count must pass the same two tests"
 
@@ -230,7 +240,9 @@ from training.data.data import load_task
 from training.data.encoding import encode
 
 modules = list(small.new_modules)
-config = loralib.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", modules_to_save=modules)
+config = loralib.LoraConfig(
+    r=8, lora_alpha=16, target_modules="all-linear", modules_to_save=modules
+)
 loralib.inject(small.model, config, seed=0)
 features = encode(load_task(spec, seed=0)["train"][:], spec, small.tokenizer, 96).features
 
@@ -258,10 +270,16 @@ print(f"loss: first 5 steps {sum(losses[:5]) / 5:.2f}, last 5 steps {sum(losses[
 
 # %% tags=["fold"]
 # check
-query = {n.rpartition("query.")[2].split(".")[0] for n in changed if "layer.0.attention.self.query" in n}
+query = {
+    n.rpartition("query.")[2].split(".")[0]
+    for n in changed
+    if "layer.0.attention.self.query" in n
+}
 true_option("weight" in query, query == {"lora_B"}, query == {"lora_A", "lora_B"})
 assert all("lora_" in n or ".copies." in n for n in changed), "a frozen weight moved"
-assert sum(losses[-5:]) < 0.95 * sum(losses[:5]), "the loss should fall: what is in the optimizer?"
+assert sum(losses[-5:]) < 0.95 * sum(losses[:5]), (
+    "the loss should fall: what is in the optimizer?"
+)
 
 # %% [markdown]
 # (`.copies.` is part of the name of the trained head: `inject` keeps the old head next to it.)

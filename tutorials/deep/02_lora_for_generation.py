@@ -48,7 +48,8 @@ library = encode(test[:], spec, tokenizer, 96)
 runs = Path(tempfile.mkdtemp())
 quick = {"steps": 400, "eval_every": 400, "eval_rows": 500, "samples": 0, "trackers": ""}
 results = {
-    method: train_model("data2text", method=method, out=str(runs / method), **quick) for method in ("head", "lora", "full")
+    method: train_model("data2text", method=method, out=str(runs / method), **quick)
+    for method in ("head", "lora", "full")
 }
 
 # %% [markdown]
@@ -123,7 +124,9 @@ def split_loss(model) -> tuple[float, float]:
     for batch in batches(library.features, tokenizer, 64):
         logits = model(**model_inputs(batch)).logits[:, :-1]  # (B, T, V)
         labels = batch["labels"][:, 1:]  # (B, T)
-        losses = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=-100, reduction="none")
+        losses = F.cross_entropy(
+            logits.transpose(1, 2), labels, ignore_index=-100, reduction="none"
+        )
         is_fact = torch.isin(labels, fact_ids)
         for i, part in enumerate((is_fact, ~is_fact & (labels != -100))):
             sums[i] += torch.stack([losses[part].sum(), part.sum()])
@@ -191,8 +194,13 @@ assert not any(slot_errors(s.prompt, s.text)[0] for s in perfect), "the grammar 
 # - [ ] 100 % || Wrong facts cost something, but not much.
 
 # %%
-samples = {method: generate_samples(r.model.cpu(), tokenizer, meanings, spec, max_new_tokens=40) for method, r in results.items()}
-samples["untouched"] = generate_samples(base.model, tokenizer, meanings, spec, max_new_tokens=40)
+samples = {
+    method: generate_samples(r.model.cpu(), tokenizer, meanings, spec, max_new_tokens=40)
+    for method, r in results.items()
+}
+samples["untouched"] = generate_samples(
+    base.model, tokenizer, meanings, spec, max_new_tokens=40
+)
 bleu = {"perfect": one} | {name: text_scores(texts)["bleu"] for name, texts in samples.items()}
 true = {"perfect": 1.0}
 for name, texts in samples.items():
@@ -206,8 +214,18 @@ figure, panels = plt.subplots(1, 2)
 named = {"perfect": "ceiling", "untouched": "random"}
 colours = [COLOURS[named.get(name, name)] for name in bleu]
 for panel, values, title, label in (
-    (panels[0], [b / one for b in bleu.values()], "the form is mostly right ...", "BLEU / BLEU of a perfect writer"),
-    (panels[1], [true[n] for n in bleu], "... the facts are not", "share of texts with every fact right"),
+    (
+        panels[0],
+        [b / one for b in bleu.values()],
+        "the form is mostly right ...",
+        "BLEU / BLEU of a perfect writer",
+    ),
+    (
+        panels[1],
+        [true[n] for n in bleu],
+        "... the facts are not",
+        "share of texts with every fact right",
+    ),
 ):
     bars = panel.bar(list(bleu), values, color=colours, width=0.6)
     panel.bar_label(bars, fmt="{:.0%}", padding=2)

@@ -90,7 +90,10 @@ true_option(not message, "classifier" in message, False)
 complete = load_trained(trained.folder / "adapter").base.model.eval()
 correct = evaluate(complete, held_out, tokenizer, make_accelerator())["accuracy"]
 with torch.no_grad():
-    answers = [complete(**tokenizer(text, return_tensors="pt")).logits.argmax().item() for text in examples["sentence"]]
+    answers = [
+        complete(**tokenizer(text, return_tensors="pt")).logits.argmax().item()
+        for text in examples["sentence"]
+    ]
 swapped = sum(1 - a == label for a, label in zip(answers, examples["label"], strict=True))
 print(complete.config.id2label)
 print(f"one way {correct:.2f}, the other way {swapped / len(answers):.2f}")

@@ -112,7 +112,9 @@ print(f"full's update of the linear layers alone (rank 64): {alone:.3f}")
 # plot: LoRA and truncated full fine-tuning
 figure, panel = plt.subplots(figsize=(7, 3.8))
 panel.plot(ranks, by_rank, "o-", color=COLOURS["lora"], label="LoRA, trained at this rank")
-panel.plot(ranks, cut, "s--", color=COLOURS["random"], label="full's update, truncated to this rank")
+panel.plot(
+    ranks, cut, "s--", color=COLOURS["random"], label="full's update, truncated to this rank"
+)
 panel.axhline(full.metric, color=COLOURS["full"], label="full")
 panel.set(xscale="log", xlabel="rank r", ylabel="test loss", ylim=(0, None))
 panel.set_title("with full's other changes, rank 16 would be enough")
@@ -198,7 +200,9 @@ for name in ("LoRA r=4", "LoRA r=16", "full 0.001", "full 0.01"):
 # plot: learned and forgotten
 figure, panel = plt.subplots(figsize=(7, 3.8))
 for method, word in (("lora", "LoRA"), ("full", "full")):
-    points = [point for name, point in forgot.items() if (name[:4] == "full") == (method == "full")]
+    points = [
+        point for name, point in forgot.items() if (name[:4] == "full") == (method == "full")
+    ]
     points = [point for point in points if point[0] < 2]
     panel.scatter(*zip(*points, strict=True), color=COLOURS[method], label=word, s=50)
 panel.axhline(before, color=COLOURS["untouched"], label="untouched")
@@ -213,7 +217,10 @@ show(figure, "04_forgetting")
 # %% tags=["fold"]
 # check
 lora_less = forgot["full 0.01"][1] > forgot["LoRA r=4"][1] > before
-full_less = forgot["full 0.001"] < forgot["LoRA r=16"] and forgot["full 0.001"][1] < forgot["LoRA r=16"][1]
+full_less = (
+    forgot["full 0.001"] < forgot["LoRA r=16"]
+    and forgot["full 0.001"][1] < forgot["LoRA r=16"][1]
+)
 true_option(lora_less and not full_less, full_less and not lora_less, lora_less and full_less)
 
 # %% [markdown]

@@ -242,7 +242,9 @@ with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=True):
 # %% tags=["fold"]
 # check: with `error_on_recompile` a second compilation would have raised an error
 first, later = compilations[0] > 0, [count > 0 for count in compilations[1:]]
-true_option(first and all(later), first and later == [True, True, False], first and not any(later))
+true_option(
+    first and all(later), first and later == [True, True, False], first and not any(later)
+)
 
 # %% [markdown]
 # ## Summary

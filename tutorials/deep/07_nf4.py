@@ -211,7 +211,9 @@ for size in sizes:
     wrong = (nf4.dequantize(q) - normal).abs().mean() / normal.abs().mean()
     nested[size] = (q.bits_per_parameter, wrong.item())
 for size in (32, 64, 4096):
-    print(f"blocks of {size:4}: {plain[size][0]:.2f} or {nested[size][0]:.2f} bits, error {nested[size][1]:.1%}")
+    print(
+        f"blocks of {size:4}: {plain[size][0]:.2f} or {nested[size][0]:.2f} bits, error {nested[size][1]:.1%}"
+    )
 
 # %% tags=["fold"]
 # plot: error against bits

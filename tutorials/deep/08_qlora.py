@@ -66,9 +66,14 @@ for size in (1e-5, 1e-3, 1e-1):
 figure, panel = plt.subplots(figsize=(6.4, 2.8))
 int8_error = ((int8_back - values) / values).abs()
 panel.loglog(
-    values[::3], relative[::3].clamp(min=1e-3), color=COLOURS["qlora"], label="dynamic map, 8 bits"
+    values[::3],
+    relative[::3].clamp(min=1e-3),
+    color=COLOURS["qlora"],
+    label="dynamic map, 8 bits",
 )
-panel.loglog(values[::3], int8_error[::3].clamp(min=1e-3), color=COLOURS["broken"], label="plain int8")
+panel.loglog(
+    values[::3], int8_error[::3].clamp(min=1e-3), color=COLOURS["broken"], label="plain int8"
+)
 panel.set(
     title="the dynamic map keeps small numbers",
     xlabel="size of the number, relative to the largest",

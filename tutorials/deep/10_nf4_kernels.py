@@ -56,7 +56,9 @@ bits = 4 + 8 / 64 + 32 / (64 * 256)
 
 # %%
 gemv = float(table["gemv_kernel", "M=1 r=16"]["per_weight"])
-per_weight = {M: float(table["gemm_kernel", f"M={M} r=16"]["per_weight"]) for M in (16, 64, 256)}
+per_weight = {
+    M: float(table["gemm_kernel", f"M={M} r=16"]["per_weight"]) for M in (16, 64, 256)
+}
 print(f"one token: {gemv} instructions per weight")
 for M, count in per_weight.items():
     row = table["gemm_kernel", f"M={M} r=16"]
@@ -64,15 +66,25 @@ for M, count in per_weight.items():
 
 # %% tags=["fold"]
 # check: the counts, and the values with LoRA next to the weight
-true_option(min(per_weight.values()) > gemv, max(per_weight.values()) < gemv, gemv in per_weight.values())
+true_option(
+    min(per_weight.values()) > gemv,
+    max(per_weight.values()) < gemv,
+    gemv in per_weight.values(),
+)
 x = torch.randn(20, K, generator=generator)
 S = shrink(x, A, 0.5)
 y = nf4_matmul_triton.nf4_matmul(x, q, None, S, B)  # LoRA is a last step here, too
 wanted = x.double() @ exact.T + 0.5 * (x.double() @ A.double().T) @ B.double().T
-assert (y.double() - wanted).norm() < 1e-5 * wanted.norm(), "base in 4 bits and LoRA: is S scaled?"
-with_wgmma = [row for key, row in table.items() if key[0] == "gemm_kernel" and int(row["wgmma"])]
+assert (y.double() - wanted).norm() < 1e-5 * wanted.norm(), (
+    "base in 4 bits and LoRA: is S scaled?"
+)
+with_wgmma = [
+    row for key, row in table.items() if key[0] == "gemm_kernel" and int(row["wgmma"])
+]
 assert all(row["mma"] == "0" for row in with_wgmma), "the older instruction is used"
-assert torch.equal(nf4_triton.dequantize(q), nf4.dequantize(q)), "the kernel that decodes a whole weight"
+assert torch.equal(nf4_triton.dequantize(q), nf4.dequantize(q)), (
+    "the kernel that decodes a whole weight"
+)
 
 # %% [markdown]
 # In return, one decoded weight serves all tokens of a tile.
@@ -122,14 +134,20 @@ panel.set_xscale("log", base=2)
 panel.set_yscale("log")
 panel.set_yticks([20, 50, 100, 200], ["20", "50", "100", "200"])
 panel.set_yticks([], minor=True)
-panel.set(xlabel="tokens", ylabel="µs at least", title=f"in turn, the packed way loses from {crossing} tokens on")
+panel.set(
+    xlabel="tokens",
+    ylabel="µs at least",
+    title=f"in turn, the packed way loses from {crossing} tokens on",
+)
 panel.legend()
 show(figure, "10_crossing")
 
 # %% tags=["fold"]
 # check
 true_option(crossing == 129, crossing == 257, crossing > 4096)
-assert all(limits(M)[2] <= limits(M)[0] for M in range(1, 8193)), "at the same time, packed never loses"
+assert all(limits(M)[2] <= limits(M)[0] for M in range(1, 8193)), (
+    "at the same time, packed never loses"
+)
 
 # %% [markdown]
 # These are limits. On an H200 the packed way loses much earlier: our `gemm_kernel` was slower
@@ -139,7 +157,9 @@ assert all(limits(M)[2] <= limits(M)[0] for M in range(1, 8193)), "at the same t
 
 # %% tags=["fold"]
 # table: from the committed report of the H200
-show_table("kernels/results/nvidia-h200/summary.md#NF4; cases; over torch; over the library; share of the limit")
+show_table(
+    "kernels/results/nvidia-h200/summary.md#NF4; cases; over torch; over the library; share of the limit"
+)
 
 # %% [markdown]
 # Three more things that can go wrong:

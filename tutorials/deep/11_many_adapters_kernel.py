@@ -59,7 +59,9 @@ print(f"stacked: A {tuple(A.shape)}, B {tuple(B.shape)}; {zeros:.0%} of A is zer
 # check: zeros change no result
 true_option(zeros < 0.2, 0.4 < zeros < 0.6, 0.65 < zeros < 0.75)
 for own_A, own_B, wide_A, wide_B in zip(As, Bs, A, B, strict=True):
-    assert torch.allclose(own_B @ own_A, wide_B @ wide_A, atol=1e-5), "zeros times anything add nothing"
+    assert torch.allclose(own_B @ own_A, wide_B @ wide_A, atol=1e-5), (
+        "zeros times anything add nothing"
+    )
 
 # %% [markdown]
 # ## 2. Backward: the same two kernels, and one more
@@ -88,9 +90,13 @@ print(f"{started.launches} launches")
 # check: all gradients against autograd in float64
 true_option(started.launches == 2, started.launches == 3, started.launches == 4)
 leaves = [t.double().requires_grad_() for t in (x, A, B)]
-exact = torch.autograd.grad(grouped_lora_reference(y.double(), *leaves, scaling.double(), ids), leaves, dy.double())
+exact = torch.autograd.grad(
+    grouped_lora_reference(y.double(), *leaves, scaling.double(), ids), leaves, dy.double()
+)
 for name, got, expected in zip(("dx", "dA", "dB"), (dx, dA, dB), exact, strict=True):
-    assert (got.double() - expected).norm() < 2e-6 * expected.norm(), f"{name} differs from autograd's"
+    assert (got.double() - expected).norm() < 2e-6 * expected.norm(), (
+        f"{name} differs from autograd's"
+    )
 
 # %% [markdown]
 # ## 3. The same bits every time
@@ -115,7 +121,9 @@ print(f"{len(sums)} different sums, {max(sums) - min(sums):.1e} apart")
 # check: our backward pass twice
 true_option(len(sums) == 1, len(sums) in (2, 3), len(sums) > 3)
 again = grouped.grouped_backward(dy, torch.zeros(M, K), x, A, B, S, scaling, table)
-assert torch.equal(again[0], dA) and torch.equal(again[1], dB), "(the interpreter has one order anyway; a GPU is the real test)"
+assert torch.equal(again[0], dA) and torch.equal(again[1], dB), (
+    "(the interpreter has one order anyway; a GPU is the real test)"
+)
 
 # %% [markdown]
 # ## Summary

@@ -87,7 +87,11 @@ from training.reports.paired import paired_gap
 small, large = verdicts["LoRA r=8"], verdicts["LoRA r=16"]
 true_option(large and not small, small and not large, small and large, not small and not large)
 for name in verdicts:
-    pairs = zip(paired(scores[name], scores["full"]), paired_gap(scores[name], scores["full"]), strict=True)
+    pairs = zip(
+        paired(scores[name], scores["full"]),
+        paired_gap(scores[name], scores["full"]),
+        strict=True,
+    )
     assert all(abs(x - y) < 1e-12 for x, y in pairs), "√n, and n - 1 in the standard deviation"
 
 # %% [markdown]
@@ -99,7 +103,9 @@ for name in verdicts:
 # %%
 variances = [statistics.variance(scores[name]) for name in ("LoRA r=8", "full")]
 unpaired = (sum(variances) / 3) ** 0.5
-print(f"LoRA r=8: paired {paired(scores['LoRA r=8'], scores['full'])[1]:.4f}, unpaired {unpaired:.4f}")
+print(
+    f"LoRA r=8: paired {paired(scores['LoRA r=8'], scores['full'])[1]:.4f}, unpaired {unpaired:.4f}"
+)
 
 # %% [markdown]
 # With the unpaired error, the difference of r = 8 would not be clear.

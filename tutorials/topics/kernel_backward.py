@@ -77,12 +77,16 @@ dx, dA, dB = lora_backward_triton.lora_backward(dy, x, W, A, B, S, s)
 by_hand = s * dy @ B  # dS, and from it the three others
 formulas = (dy @ W + by_hand @ A, by_hand.T @ x, dy.T @ (s * x @ A.T))
 for got, expected in zip((dx, dA, dB), formulas, strict=True):
-    assert torch.allclose(got, expected, rtol=1e-3, atol=1e-2), "the kernels compute other formulas"
+    assert torch.allclose(got, expected, rtol=1e-3, atol=1e-2), (
+        "the kernels compute other formulas"
+    )
 leaves = [t.double().requires_grad_() for t in (x, A, B)]
 exact_y = leaves[0] @ W.double().T + s * (leaves[0] @ leaves[1].T) @ leaves[2].T
 exact = torch.autograd.grad(exact_y, leaves, dy.double())
 for name, got, expected in zip(("dx", "dA", "dB"), (dx, dA, dB), exact, strict=True):
-    assert (got.double() - expected).norm() < 2e-6 * expected.norm(), f"{name}: is s applied once?"
+    assert (got.double() - expected).norm() < 2e-6 * expected.norm(), (
+        f"{name}: is s applied once?"
+    )
 
 # %% [markdown]
 # ## 2. Dropout without a stored mask
@@ -116,8 +120,12 @@ assert (y.double() - exact_y).norm() < 1e-6 * exact_y.norm(), "forward uses anot
 gradients = lora_backward_triton.lora_backward(dy, x, W, A, B, S, s, seed, p)
 xd, Ad, Bd = (t.double().requires_grad_() for t in (x, A, B))
 exact_y = xd @ W.double().T + s * (xd * keep.double() / (1 - p)) @ Ad.T @ Bd.T
-for got, expected in zip(gradients, torch.autograd.grad(exact_y, (xd, Ad, Bd), dy.double()), strict=True):
-    assert (got.double() - expected).norm() < 2e-6 * expected.norm(), "backward uses another mask"
+for got, expected in zip(
+    gradients, torch.autograd.grad(exact_y, (xd, Ad, Bd), dy.double()), strict=True
+):
+    assert (got.double() - expected).norm() < 2e-6 * expected.norm(), (
+        "backward uses another mask"
+    )
 
 # %% [markdown]
 # ## 3. Break it on purpose: another seed in the backward pass
@@ -210,11 +218,22 @@ print("here:", str(loralib.explain(layer, tokens=4096)).splitlines()[-1].strip()
 rows = dispatch.MEASUREMENTS["NVIDIA H200"]["bfloat16"]
 figure, panel = plt.subplots(figsize=(7, 3))
 for mode, colour in (("forward", "lora"), ("both", "random")):
-    points = sorted((m, ratio) for m, n, k, ratio in rows[f"lora {mode}"] if (n, k) == (4096, 4096))
+    points = sorted(
+        (m, ratio) for m, n, k, ratio in rows[f"lora {mode}"] if (n, k) == (4096, 4096)
+    )
     label = "forward" if mode == "forward" else "forward and backward"
     panel.semilogx(*zip(*points, strict=True), "o-", color=COLOURS[colour], label=label)
-panel.axhline(dispatch.WINS, color="black", linestyle="--", linewidth=1, label="0.98: below, the kernel is used")
-panel.set(title="the forward kernel wins for few tokens and for many", xlabel="tokens (4096 → 4096, H200, log scale)")
+panel.axhline(
+    dispatch.WINS,
+    color="black",
+    linestyle="--",
+    linewidth=1,
+    label="0.98: below, the kernel is used",
+)
+panel.set(
+    title="the forward kernel wins for few tokens and for many",
+    xlabel="tokens (4096 → 4096, H200, log scale)",
+)
 panel.set(ylabel="time of the kernel / PyTorch's", ylim=(0.5, 1.3))
 panel.legend()
 show(figure, "kernel_dispatch")
@@ -236,7 +255,9 @@ assert chosen[512] == "torch", "was kernels/measured.json written again?"
 
 # %% tags=["fold"]
 # table: from the committed report of the H200
-show_table("kernels/results/nvidia-h200/summary.md#LoRA; over torch; over the bare layer; share of the limit")
+show_table(
+    "kernels/results/nvidia-h200/summary.md#LoRA; over torch; over the bare layer; share of the limit"
+)
 
 # %% [markdown]
 # ## The same in PyTorch
@@ -258,7 +279,9 @@ with loralib.use_kernels("triton"):  # the interpreter here
     model(x).backward(dy)
 for letter, expected in (("A", exact[1]), ("B", exact[2])):
     got = model[0].get_parameter(f"lora_{letter}.default").grad.double()
-    assert (got - expected).norm() < 2e-6 * expected.norm(), f"d{letter} differs from autograd's"
+    assert (got - expected).norm() < 2e-6 * expected.norm(), (
+        f"d{letter} differs from autograd's"
+    )
 print("the layer's gradients are those of autograd in float64")
 
 # %% [markdown]
@@ -288,7 +311,8 @@ buggy = {"dA": buggy_dS.T @ x, "dB": dy.T @ S0}
 true_option(
     buggy["dB"].shape != B.shape,
     torch.equal(dy @ W + buggy_dS @ A, dy @ W),
-    torch.allclose(s * buggy["dA"], dA, rtol=1e-3, atol=1e-2) and torch.allclose(buggy["dB"], dB, rtol=1e-3, atol=1e-2),
+    torch.allclose(s * buggy["dA"], dA, rtol=1e-3, atol=1e-2)
+    and torch.allclose(buggy["dB"], dB, rtol=1e-3, atol=1e-2),
 )
 
 # %% [markdown]
@@ -322,7 +346,9 @@ true_option(
 
 # %% tags=["fold"]
 # check of the third and the fourth answer
-unknown = dispatch.by_measurement("lora forward", "no such GPU", torch.bfloat16, (16, 4096, 4096))
+unknown = dispatch.by_measurement(
+    "lora forward", "no such GPU", torch.bfloat16, (16, 4096, 4096)
+)
 assert unknown.path == "torch", "an unknown GPU takes PyTorch"
 assert 2 * (128 + 256) * 64 * 2 == 98_304 == 147_456 * 2 // 3, "two stages"
 

@@ -173,7 +173,11 @@ print(f"along the rows: {from_memory[1]:,} bytes, down 4 rows: {from_memory[4]:,
 
 # %% tags=["fold"]
 # check
-true_option(from_memory[1] < from_memory[4], from_memory[4] < from_memory[1], from_memory[1] == from_memory[4])
+true_option(
+    from_memory[1] < from_memory[4],
+    from_memory[4] < from_memory[1],
+    from_memory[1] == from_memory[4],
+)
 assert torch.allclose(y, x @ W.T, atol=1e-4), "the order must not change the result"
 
 # %% [markdown]
@@ -227,7 +231,9 @@ print(f"the base loads {base_loads:,} bytes; A is loaded {of_A:.0f} times")
 true_option(of_A == 1, of_A == 2, of_A == 8)
 library, _ = lora_matmul_triton.one_launch(x, W, None, A, B, 0.5, tiles=Tiles(32, 32, 32))
 exact = lora_matmul_reference(x.double(), W.double(), None, A.double(), B.double(), 0.5)
-assert torch.allclose(y, library, atol=1e-5), "the library's kernel, which also has masks and dropout"
+assert torch.allclose(y, library, atol=1e-5), (
+    "the library's kernel, which also has masks and dropout"
+)
 assert (y.double() - exact).norm() < 1e-6 * exact.norm(), "is the scale applied once?"
 
 # %% [markdown]
@@ -268,7 +274,9 @@ true_option(more == thin, more >= x.nbytes + thin, more >= y2.nbytes + thin)
 assert of_shrink.loaded == x.nbytes + 2 * A.nbytes, "x once, and A for each 32 rows"
 assert torch.allclose(y2, y, atol=1e-5), "is S scaled twice, or is B read as its transpose?"
 persistent = lora_matmul_triton.expand(x, W, None, S, B, tiles, persistent=True)
-assert torch.allclose(persistent, y2, atol=1e-5), "version 3: each program computes several tiles"
+assert torch.allclose(persistent, y2, atol=1e-5), (
+    "version 3: each program computes several tiles"
+)
 
 # %% [markdown]
 # Here K = 96 is small. With K = 4096, S has 256 times fewer numbers than x. Then the read of x
@@ -309,7 +317,9 @@ for name in ("inside the accumulator", "beside the accumulator"):
 # %% tags=["fold"]
 # check
 true_option(each == 16, each == 128, each == 255)
-assert reports["inside the accumulator"]["spilled"] == 0, "the LoRA term is a step of the same accumulator"
+assert reports["inside the accumulator"]["spilled"] == 0, (
+    "the LoRA term is a step of the same accumulator"
+)
 assert reports["beside the accumulator"]["spilled"] > 0, "two accumulators should not fit"
 
 # %% tags=["fold"]
@@ -317,15 +327,23 @@ assert reports["beside the accumulator"]["spilled"] > 0, "two accumulators shoul
 shown = [
     row
     for row in read_table()
-    if row["sm"] == "90" and row["variant"] in ("r=16", "M=8192 r=16") and "grouped" not in row["kernel"]
+    if row["sm"] == "90"
+    and row["variant"] in ("r=16", "M=8192 r=16")
+    and "grouped" not in row["kernel"]
 ]
 figure, panel = plt.subplots(figsize=(7, 2.8))
 names = [row["kernel"].removesuffix("_kernel") for row in shown]
 panel.barh(names, [int(row["registers"]) for row in shown], color=COLOURS["lora"], height=0.6)
 panel.axvline(255, color=COLOURS["broken"], linestyle="--")
-panel.annotate("limit", (255, -0.3), xytext=(-30, 0), textcoords="offset points", color=COLOURS["broken"])
+panel.annotate(
+    "limit", (255, -0.3), xytext=(-30, 0), textcoords="offset points", color=COLOURS["broken"]
+)
 panel.invert_yaxis()
-panel.set(title="the library's LoRA kernels stay below 255 registers", xlabel="registers of a thread", ylabel="kernel")
+panel.set(
+    title="the library's LoRA kernels stay below 255 registers",
+    xlabel="registers of a thread",
+    ylabel="kernel",
+)
 show(figure, "kernel_registers")
 
 # %% [markdown]
@@ -414,7 +432,9 @@ print("the same order of", tiles_m * tiles_n, "tiles")
 # %% tags=["fold"]
 # check of the second and the third answer
 assert triton.cdiv(100, 32) == 4, "round up"
-wide = {block: (128 // block) * 64 * 64 * 4 for block in (16, 32)}  # columns of tiles × bytes of x
+wide = {
+    block: (128 // block) * 64 * 64 * 4 for block in (16, 32)
+}  # columns of tiles × bytes of x
 assert wide[32] == wide[16] / 2, "half as many columns of tiles"
 
 # %% [markdown]

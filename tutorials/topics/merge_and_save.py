@@ -101,7 +101,9 @@ print("LoRA parameters in the ordinary model:", len(names))
 
 # %% tags=["fold"]
 # check
-assert not names and torch.equal(without_lora, merged), "the ordinary model should be the merged one"
+assert not names and torch.equal(without_lora, merged), (
+    "the ordinary model should be the merged one"
+)
 
 # %% [markdown]
 # Some programs merge by hand, with a loop over all modules that have an attribute `lora_a`. Our
