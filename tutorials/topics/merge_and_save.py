@@ -2,7 +2,7 @@
 # # Merge and save: a small file, or a model without adapter
 #
 # **Needs** [lesson 01](../01_lora_by_hand.py) · **Read and do** 20 minutes
-# · **Runs in** about 15 s on one CPU thread · **Memory** 2 GB
+# · **Runs in** about 20 s on one CPU thread · **Memory** 2 GB
 #
 # Training is finished. What do you give to the people who will use the model?
 #
