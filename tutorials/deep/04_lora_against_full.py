@@ -46,7 +46,7 @@ runs = {}
 
 
 # %% tags=["fold"]
-# set-up: the runs of the core page
+# set-up: the runs of the core page, with more steps
 def train(name: str, **settings) -> float:
     """Test loss after 150 steps on data2text; `runs` keeps the result."""
     out = str(folder / name)

@@ -124,7 +124,7 @@ assert [len(group["params"][0]) for group in groups] == [8, 64], (
 # %% [markdown]
 # ## 3. Four methods, three seeds, one rule
 #
-# The core page compared three methods. Here are four, on the same task with the same 150 steps.
+# The core page compared two methods. Here are four, on the same task with 150 steps.
 # (IA)³ has its own default learning rate. (The training command does not know VeRA.)
 #
 # ??? The rule: a difference counts if its mean over paired seeds is larger than two standard
