@@ -14,7 +14,7 @@
 # with measurements on an H200.
 #
 # After this page: [write a kernel, tile by tile](topics/kernel_by_tiles.py), and [the backward
-# pass](topics/kernel_backward.py). To practise, there are [twelve
+# pass](topics/kernel_backward.py). To practise, there are [the
 # puzzles](kernels_ladder/README.md).
 
 # %% tags=["fold"]
@@ -393,7 +393,7 @@ assert Ceilings(bandwidth=1.0, flops=1.0).floor(100e-6, 40e-6) == 100e-6, (
 # **Next:** [a kernel, tile by tile](topics/kernel_by_tiles.py).
 #
 # More: [the backward pass](topics/kernel_backward.py) · [lesson 10](10_nf4_kernels.py) ·
-# [twelve puzzles](kernels_ladder/README.md) · [glossary](GLOSSARY.md)
+# [kernel puzzles](kernels_ladder/README.md) · [glossary](GLOSSARY.md)
 #
 # ## On the real thing
 #

@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+import transformers
 
 from kernels.formulas import nf4
 from tutorials import lessons, questions
@@ -15,6 +16,7 @@ from tutorials.drawing import widgets
 PAGE = "tutorials/rendered/01_lora_by_hand.html"
 LORA = {"memory": "tutorials/rendered/04_lora_against_full.html", "rank": "tutorials/rendered/deep/01_lora_by_hand.html"}
 LORA |= {"nf4": "tutorials/rendered/07_nf4.html", "tiles": "tutorials/rendered/topics/kernel_by_tiles.html"}
+LORA |= {"prefix": "tutorials/rendered/13_prefix_and_prompt.html"}
 
 
 def press(window, key: str, code: int) -> None:
@@ -116,6 +118,39 @@ def test_the_stepper_loads_what_the_kernels_load(page, form):
     expected = counted.loaded if form != "plain" else N // 32 * x.nbytes + M // 32 * W.nbytes
     settings = {"M": M, "N": N, "K": K, "rank": r, "block": 32, "form": form}
     assert formula(page, "loadedBytes", settings) == expected
+
+
+@pytest.mark.parametrize("method", ["prefix", "prompt"])
+@pytest.mark.parametrize("kind", ["decoder", "encoder"])
+def test_who_reads_whom_is_what_gradients_say(page, kind, method):
+    """In a model of one layer: which token's output depends on which virtual token or word."""
+    from adapters import PrefixTuningConfig, PromptTuningConfig, attach
+    from adapters.virtual.virtual_tokens import virtual_encoder
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 20}
+    if kind == "encoder":
+        model = transformers.BertForTokenClassification(transformers.BertConfig(**sizes, intermediate_size=32)).eval()
+        layer, words = model.bert.encoder.layer[0], model.bert.embeddings
+    else:
+        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).eval()
+        layer, words = model.transformer.h[0], model.transformer.wte
+    config = {"prefix": PrefixTuningConfig, "prompt": PromptTuningConfig}[method](num_virtual_tokens=2, modules_to_save=[])
+    attach(model, config, seed=0)
+    table, states = virtual_encoder(model, "default").embedding.weight, {}
+    words.requires_grad_()  # so that gradients of its output are recorded
+    words.register_forward_hook(lambda module, args, output: states.update(words=output))
+    layer.register_forward_hook(
+        lambda module, args, output: states.update(layer=output if torch.is_tensor(output) else output[0])
+    )
+    model(torch.arange(4)[None])
+    depends = []
+    for state in states["layer"][0]:
+        of_table, of_words = torch.autograd.grad(state.square().sum(), [table, states["words"]], retain_graph=True)
+        of_words = of_words[0, -4:]  # behind the virtual tokens of an encoder's prompt
+        depends.append([bool(gradient.abs().max() > 0) for gradient in [*of_table, *of_words]])
+    settings = {"words": 4, "virtual": 2, "model": kind, "method": method}
+    assert [row["reads"] for row in formula(page, "whoReads", settings)["rows"]] == depends
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -32,6 +32,7 @@ STUBS = {
     "10": f"{NOTHING} S",
     "11": "y is wrong",
     "12": f"{NOTHING} S",
+    "13": f"{NOTHING} dS",
 }
 
 
@@ -48,8 +49,8 @@ def test_a_stub_fails_for_the_intended_reason(number):
     assert not passed and lines[0].startswith(f"not yet: {STUBS[number]}")
 
 
-def test_there_are_twelve_and_each_has_all_its_files():
-    assert list(PUZZLES) == [f"{i:02}" for i in range(1, 13)]
+def test_there_are_thirteen_and_each_has_all_its_files():
+    assert list(PUZZLES) == [f"{i:02}" for i in range(1, 14)]
     for number, puzzle in PUZZLES.items():
         names = {folder: checking.file_of(number, folder).name for folder in ("puzzles", "stubs", "solutions")}
         assert len(set(names.values())) == 1, names
@@ -132,6 +133,9 @@ MUTANTS = {  # (puzzle, what is replaced in our kernel, by what, the message)
     ("10", "low * scaling", "low", "S is wrong"),
     ("11", "values / (1 - p)", "values", "y is wrong"),
     ("12", ", mask=inside[:, None], other=0.0", "", "or a mask missing"),
+    ("13", "acc * scaling", "acc", "dS is wrong"),
+    ("13", "parts + tl.program_id(0) * N * R", "parts", "parts were never written"),
+    ("13", "s_tile = tl.load(S + rows[:, None]", "s_tile = tl.load(S + tl.arange(0, BLOCK)[:, None]", "parts is wrong"),
     ("02", "tl.store(y + offsets, total, mask=inside)", "tl.atomic_add(y + offsets, total, mask=inside)", "so use tl.store"),
     ("01", "tl.load(x + offsets)", "x[offsets]", "write tl.load"),
     ("01", "y + offsets, 2.5 * values", "2.5 * values, y + offsets", "must be an address"),
@@ -199,7 +203,7 @@ def test_the_command_names_the_next_step(capsys):
     assert "next: 02 · Add two vectors of any length. New there: a mask" in capsys.readouterr().out
     assert command("02") == 1
     assert "not yet: a program reads" in capsys.readouterr().out
-    assert command("12", solutions=True) == 0 and "the last puzzle" in capsys.readouterr().out
-    assert command(None) == 0 and capsys.readouterr().out.count("\n") >= 12
-    with pytest.raises(ValueError, match="there is no puzzle '13'"):
-        command("13")
+    assert command("13", solutions=True) == 0 and "the last puzzle" in capsys.readouterr().out
+    assert command(None) == 0 and capsys.readouterr().out.count("\n") >= 13
+    with pytest.raises(ValueError, match="there is no puzzle '14'"):
+        command("14")

@@ -211,5 +211,22 @@ def adapters() -> Drawing:
     return d
 
 
-FIGURES = (scale, add, row_sum, softmax, one_tile, masked, ordered, decode, one_launch, two_launches, dropout, adapters)
+def two_gradients() -> Drawing:
+    d = Drawing("Program 1 loads its rows of dy and S and all of B, and stores its rows of dS and its own part of dB.", 210)
+    grid(d, 20, 40, (2, 3), "dy", {"data": [(range(1, 2), range(3))]}, 34)
+    for x, name, blocks, own in ((150, "B", 3, range(3)), (210, "S", 2, (1,))):
+        d.text(x + 9, 32, name, "small middle")
+        for i in range(blocks):
+            d.box(x, 40 + 34 * i, 17, 34, "data" if i in own else "plain", "", round_by=1)
+    for x, name, blocks, own in ((286, "dS", 2, (1,)), (346, "part 0", 3, ()), (406, "part 1", 3, range(3))):
+        d.text(x + 9, 32, name, "small middle")
+        for i in range(blocks):
+            d.box(x, 40 + 34 * i, 17, 34, "trained" if i in own else "plain", "", round_by=1)
+    d.text(14, 172, "program 1: along the columns of dy; parts 0 and 1 together are dB", "small soft")
+    d.legend(198, ("data", "loaded"), ("trained", "stored"))
+    return d
+
+
+FIGURES = (scale, add, row_sum, softmax, one_tile, masked, ordered, decode, one_launch, two_launches, dropout)
+FIGURES += (adapters, two_gradients)
 DIAGRAMS = {f"ladder_{i:02}": figure for i, figure in enumerate(FIGURES, start=1)}

@@ -21,7 +21,9 @@ def variants() -> Drawing:
     d.arrow((246, 70), (352, 110))
     d.arrow((288, 192), (354, 130))
     d.arrow(plus.right, y.left)
-    for x1, y1, number in ((330, 178, "1"), (128, 164, "2"), (274, 132, "3"), (394, 92, "4"), (240, 214, "5"), (442, 156, "5")):
+    points = [(344, 160, "1"), (128, 164, "2"), (274, 132, "3"), (394, 92, "4"), (240, 214, "5"), (312, 194, "5")]
+    points += [(442, 156, "5")]
+    for x1, y1, number in points:
         d.box(x1 - 11, y1 - 11, 22, 22, "gradient", number, round_by=11)
     for i, words in enumerate(
         (
@@ -50,11 +52,13 @@ def dora() -> Drawing:
     d.text(44, 110, "new row", "small word trained")
     d.arrow((276, 190), (386, 120))
     d.text(340, 176, "row of W", "small soft")
+    d.arrow((386, 120), (404, 56), kind="trained")
+    d.text(410, 96, "s B A", "small word trained")
     d.line((276, 190), (404, 56), dashed=True)
     d.text(410, 60, "direction", "small soft")
     d.arrow((276, 190), (354, 108), kind="trained")
     d.text(268, 128, "length m", "small word trained")
-    d.legend(228, ("plain", "frozen"), ("trained", "trained"))
+    d.text(16, 228, "grey arrow: frozen.  blue arrow: trained.", "small soft")
     return d
 
 

@@ -42,13 +42,13 @@ def tile() -> Drawing:
     grid(d, 20, 60, (4, 5), "x (M × K)", {"data": [(range(1, 2), range(5))]}, cell)
     grid(d, 180, 60, (4, 5), "W (N × K)", {"data": [(range(2, 3), range(5))]}, cell)
     grid(d, 346, 60, (4, 4), "y (M × N)", {"trained": [(range(1, 2), range(2, 3))]}, cell)
-    d.box(20 + 2 * cell, 60 + cell, cell, cell, "gradient", "", round_by=1)
-    d.box(180 + 2 * cell, 60 + 2 * cell, cell, cell, "gradient", "", round_by=1)
+    d.box(20 + 2 * cell, 60 + cell, cell, cell, "frozen", "", round_by=1)
+    d.box(180 + 2 * cell, 60 + 2 * cell, cell, cell, "frozen", "", round_by=1)
     d.arrow((20, 60 + 1.5 * cell), (20 + 5 * cell, 60 + 1.5 * cell))
     d.arrow((180, 60 + 2.5 * cell), (180 + 5 * cell, 60 + 2.5 * cell))
     d.text(240, 24, "the program of one tile of y: a loop along K", "small middle")
     d.text(240, 196, "acc += tile of x · tile of Wᵀ, in each step", "small middle mono")
-    d.legend(226, ("data", "all steps"), ("gradient", "this step"), ("trained", "stored"))
+    d.legend(226, ("data", "all steps"), ("frozen", "this step"), ("trained", "stored"))
     return d
 
 
@@ -59,10 +59,10 @@ def two_launches() -> Drawing:
     d.text(126, 76, "·", "bold")
     d.matrix(140, 58, 60, 16, "trained", "Aᵀ", "")
     d.arrow((206, 68), (236, 68))
-    d.matrix(240, 40, 16, 60, "gradient", "", "S")
+    d.matrix(240, 40, 16, 60, "data", "", "S")
     d.text(14, 142, "launch 2: expand", "small bold")
     d.matrix(14, 154, 100, 40, "data", "x", "")
-    d.matrix(114, 154, 16, 40, "gradient", "", "")
+    d.matrix(114, 154, 16, 40, "data", "", "")
     d.text(122, 210, "S", "small middle")
     d.text(142, 178, "·", "bold")
     d.matrix(160, 154, 100, 40, "frozen", "W", "")
@@ -72,27 +72,44 @@ def two_launches() -> Drawing:
     d.arrow((294, 174), (330, 174))
     d.matrix(336, 154, 100, 40, "data", "y", "")
     d.text(300, 70, "the scale s is in S", "small soft")
-    d.legend(222, ("frozen", "frozen"), ("trained", "trained"), ("data", "data"), ("gradient", "thin"))
+    d.legend(222, ("frozen", "frozen"), ("trained", "trained"), ("data", "data"))
     return d
 
 
 def backward() -> Drawing:
-    d = Drawing("The gradient dy comes in. A kernel computes dS and dB from it; dS then gives dA and a part of dx.", 224)
+    d = Drawing("dy comes in. The kernel grad_rank computes dS and dB from it; dS then gives dA and a part of dx.", 224)
     dy = d.box(16, 84, 84, 44, "gradient", "dy", "(M, N)")
     rank = d.box(162, 84, 112, 44, "plain", "grad_rank")
     ds = d.box(342, 40, 120, 40, "gradient", "dS = s dy B")
-    db = d.box(342, 130, 120, 40, "trained", "dB = dyᵀ S")
+    db = d.box(342, 130, 120, 40, "gradient", "dB = dyᵀ S")
     d.arrow(dy.right, rank.left, kind="gradient")
     d.arrow(rank.right, ds.left, kind="gradient")
     d.arrow(rank.right, db.left, kind="gradient")
-    dx = d.box(16, 20, 150, 40, "data", "dx = dy W + dS A")
-    da = d.box(188, 20, 120, 40, "trained", "dA = dSᵀ x")
+    dx = d.box(16, 20, 150, 40, "gradient", "dx = dy W + dS A")
+    da = d.box(188, 20, 120, 40, "gradient", "dA = dSᵀ x")
     d.arrow(ds.left, da.right, kind="gradient")
     d.arrow(dy.top, dx.bottom, kind="gradient")
     d.line(ds.top, (402, 10), (91, 10), dx.top, kind="gradient")
-    d.text(16, 168, "forward saved: x and S", "small soft")
-    d.legend(210, ("gradient", "gradient"), ("trained", "for A and B"), ("data", "for the layer below"))
+    d.text(16, 168, "saved by the forward pass: x and S", "small soft")
+    d.legend(210, ("gradient", "gradient"), ("plain", "a kernel"))
     return d
 
 
-DIAGRAMS = {"09_time": time, "09_passes": passes, "09_tile": tile, "09_two_launches": two_launches, "09_backward": backward}
+def stages() -> Drawing:
+    d = Drawing("Three stages in shared memory, each with a tile of x and a tile of W. One computes, two are being loaded.", 190)
+    d.text(16, 26, "shared memory of one program", "small bold")
+    for i, (step, words) in enumerate((("k", "computes"), ("k + 1", "is loaded"), ("k + 2", "is loaded"))):
+        x = 16 + 154 * i
+        kind = "data" if i == 0 else "frozen"
+        d.box(x, 44, 52, 40, kind, "x", round_by=2)
+        d.box(x + 56, 44, 84, 40, kind, "W", round_by=2)
+        d.text(x + 70, 104, f"step {step}", "small middle")
+        d.text(x + 70, 122, words, "small soft middle")
+    d.arrow((16, 142), (460, 142))
+    d.text(240, 162, "along K", "small soft middle")
+    d.legend(182, ("data", "used now"), ("frozen", "on its way from memory"))
+    return d
+
+
+DIAGRAMS = {"09_time": time, "09_passes": passes, "09_tile": tile, "09_two_launches": two_launches}
+DIAGRAMS |= {"09_backward": backward, "09_stages": stages}

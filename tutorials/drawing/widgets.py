@@ -95,10 +95,25 @@ def tiles() -> Drawing:
     return d
 
 
+def prefix() -> Drawing:
+    """A decoder with 2 virtual tokens as a prefix and 4 words."""
+    d = Drawing("A decoder with a prefix of two: each word reads both virtual tokens, itself and the words before it.", 190)
+    for j in range(6):
+        d.text(117 + 34 * j, 26, f"p{j + 1}" if j < 2 else f"w{j - 1}", "small middle")
+    for i in range(4):
+        d.text(88, 54 + 34 * i, f"w{i + 1}", "small end")
+        for j in range(6):
+            kind = "trained" if j < 2 else "data" if j - 2 <= i else "plain"
+            d.box(100 + 34 * j, 34 + 34 * i, 32, 32, kind, "", round_by=1)
+    d.legend(184, ("trained", "reads a virtual token"), ("data", "reads a word"))
+    return d
+
+
 DIAGRAMS = {
     "widget_rank": rank,
     "widget_memory": memory,
     "widget_temperature": temperature,
     "widget_nf4": nf4,
     "widget_tiles": tiles,
+    "widget_prefix": prefix,
 }

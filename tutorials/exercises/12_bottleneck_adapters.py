@@ -5,12 +5,12 @@ from collections.abc import Callable
 from torch import Tensor
 
 
-def adapter_numbers(d: int, m: int, layers: int, placement: str, left_out: int = 0) -> int:
-    """★ Numbers of all adapters of a model: `layers` layers of width d, bottleneck m, `left_out` of the layers without one.
+def adapter_parameters(d: int, m: int, layers: int, placement: str, left_out: int = 0) -> int:
+    """★ Parameters of all adapters of a model: `layers` layers of width d, bottleneck m, `left_out` of the layers without one.
 
     placement is pfeiffer, houlsby or parallel. Two lines.
     """
-    raise NotImplementedError("adapter_numbers")
+    raise NotImplementedError("adapter_parameters")
 
 
 def pfeiffer_sublayer(h: Tensor, residual: Tensor, norm: Callable, adapter: Callable) -> Tensor:

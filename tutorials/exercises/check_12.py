@@ -3,11 +3,11 @@
 import torch
 
 
-def check_adapter_numbers(answers) -> None:
-    assert answers.adapter_numbers(768, 48, 12, "pfeiffer") == 894_528, "2dm + m + d in each of 12 layers"
-    assert answers.adapter_numbers(768, 48, 12, "houlsby") == 1_789_056, "two places a layer"
-    assert answers.adapter_numbers(768, 384, 12, "parallel") == 7_091_712, "one place a layer, beside the feed-forward part"
-    assert answers.adapter_numbers(768, 48, 12, "houlsby", left_out=6) == 894_528, "half the layers, half the numbers"
+def check_adapter_parameters(answers) -> None:
+    assert answers.adapter_parameters(768, 48, 12, "pfeiffer") == 894_528, "2dm + m + d in each of 12 layers"
+    assert answers.adapter_parameters(768, 48, 12, "houlsby") == 1_789_056, "two insertion points per layer"
+    assert answers.adapter_parameters(768, 384, 12, "parallel") == 7_091_712, "one insertion point per layer, beside the FFN"
+    assert answers.adapter_parameters(768, 48, 12, "houlsby", left_out=6) == 894_528, "half the layers, half the parameters"
 
 
 def check_pfeiffer_sublayer(answers) -> None:

@@ -1,1 +1,1 @@
-"""Twelve puzzles that teach to write Triton kernels, each with one new difficulty: `python -m tutorials ladder 01`."""
+"""Thirteen puzzles that teach to write Triton kernels, each with one new difficulty: `python -m tutorials ladder 01`."""

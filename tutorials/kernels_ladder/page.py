@@ -7,11 +7,11 @@ from tutorials.kernels_ladder import checking
 from tutorials.kernels_ladder.puzzle import Puzzle
 
 PAGE = Path(__file__).parent / "README.md"
-HEAD = """# The ladder: twelve kernels to write
+HEAD = """# The ladder: thirteen kernels to write
 
 Each puzzle adds one new difficulty. You need PyTorch, but no GPU, and you need not know Triton: its interpreter runs your
 kernel with numpy. (Triton is for Linux. On Windows, use WSL. `make setup` in the project's folder installs everything.) Why
-one writes such kernels is in [lesson 09](../rendered/09_fused_lora.md). The puzzles 09 to 12 need lesson 01.
+one writes such kernels is in [lesson 09](../rendered/09_fused_lora.md). The puzzles 09 to 13 need lesson 01.
 
 How to work:
 
@@ -45,7 +45,8 @@ What you need of Triton:
 | `tl.store(addresses, values, mask=inside)` | writes, where the mask is true |
 | `(a < M) & (b < K)` | joins two masks: `&` with parentheses, not `and` |
 | `tl.zeros((16, 16), tl.float32)` | a tile of zeros |
-| `tl.sum(v, 0)`, `tl.max(v, 0)`, `tl.exp(v)` | functions, not methods |
+| `tl.sum(v, 0)`, `tl.max(v, 0)`, `tl.exp(v)` | sum, maximum and exponential function |
+| `tl.trans(a)` | the transpose of a tile |
 | `tl.dot(a, b, acc)` | acc + a · b, with shapes (M, K) and (K, N) |
 | `tl.where(condition, a, b)` | a where the condition is true, else b |
 | `v.to(tl.int32)` | changes the type |
@@ -65,7 +66,7 @@ def text() -> str:
 TAIL = """
 ## On a GPU
 
-The same kernels run on a GPU without a change. Copy a kernel to a machine with one, with larger inputs, and time it:
+Copy a kernel to a machine with a GPU, with larger inputs, and time it:
 
 ```python
 import torch
@@ -77,10 +78,13 @@ ms = triton.testing.do_bench(lambda: scale[(2**24 // 1024,)](x, y, BLOCK=1024))
 print(2 * x.nbytes / ms / 1e6, "GB per second")
 ```
 
-Compare with the bandwidth of the GPU (lesson 09). `triton.autotune` tries several block sizes. On a GPU, `tl.dot` of float32
-numbers rounds to TF32 unless you write `input_precision="ieee"`, and 16-bit outputs need a cast at the store:
-`acc.to(tl.bfloat16)`. We had no GPU for this page, so these lines were not run. What our own kernels reach is in
-[kernels/results](../../kernels/results/README.md).
+Compare with the bandwidth of the GPU (lesson 09). `triton.autotune` tries several block sizes. One thing changes on a GPU:
+`tl.dot` of float32 numbers rounds to TF32 unless you write `input_precision="ieee"`. We had no GPU for this page, so these lines
+were not run. What our own kernels reach is in [kernels/results](../../kernels/results/README.md).
+
+The check uses one size and float32. Before you use a kernel in a program, test more: sizes that are no multiple of a tile, one
+row, 16-bit inputs, and gradients against autograd in float64. Our own tests do this: for example
+[test_kernels_lora_triton.py](../../tests/kernel/test_kernels_lora_triton.py).
 """
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 
-def adapter_numbers(d: int, m: int, layers: int, placement: str, left_out: int = 0) -> int:
-    """★ Numbers of all adapters of a model: `layers` layers of width d, bottleneck m, `left_out` of the layers without one."""
+def adapter_parameters(d: int, m: int, layers: int, placement: str, left_out: int = 0) -> int:
+    """★ Parameters of all adapters of a model: `layers` layers of width d, bottleneck m, `left_out` of the layers without one."""
     places = (layers - left_out) * (2 if placement == "houlsby" else 1)
     return places * (2 * d * m + m + d)
 

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # The backward pass: share one read of dy, store only a seed
+# # A forward kernel alone is not enough to train a model
 #
 # **Needs** [lesson 09](../09_fused_lora.py) and [a kernel, tile by tile](kernel_by_tiles.py)
 # · **Read and do** 50 minutes · **Runs in** about 15 s on one CPU thread · **Memory** 2 GB
@@ -7,15 +7,17 @@
 # Your forward kernel works. What is still missing before a model can be trained with it, and
 # when should a layer use it at all?
 #
-# ![dy comes in; the backward pass needs four gradients and reads dy once for two of them](../diagrams/09_backward.svg)
+# ![dy comes in, and the backward pass computes four gradients from it](../diagrams/09_backward.svg)
 #
-# Training needs the gradients of $x$, $A$ and $B$, and the same dropout mask in both
-# directions. And a kernel is only worth it where it was measured to be faster. This page shows
-# all three.
+# Training needs the gradients of $x$, $A$ and $B$, and one more in between, $dS$. If the forward
+# pass used dropout, the backward pass needs the same mask again. And a kernel should only be used
+# where it is faster. On this page you check the gradients, compute the mask a second time, and
+# read the measurements.
 
 # %% tags=["fold"]
 # set-up: the interpreter, imports, our folders
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -47,26 +49,27 @@ x, W, A, B, dy = (torch.randn(shape, generator=generator) for shape in shapes)
 # %% [markdown]
 # ## 1. Four gradients
 #
-# Forward: $S = s\, x A^\top$ and $y = x W^\top + S B^\top$. Let $dy$ be the gradient of the
+# Forward: $S = s\, x A^\top$ and $y = x W^\top + S B^\top$. $x$ has the shape (M, K) for M tokens,
+# $W$ (N, K), $A$ (r, K), $B$ (N, r), $S$ (M, r) and $y$ (M, N). Let $dy$ be the gradient of the
 # loss with respect to $y$, and so on. The chain rule gives
 #
 # $$dS = s\, dy\, B, \quad dB = dy^\top S, \quad dA = dS^\top x, \quad dx = dy\, W + dS\, A.$$
 #
-# (One exception: $dS$ is the gradient with respect to $x A^\top$, not to $S$. So both $S$ and
-# $dS$ contain $s$, and it appears in no other formula.)
+# Here $dS$ is the gradient with respect to $x A^\top$, not to $S$. So $dS$ contains $s$, as $S$
+# does. This is why the other three formulas have no $s$.
 #
 # ??? dS and dB both need all of dy, which is as large as y. How often does a good kernel read
 #   dy for both of them?
 # - [x] once || One program loads a tile of dy and uses it for both.
-# - [ ] twice || That is the way with two kernels.
+# - [ ] twice || Two separate kernels would do this, one for dS and one for dB.
 # - [ ] r times || The rank decides how much is computed, not how often dy is read.
 
 # %%
 y, S = lora_matmul_triton.lora_forward(x, W, None, A, B, s)
 with traffic() as counted:
-    tiles = Tiles(32, 32, 0, split=2)
+    tiles = Tiles(32, 32, 0, split=2)  # tiles of 32 × 32; two programs share the columns
     dS, dB = lora_backward_triton.grad_rank(dy, B, S, s, tiles)  # (M, r), (N, r)
-rest = 2 * S[:, :r].nbytes + M // 32 * B.nbytes  # S for each of 2 parts, B for each 32 rows
+rest = 2 * S[:, :r].nbytes + M // 32 * B.nbytes  # S has r columns and padding
 print(f"dy has {dy.nbytes:,} bytes; loaded: {counted.loaded:,}, of which S and B are {rest:,}")
 
 # %% tags=["fold"]
@@ -92,16 +95,18 @@ for name, got, expected in zip(("dx", "dA", "dB"), (dx, dA, dB), exact, strict=T
 # ## 2. Dropout without a stored mask
 #
 # LoRA's dropout acts on the input of $A$. The backward pass needs the same mask again: dA uses
-# the dropped x, and in dx the mask acts on dS A. PyTorch stores it. We do not: **Philox**
-# (Salmon et al. 2011) is a function that turns (seed, place) into random bits. (The paper says
-# key and counter. We use 7 rounds, which pass its tests; 10 are usual.) Forward and backward
-# call it with the same seed, so they compute the same mask.
+# x after dropout, and in dx the mask acts on dS A. PyTorch stores the mask. There is
+# another way: **Philox** (Salmon et al. 2011) is a function that turns (seed, place) into random
+# bits. (The paper calls them key and counter.) Both passes use the same seed, so they compute the
+# same mask.
 #
-# ??? 8192 tokens of width 4096. A stored mask has one byte per number. What do the two ways
-#   store?
+# ![Forward and backward compute the same mask from one seed](../diagrams/ladder_11.svg)
+#
+# ??? 8192 tokens of width 4096. A stored mask has one byte per entry. What does each of the
+#   two ways store?
 # - [ ] 4 MB and 8 bytes || 8192 · 4096 is more than 33 million.
 # - [x] 34 MB and 8 bytes || The seed is one 64-bit number.
-# - [ ] 34 MB and 34 MB || Philox stores nothing: it computes each bit when it is needed.
+# - [ ] 34 MB and 34 MB || Philox needs only the seed: it computes each bit when it is needed.
 
 # %%
 seed, p = torch.tensor([2026]), 0.25
@@ -132,12 +137,12 @@ for got, expected in zip(
 #
 # Suppose that the backward pass draws a new seed. No shape is wrong, and no error is raised.
 #
-# ??? How wrong is the gradient of A?
+# ??? How wrong is the gradient of A? (We divide the norm of its error by its norm.)
 # - [ ] not at all: on average the masks are equal || Both masks drop a quarter, but not the
 #   same quarter.
 # - [ ] about 1 % || Each mask drops a quarter, and mostly different places.
-# - [x] more than 20 % || Many places were used forward and are missing backward, and the other
-#   way round.
+# - [x] more than 20 % || Many entries of x were kept in the forward pass and dropped in the backward
+#   pass. Others were dropped first and kept later.
 
 # %%
 other_seed = torch.tensor([2027])
@@ -149,11 +154,13 @@ print(f"the gradient of A is {error:.0%} wrong")
 # check
 true_option(error < 1e-3, 0.001 < error < 0.05, error > 0.2)
 again = lora_backward_triton.lora_backward(dy, x, W, A, B, S, s, seed, p)
-assert all(map(torch.equal, gradients, again)), "the same seed must give the same bits"
+assert all(map(torch.equal, gradients, again)), (
+    "other bits from the same seed: are sums added in a random order (atomics)?"
+)
 
 # %% [markdown]
-# Training would not stop. (This page does not measure how much worse it gets.) A test against
-# autograd finds it, and the same seed twice must give the same bits.
+# No error message appears, and training continues with wrong gradients. (This page does not
+# measure how much worse the model gets.) A comparison with autograd finds the mistake.
 #
 # ## 4. Tiles, warps and stages
 #
@@ -161,6 +168,8 @@ assert all(map(torch.equal, gradients, again)), "the same seed must give the sam
 # number of warps (groups of 32 threads) per program, and the **stages**. With 3 stages, the
 # loads of the next two steps along K run while the current step computes. Each stage needs
 # memory inside the program (shared memory) for a tile of $x$ and a tile of $W$.
+#
+# ![Three stages: one is used, two are being loaded](../diagrams/09_stages.svg)
 #
 # ??? Tiles of 128 × 256 with steps of 64 along K, bfloat16 (2 bytes), 3 stages. How much shared
 #   memory does the loop need?
@@ -179,27 +188,29 @@ print(f"by hand {shared:,} bytes, the compiler's report {int(report['shared']):,
 # %% tags=["fold"]
 # check
 true_option(shared == 49_152, shared == 147_456 == int(report["shared"]), shared == 442_368)
-assert int(report["limit"]) == 232_448, "the limit of Hopper"
+assert int(report["limit"]) == 232_448, "another GPU's report: Hopper allows 232,448"
 
 # %% [markdown]
 # Triton can **autotune**: it times many combinations at the first call, and keeps the fastest.
 # We use a small table instead (`kernels/triton_kernels/configs.py`). A search takes time at the
-# start of each program, and for each new shape. Two runs may choose different tiles, and then
+# start of each run, and for each new shape. Two runs may choose different tiles, and then
 # the last bits of their results differ. For the sizes up to 512 tokens, we timed 342
 # combinations once on an H200, and wrote the winners into the table.
 #
 # ## 5. When does a layer use the kernel?
 #
-# For 8192 tokens, lesson 09 left a kernel a few per cent. For 16 tokens, one launch replaces
-# three, so more is possible. A guess is not good enough. A layer uses Triton only where a
-# measurement on this very GPU says that the kernel needed at most 0.98 of PyTorch's time. All
-# measurements are in `kernels/measured.json`.
+# For 8192 tokens, a kernel can save only a few per cent (lesson 09). For 16 tokens, one launch
+# replaces three, so more is possible. A guess is not good enough. So we measured the time of the
+# kernel and of our PyTorch path (two matrix multiplications and one in-place `addmm_`), and
+# divided one by the other. A layer uses Triton only if this ratio is at most 0.98 for the nearest
+# measured shape on the same model of GPU. All ratios are in `kernels/measured.json` (rank 16). In
+# training, the ratio of "forward and backward" together decides.
 #
-# ??? On an H200, the kernel needed 0.60 of PyTorch's time for 16 tokens, 1.09 for 512, and 0.93
-#   for 8192 (4096 → 4096, forward). Where does a layer use it?
-# - [ ] everywhere || For 512 tokens it would be 9 % slower.
-# - [x] for 16 and for 8192 tokens || Below 0.98 it is used.
-# - [ ] only for 16 tokens || 0.93 is below 0.98, too.
+# ??? On an H200, we measured the forward pass of a layer from 4096 to 4096 with 16, 512 and 8192
+#   tokens. Where does a layer use the kernel?
+# - [ ] everywhere || With 512 tokens the kernel needs about 9 % more time.
+# - [x] with 16 and with 8192 tokens || The ratios are 0.60 and 0.93.
+# - [ ] only with 16 tokens || With 8192 tokens the ratio is 0.93, which is smaller than 0.98.
 
 # %%
 chosen = {}
@@ -211,24 +222,26 @@ for tokens in (16, 512, 8192):
     print(f"{tokens:5} tokens: {choice.path}")
 layer = torch.nn.Sequential(torch.nn.Linear(64, 64))
 loralib.inject(layer, loralib.LoraConfig(r=8, target_modules=["0"]))
-print("here:", str(loralib.explain(layer, tokens=4096)).splitlines()[-1].strip())
+print(
+    "on this machine, layer", str(loralib.explain(layer, tokens=4096)).splitlines()[-1].strip()
+)
 
 # %% tags=["fold"]
 # plot: the measured ratios of the H200
 rows = dispatch.MEASUREMENTS["NVIDIA H200"]["bfloat16"]
 figure, panel = plt.subplots(figsize=(7, 3))
-for mode, colour in (("forward", "lora"), ("both", "random")):
+for mode, style in (("forward", "o-"), ("both", "s--")):
     points = sorted(
         (m, ratio) for m, n, k, ratio in rows[f"lora {mode}"] if (n, k) == (4096, 4096)
     )
     label = "forward" if mode == "forward" else "forward and backward"
-    panel.semilogx(*zip(*points, strict=True), "o-", color=COLOURS[colour], label=label)
+    panel.semilogx(*zip(*points, strict=True), style, color=COLOURS["lora"], label=label)
 panel.axhline(
     dispatch.WINS,
     color="black",
-    linestyle="--",
+    linestyle=":",
     linewidth=1,
-    label="0.98: below, the kernel is used",
+    label="0.98: up to here, the kernel is used",
 )
 panel.set(
     title="the forward kernel wins for few tokens and for many",
@@ -246,18 +259,32 @@ assert chosen[512] == "torch", "was kernels/measured.json written again?"
 
 # %% [markdown]
 # Why is it slower in the middle? Up to 32 tokens our kernel needs one launch where PyTorch
-# needs three. From 64 tokens on it needs `shrink` and `expand`, and in the middle also small
+# needs three. With more tokens it needs `shrink` and `expand`, and in the middle also small
 # operations that add up the parts of S. Probably there are also too few tiles to fill the GPU,
-# and cuBLAS is very good at such sizes. That is a negative result, and the layer knows it.
+# and cuBLAS is very good at such sizes. This is a negative result. At such
+# sizes the layer uses PyTorch.
 #
-# Here is the whole picture. "The bare layer" has no adapter. The limit is the roofline of
-# lesson 09, at the speed that this GPU reached:
+# The table below has all sizes. "Over torch" is the time of the kernel divided by that of our
+# PyTorch path. "Over the bare layer" compares with a layer without an adapter. The limit is the
+# roofline of lesson 09, at the speed that this GPU reached.
+#
+# ??? With dropout, forward and backward, 8192 tokens: what is the ratio "over torch"?
+# - [ ] as without dropout, 0.94 to 1.00 || PyTorch must also write and read a mask and a copy of x.
+# - [x] smaller, 0.66 to 0.84 || The kernel needs only a seed. So it saves more than without dropout.
+# - [ ] larger, 1.1 to 1.3 || Computing the mask twice is cheaper than moving it through memory.
 
 # %% tags=["fold"]
 # table: from the committed report of the H200
 show_table(
     "kernels/results/nvidia-h200/summary.md#LoRA; over torch; over the bare layer; share of the limit"
 )
+
+# %% tags=["fold"]
+# check: the row of the table with dropout
+summary = (ROOT / "kernels/results/nvidia-h200/summary.md").read_text()
+row = next(line for line in summary.splitlines() if "backward with dropout" in line)
+low, high = map(float, re.search(r"\| ([\d.]+) to ([\d.]+) \|", row).groups())
+true_option(low >= 0.94 and high <= 1.0, high < 0.9, low > 1.05)
 
 # %% [markdown]
 # ## The same in PyTorch
@@ -326,7 +353,7 @@ true_option(
 # ??? What must forward and backward share for dropout?
 # - [ ] the mask in memory || It can be computed again.
 # - [x] the seed || And the numbering of the places.
-# - [ ] nothing || Then the gradient belongs to another function.
+# - [ ] nothing || Then the two masks differ, and the gradient is wrong.
 #
 # ??? A GPU was never measured. Which path does our layer take there?
 # - [x] PyTorch || A kernel that nobody timed is a guess.
@@ -358,33 +385,38 @@ assert 2 * (128 + 256) * 64 * 2 == 98_304 == 147_456 * 2 // 3, "two stages"
 # | symptom | likely cause | check |
 # |:--|:--|:--|
 # | gradients of A and x are wrong, only with dropout | another mask in the backward pass | section 3: compare with autograd |
-# | gradients are off by a constant factor | the scale is missing, or applied twice | "Find the bug" |
+# | the gradient of A is wrong by a constant factor | the scale is missing, or applied twice | "Find the bug" |
 # | results differ from run to run | autotuning, or atomic additions | `torch.equal` of two runs |
 # | a layer does not use the kernel | it was not faster there, or never measured | `loralib.explain(model)` |
 #
 # ## Exercises
 #
-# ★ Puzzle 03 (a program adds up a row, as for dS) and ★★ puzzle 11 of the
-# [ladder](../kernels_ladder/README.md): `python -m tutorials ladder 11`.
+# 1. ★ Puzzle 03 of the [ladder](../kernels_ladder/README.md): a program adds up a row.
+# 2. ★★ Puzzle 11: dropout from a seed, forward and backward. `python -m tutorials ladder 11`.
+# 3. ★★★ Puzzle 13: dS and dB from one read of dy. `python -m tutorials ladder 13`.
+#    <details><summary>Hint</summary>One program per block of rows. dS is complete after all columns.
+#    dB is a sum over programs, so each program writes its own part.</details>
 #
 # **Change and measure:** in section 3, set p = 0.5 and p = 0.05. How wrong is the gradient of
-# A? Can you derive the number from p? <details><summary>Hint</summary>√(2p): both masks are
-# independent.</details>
+# A? Can you derive the number from p? <details><summary>Hint</summary>The two masks
+# are independent. For one entry, compute the mean of the squared difference of the two
+# masks, and divide it by the mean of one squared mask.</details>
 #
 # ## Summary
 #
 # 1. The backward pass needs four gradients. One read of dy serves two of them.
 # 2. Dropout needs a seed and no mask, if both directions compute the same function of (seed,
 #    place).
-# 3. A layer uses a kernel only where it was measured to be faster.
+# 3. A layer uses a kernel only where the nearest measurement says that it is faster.
 #
 # **Next:** [lesson 10](../10_nf4_kernels.py), kernels for 4-bit weights.
 #
-# More: [twelve puzzles](../kernels_ladder/README.md) · [glossary](../GLOSSARY.md)
+# More: [kernel puzzles](../kernels_ladder/README.md) · [glossary](../GLOSSARY.md)
 #
 # ## On the real thing
 #
-# On a GPU, the first command measures, and the second one remembers the results for the layers:
+# The first two need a GPU: the first one measures, the second one also remembers the results for
+# the layers. The third one trains with the path that was chosen; it needs a network.
 #
 # ```bash
 # python -m kernels.bench lora

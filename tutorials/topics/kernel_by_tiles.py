@@ -11,8 +11,9 @@
 #
 # In Triton, a language for GPUs inside Python, you write what *one* **program** does. Many
 # programs run at the same time. On this page you write a **kernel** (a function for the GPU)
-# for a matrix multiplication, count what it loads, and add LoRA in two ways. You need no GPU:
-# Triton's interpreter runs the programs one after the other with numpy.
+# for a matrix multiplication, count what it loads, and add LoRA to it. Then you look at the form
+# with two launches that our library uses. You need no GPU: Triton's interpreter runs the programs
+# one after the other with numpy.
 
 # %% tags=["fold"]
 # set-up: the interpreter, imports, our folders
@@ -31,9 +32,8 @@ from matplotlib import pyplot as plt
 
 from kernels.formulas.lora_matmul import lora_matmul_reference
 from kernels.triton_kernels import lora_matmul_triton
-from kernels.triton_kernels.ahead_of_time import read_table
 from kernels.triton_kernels.configs import Tiles
-from kernels.triton_kernels.tiles_triton import tile_of
+from kernels.triton_kernels.tiles_triton import tile_of  # section 3 writes it out
 from training.reports.records import COLOURS, use_style
 from tutorials.answers import true_option
 from tutorials.built_by_hand import built
@@ -48,8 +48,10 @@ generator = torch.Generator().manual_seed(0)
 # %% [markdown]
 # ## 1. One program
 #
-# The smallest kernel computes y = 2 x. Each program handles 8 numbers. It asks for its own
-# number, computes which places belong to it, loads, and stores.
+# The smallest kernel computes y = 2 x. Each program handles 8 entries. It asks for its own index,
+# computes which entries belong to it, loads them, and stores the results.
+#
+# ![Program 1 of 3 loads and stores its own part of a vector](../diagrams/ladder_01.svg)
 
 
 # %%
@@ -84,9 +86,14 @@ assert torch.equal(y, 2 * x), "is a number of the last block missing?"
 # A matrix lies in memory row after row. So number (i, j) of a matrix with K columns is at
 # `x + i * K + j`.
 #
-# A program computes one **tile** of $y = x W^\top$: BLOCK rows and BLOCK columns. It goes along
+# Let $x$ have the shape (M, K), $W$ (N, K) and $y$ (M, N). A program computes one **tile** of
+# $y = x W^\top$: BLOCK rows and BLOCK columns. It goes along
 # K in steps. In each step it loads a tile of $x$ and a tile of $W$, multiplies them, and adds
 # the result to an **accumulator**, a tile that stays inside the program.
+#
+# `rows[:, None] * K + depth[None, :]` gives all addresses of a tile at once, with the shape (rows,
+# depth). For $W$ we write `columns[None, :]` and `depth[:, None]`. So its tile arrives with the
+# shape (depth, columns): it is transposed while it is loaded. Masked entries count as 0 (`other`).
 
 
 # %%
@@ -101,7 +108,7 @@ def matmul(x, w, y, M, N, K, BLOCK: tl.constexpr):
         w_inside = (columns[None, :] < N) & (depth[:, None] < K)
         x_tile = tl.load(x + rows[:, None] * K + depth[None, :], mask=x_inside, other=0.0)
         w_tile = tl.load(w + columns[None, :] * K + depth[:, None], mask=w_inside, other=0.0)
-        acc = tl.dot(x_tile, w_tile, acc)  # (rows, depth) @ (depth, columns)
+        acc = tl.dot(x_tile, w_tile, acc)  # acc + (rows, depth) @ (depth, columns)
     inside = (rows[:, None] < M) & (columns[None, :] < N)
     tl.store(y + rows[:, None] * N + columns[None, :], acc, mask=inside)
 
@@ -109,7 +116,8 @@ def matmul(x, w, y, M, N, K, BLOCK: tl.constexpr):
 # %% [markdown]
 # ??? M = N = K = 64, and tiles have 32 rows and columns. How often do the programs load each
 #   number of x?
-# - [ ] once || Every program of a row of tiles needs these rows of x.
+# - [ ] once || Two programs compute the same rows of y (other columns), and both need these rows
+#   of x.
 # - [x] 2 times || y has 2 columns of tiles, and each program loads its rows of x.
 # - [ ] 64 times || That would be so with tiles of one column.
 
@@ -153,7 +161,8 @@ assert torch.allclose(y, x @ W.T, atol=1e-4), "is W read as its transpose?"
 @triton.jit
 def ordered(x, w, y, N, tiles, K: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr):
     # down GROUP rows of tiles, then one column to the right
-    tile_m, tile_n = tile_of(tl.program_id(0), tiles, tiles, GROUP)
+    group, place = tl.program_id(0) // (GROUP * tiles), tl.program_id(0) % (GROUP * tiles)
+    tile_m, tile_n = group * GROUP + place % GROUP, place // GROUP
     rows = tile_m * BLOCK + tl.arange(0, BLOCK)
     columns = tile_n * BLOCK + tl.arange(0, BLOCK)
     depth = tl.arange(0, K)
@@ -182,12 +191,15 @@ assert torch.allclose(y, x @ W.T, atol=1e-4), "the order must not change the res
 
 # %% [markdown]
 # (A real GPU runs over a hundred programs at once, so the gain is smaller there.) Our kernels
-# take groups of 8 rows of tiles (`tile_of` in `kernels/triton_kernels/tiles_triton.py`).
+# take groups of 8 rows of tiles (`tile_of` in `kernels/triton_kernels/tiles_triton.py`, which also
+# handles a last group with fewer rows).
 #
 # ## 4. LoRA in one launch
 #
 # The simplest fusion: each program keeps a second, thin accumulator for its rows of $x A^\top$.
 # When K is done, it multiplies the thin accumulator with its tile of $B$.
+#
+# ![One program loads rows of x and W, all of A, and its part of B](../diagrams/ladder_09.svg)
 #
 # (To stay short, this kernel has no masks. All sizes are multiples of the tile.)
 
@@ -232,14 +244,15 @@ true_option(of_A == 1, of_A == 2, of_A == 8)
 library, _ = lora_matmul_triton.one_launch(x, W, None, A, B, 0.5, tiles=Tiles(32, 32, 32))
 exact = lora_matmul_reference(x.double(), W.double(), None, A.double(), B.double(), 0.5)
 assert torch.allclose(y, library, atol=1e-5), (
-    "the library's kernel, which also has masks and dropout"
+    "the library scales and adds in the same order: where is s applied?"
 )
 assert (y.double() - exact).norm() < 1e-6 * exact.norm(), "is the scale applied once?"
 
 # %% [markdown]
 # One launch is right for a few tokens, where starting a second kernel costs more than the work.
-# But every program of a row computes the same $x A^\top$ again. For training, with thousands of
-# tokens, this is too much: with tiles of 256 columns it adds r/256 of the operations.
+# But all programs in a row of tiles compute the same $x A^\top$. With tiles of 256 columns this
+# adds r/256 of the operations: 6 % for r = 16. With thousands of tokens, that is most of what a
+# fused kernel can win (lesson 09).
 #
 # ## 5. LoRA in two launches
 #
@@ -252,17 +265,18 @@ assert (y.double() - exact).norm() < 1e-6 * exact.norm(), "is the scale applied 
 # step along K, into the same accumulator.
 #
 # ??? What does expand load in addition to the base?
-# - [x] S once for each column of tiles, B once for each row of tiles || S has r columns in
-#   place of K.
+# - [x] S once for each column of tiles, B once for each row of tiles || Expand
+#   treats S like x, and B like W. They are just thinner.
 # - [ ] x once more || Shrink has read x. Expand reads it as the base does.
 # - [ ] the LoRA term, as large as y || It is never written.
 
 # %%
 tiles = Tiles(32, 32, 32)
 with traffic() as of_shrink:
-    S = lora_matmul_triton.shrink(x, A, 0.5, tiles=Tiles(32, 0, 32))
+    S = lora_matmul_triton.shrink(x, A, 0.5, tiles=Tiles(32, 0, 32))  # 32 rows, steps of 32
 with traffic() as of_expand:
-    y2 = lora_matmul_triton.expand(x, W, None, S, B, tiles, persistent=False)
+    one_tile_each = {"persistent": False}  # each program computes one tile
+    y2 = lora_matmul_triton.expand(x, W, None, S, B, tiles, **one_tile_each)
 more = of_expand.loaded - base_loads
 print(f"shrink loads {of_shrink.loaded:,} bytes: x once ({x.nbytes:,}), and A twice")
 print(f"expand loads {more:,} bytes more than the base: S and B")
@@ -275,7 +289,7 @@ assert of_shrink.loaded == x.nbytes + 2 * A.nbytes, "x once, and A for each 32 r
 assert torch.allclose(y2, y, atol=1e-5), "is S scaled twice, or is B read as its transpose?"
 persistent = lora_matmul_triton.expand(x, W, None, S, B, tiles, persistent=True)
 assert torch.allclose(persistent, y2, atol=1e-5), (
-    "version 3: each program computes several tiles"
+    "persistent: each program computes several tiles. Does it start a new accumulator?"
 )
 
 # %% [markdown]
@@ -294,17 +308,19 @@ assert torch.allclose(persistent, y2, atol=1e-5), (
 #
 # A GPU program is executed by **warps**, groups of 32 threads. Its accumulator lies in
 # **registers**, the fastest memory, and a thread has at most 255 of them. A register holds one
-# 32-bit number, and the tile is shared among all threads. The natural way to write the last
-# step is `acc += tl.dot(low, b_tile) * s`, with the names of section 4, after the loop. The
-# result is correct. But the compiler then needs registers for a second accumulator.
+# 32-bit number, and the tile is shared among all threads. Suppose that
+# S was stored without its scale s. Then the natural way to write the LoRA step of `expand`, after
+# the loop, is `acc += tl.dot(s_tile, b_tile) * s`. The result is correct. But the compiler then
+# needs registers for a second accumulator.
 #
 # We compile both forms for a Hopper GPU (such as an H200) with tiles of 128 × 256 and 8 warps.
-# No GPU is needed for this.
+# No GPU is needed for this: Triton's compiler runs on the CPU.
 #
 # ??? How many registers does one thread need for one accumulator, and for two?
-# - [ ] 16 and 32 || 128 · 256 numbers, divided by 8 · 32 threads.
-# - [x] 128 and 256 || 128 · 256 / 256 threads. Two do not fit into 255 registers.
-# - [ ] 255 and 510 || 255 is the limit, not the need.
+# - [ ] 16 and 32 || That would be right for a tile of 64 × 64.
+# - [x] 128 and 256 || 128 · 256 entries, divided by 8 · 32 = 256 threads. Two accumulators do not
+#   fit into 255 registers.
+# - [ ] 255 and 510 || 255 is the most that a thread can have.
 
 # %%
 each = 128 * 256 // (8 * 32)
@@ -323,40 +339,34 @@ assert reports["inside the accumulator"]["spilled"] == 0, (
 assert reports["beside the accumulator"]["spilled"] > 0, "two accumulators should not fit"
 
 # %% tags=["fold"]
-# plot: the compiler's report of the library's LoRA kernels (Hopper, r = 16)
-shown = [
-    row
-    for row in read_table()
-    if row["sm"] == "90"
-    and row["variant"] in ("r=16", "M=8192 r=16")
-    and "grouped" not in row["kernel"]
-]
-figure, panel = plt.subplots(figsize=(7, 2.8))
-names = [row["kernel"].removesuffix("_kernel") for row in shown]
-panel.barh(names, [int(row["registers"]) for row in shown], color=COLOURS["lora"], height=0.6)
-panel.axvline(255, color=COLOURS["broken"], linestyle="--")
-panel.annotate(
-    "limit", (255, -0.3), xytext=(-30, 0), textcoords="offset points", color=COLOURS["broken"]
-)
-panel.invert_yaxis()
-panel.set(
-    title="the library's LoRA kernels stay below 255 registers",
-    xlabel="registers of a thread",
-    ylabel="kernel",
-)
+# plot: registers and spilled bytes of both forms
+figure, panels = plt.subplots(1, 2, figsize=(7, 2.2), sharey=True)
+forms = ("inside the accumulator", "beside the accumulator")
+colours = [COLOURS["lora"], COLOURS["broken"]]
+for panel, key, title in zip(
+    panels, ("registers", "spilled"), ("registers", "bytes spilled"), strict=True
+):
+    values = [reports[form][key] for form in forms]
+    bars = panel.barh([form.split()[0] for form in forms], values, color=colours, height=0.6)
+    panel.bar_label(bars, padding=3)
+    panel.set(xlabel=f"{title} of a thread", xlim=(0, 1.25 * max(values)))
+panels[0].axvline(255, color="black", linestyle="--")
+panels[0].set(ylabel="LoRA step")
+panels[0].invert_yaxis()
+panels[0].set_title("a second accumulator does not fit (dashed: the limit, 255)", loc="left")
 show(figure, "kernel_registers")
 
 # %% [markdown]
 # What does not fit is **spilled**: written to slow memory and read again. The interpreter does
-# not show this, and the compiler does not see a wrong sum. So our tests check each kernel
-# twice: its values in the interpreter, and the compiler's report ([a committed
+# not show this, and the compiler does not check values. So our tests check each kernel twice: its
+# values in the interpreter, and the compiler's report ([a committed
 # table](../../kernels/triton_kernels/ahead_of_time.csv)): registers, spills, and shared memory
-# (fast memory of one program: 227 kB on Hopper).
+# (fast memory of one program: 232,448 bytes on Hopper).
 #
 # ## The same in Triton's own tutorial
 #
 # Triton's tutorial 03 has this matrix multiplication, with the same order of tiles. (It
-# multiplies by a matrix of shape (K, N); our W is (N, K). It calls GROUP `GROUP_SIZE_M`.) Its
+# multiplies by a matrix of shape (K, N); our W is (N, K). Our GROUP has the name `GROUP_SIZE_M` there.) Its
 # groups and ours visit the tiles in the same order:
 
 # %% tags=["fold"]
@@ -400,7 +410,23 @@ print("the same order of", tiles_m * tiles_n, "tiles")
 # - [x] The store has no mask. || The last program writes 24 numbers past the end of y. There is
 #   no error message.
 # - [ ] `other` is missing. || Masked places are not stored if the store has a mask.
-#
+
+# %% tags=["fold"]
+# check: the kernel of the question on memory that continues behind y
+
+
+@triton.jit
+def without_mask(x, z, y, n):
+    offsets = tl.program_id(0) * 256 + tl.arange(0, 256)
+    total = tl.load(x + offsets, mask=offsets < n) + tl.load(z + offsets, mask=offsets < n)
+    tl.store(y + offsets, total)
+
+
+memory = torch.full((1024,), 7.0)  # y is its first 1000 entries, the rest is another tensor
+without_mask[(4,)](torch.ones(1000), torch.ones(1000), memory, 1000)
+true_option(False, (memory[:1000] == 2).all() and (memory[1000:] != 7).any(), False)
+
+# %% [markdown]
 # ## Quiz
 #
 # ??? What does `x + tl.arange(0, 4)` mean in a kernel?
@@ -413,13 +439,14 @@ print("the same order of", tiles_m * tiles_n, "tiles")
 # - [x] 4 || 100/32, rounded up. The last one has a mask.
 # - [ ] 100 || A tile has 32 rows.
 #
-# ??? You double the width of all tiles (BLOCK columns). What happens to the loads of x?
+# ??? You use tiles of y with twice as many columns and the same rows. What happens to the loads of
+#   x?
 # - [x] half as many || There are half as many columns of tiles.
 # - [ ] twice as many || Each program loads the same rows of x as before.
 # - [ ] the same || Fewer programs load x.
 #
 # ??? Why does expand need no second accumulator?
-# - [ ] S is zero at the start. || That is B, in training.
+# - [ ] S is zero at the start. || S is not zero. (B is zero, at the start of training.)
 # - [ ] The scale is 1. || The scale is already in S.
 # - [x] S Bᵀ is one more step of the loop along K. || It is added to the same accumulator.
 #
@@ -449,13 +476,24 @@ assert wide[32] == wide[16] / 2, "half as many columns of tiles"
 #
 # ## Exercises
 #
-# The exercises of this page are puzzles of the [ladder](../kernels_ladder/README.md): ★ 01, 02
-# and 03, ★★ 04 to 07, 09 and 10. (The kernels of 06 and 09 are on this page: write them without
-# looking.) Start with 01, 02 and 05: `python -m tutorials ladder 01`. Each one checks the
-# values, the bytes, and every address.
+# The exercises of this page are puzzles of the [ladder](../kernels_ladder/README.md). Each one
+# checks the values, the bytes, and every address. `python -m tutorials ladder 01` starts the first.
+#
+# 1. ★ Puzzle 01: scale a vector.
+#    <details><summary>Hint</summary>Section 1 does the same with another factor.</details>
+# 2. ★★ Puzzle 04: softmax of a row.
+#    <details><summary>Hint</summary>Masked places must not become e⁰ = 1: which value of `other`
+#    gives 0?</details>
+# 3. ★★★ Puzzle 10: LoRA in two launches.
+#    <details><summary>Hint</summary>`expand` is section 2 with one more `tl.dot` after the
+#    loop.</details>
+#
+# The kernels of puzzles 05, 06, 07 and 09 are on this page. You can write them without looking.
 #
 # **Change and measure:** in section 3, use GROUP = 2 and GROUP = 8. Which one loads least from
 # memory behind this cache, and why?
+# <details><summary>Hint</summary>How many tiles of x and of W must be in the cache at the same
+# time, so that each one is loaded once for a group? The cache holds 6.</details>
 #
 # ## Summary
 #
@@ -466,12 +504,12 @@ assert wide[32] == wide[16] / 2, "half as many columns of tiles"
 #
 # **Next:** [the backward pass, and why we measure](kernel_backward.py).
 #
-# More: [twelve puzzles](../kernels_ladder/README.md) · [glossary](../GLOSSARY.md)
+# More: [kernel puzzles](../kernels_ladder/README.md) · [glossary](../GLOSSARY.md)
 #
 # ## On the real thing
 #
-# The second command runs anywhere. On a GPU, the first one times one launch and two launches.
-# The last one needs a network:
+# The first command needs a GPU: it measures one launch and two launches. The second one runs on
+# every machine. The last one needs a network:
 #
 # ```bash
 # python -m kernels.bench lora
