@@ -2,7 +2,7 @@
 # # 05 · LoRA variants: change the scale, the start or the shape
 #
 # **Needs** lesson [01](01_lora_by_hand.py); the singular value decomposition by name
-# · **Read and do** 45 minutes · **Runs in** about 30 s on one CPU thread · **Memory** 2 GB
+# · **Read and do** 45 minutes · **Runs in** about 35 s on one CPU thread · **Memory** 2 GB
 #
 # Many papers promise a better LoRA: rsLoRA, PiSSA, DoRA, LoRA+, (IA)³, VeRA. What does each of
 # them change? And is one of them really better?

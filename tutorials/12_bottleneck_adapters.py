@@ -65,9 +65,10 @@ def logits_of(model) -> torch.Tensor:
 #
 # $$A(x) = U\,\text{relu}(D x + b) + c.$$
 #
-# The layer continues with $x + A(x)$. The $x$ in this sum is the **residual**: if $A(x)$ is 0,
-# the layer does not notice the adapter. The **reduction factor** d / m says how narrow the
-# middle is. A usual value is 16.
+# The layer passes on $x + A(x)$. The $x$ in this sum is the **residual**: if $A(x)$ is 0,
+# nothing changes. (In other lessons $D$ is the width of the model. Here the width is d, and $D$
+# is a matrix, as in the paper of Pfeiffer et al.) The **reduction factor** d / m says how
+# narrow the middle is. A usual value is 16.
 #
 # ??? RoBERTa-base has width d = 768 and 12 layers. One adapter per layer with m = 768 / 16 = 48:
 #   how many parameters do all adapters have?
@@ -104,17 +105,20 @@ assert attach(roberta, BottleneckConfig()).parameters == 12 * of_one, "was a bia
 # %% [markdown]
 # ## 2. Three insertion points
 #
-# A Transformer layer has two sub-layers: attention and a feed-forward network (FFN). Each
-# ends with a sum (its own residual) and, in BERT, a norm. Three placements have names. `pfeiffer`
-# and `parallel` are from [Pfeiffer et al. 2021](https://arxiv.org/abs/2005.00247) and [He et al.
+# A Transformer layer has two sub-layers: attention and a feed-forward network (FFN). Each ends
+# with a sum (its own residual) and, in BERT, a norm. Three placements have names. `pfeiffer`
+# and `parallel` are from [Pfeiffer et al. 2021](https://arxiv.org/abs/2005.00247) and [He et
+# al.
 # 2022](https://arxiv.org/abs/2110.04366):
 #
 # ![One layer, three times: where the adapters sit in houlsby, pfeiffer and parallel](diagrams/12_placements.svg)
 #
-# In `houlsby` and `pfeiffer` the adapter comes after a part of the layer. In `parallel` it reads
-# the input of the FFN, and $s\,A(x)$ is added to the output of the FFN. The factor $s$ is fixed;
-# our default is 4. (`pfeiffer` has a detail that is not in the picture. The [deep
-# dive](deep/12_bottleneck_adapters.py) shows it.)
+# In `houlsby` one adapter follows attention and another one follows the FFN, before each sum.
+# In `pfeiffer` one adapter follows the second sum. In `parallel` it reads the input of the FFN,
+# and $s\,A(x)$ is added to the output of the FFN. The factor $s$ is fixed; our default is 4.
+# (`pfeiffer` has a detail that is not in the picture, see the [deep
+# dive](deep/12_bottleneck_adapters.py). Houlsby et al. also train the norms; we do not. Our
+# `houlsby` has swish in place of relu, as AdapterHub's.)
 #
 # ??? Our encoder has 2 layers. All adapters have m = 16. Which placement has the most
 #   parameters?
@@ -150,7 +154,7 @@ assert BottleneckConfig(placement="parallel").reduction_factor in (None, 2), "th
 #
 # ??? U = 0 and D is random. Can such an adapter learn?
 # - [ ] No: all gradients are zero. || The gradient of D is zero at first, but not that of U.
-# - [x] Yes: U moves in the first step, then D too. || The gradient of U contains relu(Dx + b),
+# - [x] Yes: U moves in the first step. After that, D has a gradient too. || The gradient of U contains relu(Dx + b),
 #   which is not zero.
 # - [ ] Only c can learn. || This happens if D and b are zero too: then all neurons are 0.
 
@@ -179,16 +183,16 @@ assert change == 0, "U = 0 and c = 0 add exact zeros"
 # %% [markdown]
 # ## 4. Train it next to LoRA
 #
-# The task is question answering, as in lesson 01: 120 steps, three seeds. The adapters have
-# m = 16, which are 4,256 parameters. LoRA with r = 2 on all linear layers has 4,608. The learning
-# rates are 0.04 for the head and the adapters, and 0.02 for LoRA. (We do not search for better
-# ones here, so a small difference means nothing.)
+# The task is question answering, as in lesson 01: 120 steps, three seeds. The adapters have m =
+# 16, which are 4,256 parameters (without the head). LoRA with r = 2 on all linear layers has
+# 4,608. The learning rates are 0.04 for the head and the adapters, and 0.02 for LoRA. (We did
+# not tune them for this page, so a small difference proves nothing.)
 #
 # ??? The head alone answers about 40 % of the questions. Where are the means of the two
 #   placements?
 # - [ ] Both are closer to the head. || Then the adapters would have learned almost nothing.
-# - [x] `parallel` is closer to LoRA, `pfeiffer` to the head. || The size is the same. The insertion
-#   point and the factor s = 4 of `parallel` are different.
+# - [x] `parallel` is closer to LoRA, `pfeiffer` to the head. || The size is the same. Different are the
+#   insertion point and the factor s = 4, which acts much like a larger learning rate.
 # - [ ] Both are closer to LoRA. || After more steps, `pfeiffer` is (deep dive, section 2).
 
 # %%
@@ -244,9 +248,10 @@ for other in ("head", "pfeiffer"):
     assert all(a > b for a, b in pairs), f"parallel lost to {other}: is the adapter trained?"
 
 # %% [markdown]
-# With every seed, `parallel` is better than the head and than `pfeiffer`. (With seed 0, `pfeiffer`
-# is even below the head.) Between `parallel` and LoRA the seeds do not agree, so these runs cannot
-# say which is better. On four tasks of the small world, `parallel` with 16 neurons comes close to full fine-tuning or above it
+# With every seed, `parallel` is better than the head and than `pfeiffer`. (With seed 0,
+# `pfeiffer` is even below the head.) Between `parallel` and LoRA the seeds do not agree, so
+# these runs cannot say which is better. On four of five tasks of the small world, `parallel`
+# with 16 neurons reaches or nearly reaches full fine-tuning
 # ([report](../training/results/gap/report.md)).
 #
 # ## 5. Break it on purpose: take relu away
@@ -255,10 +260,10 @@ for other in ("head", "pfeiffer"):
 # negative values to 0, and *which* values are negative depends on x. So the adapter stays in the
 # model, and each token needs 2dm more multiplications at each insertion point.
 #
-# Without relu, $A(h) = UDh + Ub + c$ is a matrix and a bias. In `houlsby`, $h$ comes from a linear
-# layer with a weight W, so $h + UDh$ could be merged: the new weight is $(I + UD)\,W$. (In the other
-# two placements, another operation is in between, so not even this would help.) What do we lose
-# without relu?
+# Without relu, $A(h) = UDh + Ub + c$ is a matrix and a bias. Let $h$ be the input of the
+# adapter. In `houlsby` it comes from a linear layer with a weight W, so $h + UDh$ could be
+# merged: the new weight is $(I + UD)\,W$. (In the other two placements, another operation is in
+# between, so not even this would help.) Does the trained adapter still work without relu?
 #
 # ??? We remove relu from the trained `parallel` adapter. How many questions does it still answer?
 # - [ ] about as many as before || Then relu would not matter.
@@ -495,11 +500,12 @@ assert 2 * 1024 * 64 + 64 + 1024 == 132_160, "2dm + m + d"
 #
 # ## Summary
 #
-# 1. An adapter adds U relu(Dx + b) + c to its input. It has 2dm + m + d parameters, and the
-#    model starts unchanged if U and c are 0.
+# 1. An adapter computes U relu(Dx + b) + c, and the result is added to a hidden state. It has
+#    2dm + m + d parameters, and the model starts unchanged if U and c are 0.
 # 2. Adapters of the same size can learn at different speeds: after 120 steps, `parallel` (with its
-#    factor 4) was near LoRA, and `pfeiffer` near the head.
-# 3. relu prevents merging: the adapter costs 2dm multiplications per token, always.
+#    factor 4) was near LoRA, and `pfeiffer` near the head. We did not tune the learning rates.
+# 3. relu prevents merging: the adapter always costs 2dm multiplications per token and insertion
+#    point.
 #
 # **Next:** [lesson 13](13_prefix_and_prompt.py), prefix and prompt tuning.
 #
@@ -508,8 +514,8 @@ assert 2 * 1024 * 64 + 64 + 1024 == 132_160, "2dm + m + d"
 #
 # ## On the real thing
 #
-# These commands need a network, and a GPU helps. We did not run them. With a reduction factor of 16,
-# `parallel` is as large as `pfeiffer`, the default.
+# These commands need a network, and a GPU helps. We did not run them. With a reduction factor
+# of 16, `parallel` is as large as `pfeiffer`, the default.
 #
 # ```bash
 # python -m training --task sst2 --model roberta-base --method bottleneck

@@ -19,7 +19,7 @@ LINES = {
     "11": "Nhiều bộ chuyển đổi trong hai lần khởi chạy: sắp xếp số thứ tự, không sắp xếp ví dụ",
     "12": "Bộ chuyển đổi nút thắt cổ chai: những mạng nhỏ bên trong mỗi lớp",
     "13": "Tinh chỉnh tiền tố và lời nhắc cần tốc độ học lớn",
-    "14": "AdapterFusion học xem nên nghe ai, tốn 24 bộ chuyển đổi, và phải thắng được việc huấn luyện lâu hơn",
+    "14": "AdapterFusion: học cách pha trộn, và so sánh với việc huấn luyện lâu hơn",
     "15": "Một mạng xương sống phục vụ nhiều tác vụ, và tần suất lấy mẫu từng tác vụ quyết định ai được lợi",
     "16": "Các tác vụ quả thật xung đột, thông tin mới chấm dứt được xung đột, và trọng số bằng nhau thì khó đánh bại",
     "17": "Xác suất của mô hình thầy nói nhiều hơn nhãn, và những dòng dữ liệu mà thầy trả lời quan trọng hơn nhiệt độ",

@@ -82,9 +82,9 @@ def learn(
 # %% [markdown]
 # ## 1. Where does the text begin?
 #
-# A prefix can hold the keys and values that the model itself computes from P real words. Then the
-# model must behave as if these words were there. One more thing has to be right: after P words, a
-# text begins at position P, not at 0.
+# A prefix can hold the keys and values that the model itself computes from P real words. Then
+# the model must behave as if these words were there. One more thing has to be right: after P
+# words, a text begins at position P, not at 0.
 #
 # We make such a prefix from a sentence of 11 words, and compare with the model that reads the
 # sentence.
@@ -92,7 +92,7 @@ def learn(
 # ??? How large is the difference if the text begins at position 0 (in our library:
 #   `keep_positions=True`)?
 # - [ ] none, only rounding || This is the case if the text begins at position P.
-# - [ ] below 1 % || Two words at each of the first positions: the model never saw such a text.
+# - [ ] below 1 % || Then prefix and text share the first P positions. The model never saw this.
 # - [x] above 5 % || The positions of all words are wrong.
 
 # %%
@@ -117,14 +117,15 @@ assert errors["P"] < 1e-5, "a prefix made of a text is that text: has the senten
 # %% [markdown]
 # ## 2. The start
 #
-# Three starts are usual for a prompt: `RANDOM` (normal values, the default of peft), `SAMPLE_VOCAB`
-# (the embeddings of random words, our default) and `TEXT` (those of a text that you choose).
+# Three starts are usual for a prompt: `RANDOM` (normal values, the default of peft),
+# `SAMPLE_VOCAB` (the embeddings of random words, our default) and `TEXT` (those of a text that
+# you choose).
 #
 # ??? Adam moves each value by at most about the learning rate per step, and our schedule goes down
 #   to 0. How far does a prompt move in 40 steps of 5e-5, compared with its own size?
 # - [x] about 1 % || About 20 full steps of 5e-5 are 0.001. An embedding has values of about 0.17.
 # - [ ] about 10 % || 20 · 5e-5 is 0.001.
-# - [ ] about 100 % || This happens at 0.3 and above.
+# - [ ] about 100 % || This happens between 3e-3 and 0.03.
 
 # %%
 rates = (5e-5, 3e-3, 0.03, 0.3, 3)
@@ -173,21 +174,21 @@ assert curves["RANDOM"][0] < curves["SAMPLE_VOCAB"][0], (
 # (One seed.) At the left end the lines show the losses of the starts themselves, and `RANDOM` is
 # the lowest. At 0.03 it is the worst. So a low first loss is no sign of a good start.
 #
-# peft's own table (`method_comparison` on MetaMathQA, Llama 3.2 3B, one seed; their measurement,
-# not ours) has the accuracy 0.057 for prompt tuning with the defaults, 0.234 with a learning rate
-# of 1e-3, and 0.343 with `SAMPLE_VOCAB` as well. For prefix tuning it has 0.186, and 0.416 with 5e-3
-# and a start from a text. LoRA has 0.47 to 0.51.
+# peft's own table (`method_comparison` on MetaMathQA, Llama 3.2 3B, one seed; their
+# measurement, not ours) has the accuracy 0.057 for prompt tuning with the defaults, 0.234 with
+# a learning rate of 1e-3, and 0.343 with the same learning rate and `SAMPLE_VOCAB`. For prefix
+# tuning it has 0.186, and 0.416 with 5e-3 and a start from a text. LoRA has 0.47 to 0.51.
 #
 # ## 3. An encoder keeps its positions
 #
-# In an encoder all tokens see each other, so nothing is "before" the text. Does the text still have
-# to begin at position P? peft moves it. The task is tagging: find the names of people and places.
-# Its score is the **span F1**: a name counts only if it is found completely.
+# In an encoder all tokens see each other, so nothing is "before" the text. Does the text still
+# have to begin at position P? peft moves it. The task is tagging: find the names of people and
+# places. Its score is the **span F1**: a name counts only if it is found completely.
 #
 # ??? A prefix of 10 tokens, 50 steps, three seeds. Which is better?
 # - [x] positions from 0, with every seed || In its pretraining, every text began at position 0.
 #   (This is a guess at the reason. We have not tested it.)
-# - [ ] positions from P, with every seed || That is right for a decoder (section 1).
+# - [ ] positions from P, with every seed || Section 1 used a decoder, and a prefix made of real words.
 # - [ ] no clear difference || The differences are larger than those between seeds.
 
 # %%
@@ -211,10 +212,10 @@ true_option(all(better), not any(better), any(better) and not all(better))
 # %% [markdown]
 # ## 4. A network that is thrown away
 #
-# So far each value of a prefix was a parameter. Li & Liang found long prefixes hard to train like
-# this. They computed them with a small network: P trained vectors → Linear → tanh → Linear → keys
-# and values. After training, its result is written into a table (`eject_prefix`), and the network
-# is removed.
+# So far each value of a prefix was a parameter. Li & Liang found long prefixes hard to train
+# like this. They computed them with a small network: P trained vectors → Linear → tanh → Linear
+# → keys and values. After training, its result is written into a table (`eject_prefix`), and
+# the network is removed.
 #
 # ??? The learning rate is 0.03, which is too small for the plain table (core page, section 4). Does
 #   the prefix with the network learn better?
@@ -251,9 +252,9 @@ assert loralib.count_parameters(with_network).trainable < count / 10, (
 )
 
 # %% [markdown]
-# With its own learning rate, 0.3, the plain table comes close. So most of what the network gives is
-# a larger step. The network is large: on RoBERTa-base, a prefix of 30 tokens has 552,960
-# parameters, and its network 9,872,384.
+# With its own learning rate, 0.3, the plain table comes close. So probably most of what the
+# network gives is a larger step. The network is large: on RoBERTa-base, a prefix of 30 tokens
+# has 552,960 parameters, and its network 9,872,384.
 
 # %% tags=["fold"]
 # check: the counts, on the device `meta`, where tensors have no content
@@ -316,8 +317,8 @@ assert counts[1] * 4 == counts[4], (
 )
 
 # %% [markdown]
-# If 4 query heads share one key head (grouped-query attention, as in Llama), the prefix is 4 times
-# smaller.
+# If 4 query heads share one key head (grouped-query attention, as in Llama), the prefix is 4
+# times smaller.
 #
 # ## 6. A task where the prompt is better
 #
@@ -353,14 +354,14 @@ wins = [a > b for a, b in zip(scores["prompt"], scores["prefix"], strict=True)]
 true_option(all(wins), not any(wins), any(wins) and not all(wins))
 
 # %% [markdown]
-# With seed 0 the gap is only 0.01. So this shows that the order of section 5 of the core page is
-# not a law, and no more.
+# With seed 0 the gap is only 0.01. So the prefix is not always better than the prompt. These
+# runs do not show more.
 #
 # ## 7. In a batch, and in a file
 #
-# For generation, shorter texts are padded on the left. The virtual tokens stand before the padding,
-# which is masked. So an example must get the same text in a batch as alone. A file must give the
-# same model again.
+# For generation, shorter texts are padded on the left. The virtual tokens stand before the
+# padding, which is masked. So an example must get the same text in a batch as alone. A file
+# must give the same model again.
 #
 # ??? We save a prompt or a prefix and load it into a fresh base. How equal are the logits?
 # - [ ] up to six digits || The table is stored in float32, without loss.
@@ -401,9 +402,10 @@ assert together == alone, "padding on the left must change nothing: how are posi
 # ## Summary
 #
 # 1. After a prefix, a text begins at position P in a decoder. Our encoder is better from 0.
-# 2. A start from words helps at middle learning rates.
-# 3. The network of Li & Liang mainly makes the steps larger, and is removed after training.
-# 4. A prompt costs as many operations as a longer text, a prefix few. Both use up positions.
+# 2. At a learning rate of 0.03, a start from words was far better than random values (one seed).
+# 3. The network of Li & Liang learns at a smaller learning rate, and is removed after training.
+# 4. A prompt costs as many operations as a longer text, a prefix few. In a decoder both use up
+#    positions.
 #
 # **Next:** [lesson 14](../14_adapter_fusion.py).
 #

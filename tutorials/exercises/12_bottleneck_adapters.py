@@ -22,8 +22,8 @@ def pfeiffer_sublayer(h: Tensor, residual: Tensor, norm: Callable, adapter: Call
 
 
 def change_by_rows(h: Tensor, rows: list[str | None], adapters: dict[str, Callable]) -> Tensor:
-    """★★ What BatchSplit adds to h (B, T, d): row i gets the change of adapter rows[i], and zeros for None.
+    """★★ What BatchSplit adds to h (B, T, d): example i gets the output of adapter rows[i], and zeros for None.
 
-    Each adapter that is named runs once, on all its rows together; one that is not named does not run. Five lines.
+    Each adapter that is named runs once, on all its examples together; one that is not named does not run. Five lines.
     """
     raise NotImplementedError("change_by_rows")

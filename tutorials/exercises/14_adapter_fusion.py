@@ -3,12 +3,12 @@
 from torch import Tensor
 
 
-def fusion_numbers(width: int, places: int, members: int, dynamic: bool) -> int:
-    """★ How many numbers a fusion trains in all. Static: V and one score for each member at each place.
+def fusion_parameters(width: int, places: int, members: int, dynamic: bool) -> int:
+    """★ How many parameters a fusion trains in all. Static: V and one score for each member at each place.
 
     Two lines.
     """
-    raise NotImplementedError("fusion_numbers")
+    raise NotImplementedError("fusion_parameters")
 
 
 def fuse_changes(seen: Tensor, changes: Tensor, query: tuple, key: tuple, V: Tensor) -> Tensor:

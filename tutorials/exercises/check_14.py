@@ -5,10 +5,10 @@ import torch
 from adapters.fusion.fusion import AdapterFusion, fusion_penalty
 
 
-def check_fusion_numbers(answers) -> None:
-    assert answers.fusion_numbers(768, 12, 2, True) == 21_252_096, "RoBERTa-base: V has no bias, Q and K have one each"
-    assert answers.fusion_numbers(768, 12, 5, True) == 21_252_096, "Q, K and V are shared by all members"
-    assert answers.fusion_numbers(64, 2, 3, False) == 2 * (64 * 64 + 3), "static: V stays, and one score a member"
+def check_fusion_parameters(answers) -> None:
+    assert answers.fusion_parameters(768, 12, 2, True) == 21_252_096, "RoBERTa-base: V has no bias, Q and K have one each"
+    assert answers.fusion_parameters(768, 12, 5, True) == 21_252_096, "Q, K and V are shared by all members"
+    assert answers.fusion_parameters(64, 2, 3, False) == 2 * (64 * 64 + 3), "static: V stays, and one score a member"
 
 
 def check_fuse_changes(answers) -> None:

@@ -19,7 +19,7 @@ def pfeiffer_sublayer(h: Tensor, residual: Tensor, norm: Callable, adapter: Call
 
 
 def change_by_rows(h: Tensor, rows: list[str | None], adapters: dict[str, Callable]) -> Tensor:
-    """★★ What BatchSplit adds to h (B, T, d): row i gets the change of adapter rows[i], and zeros for None."""
+    """★★ What BatchSplit adds to h (B, T, d): example i gets the output of adapter rows[i], and zeros for None."""
     change = torch.zeros_like(h)
     for name in {row for row in rows if row is not None}:
         mine = [i for i, row in enumerate(rows) if row == name]

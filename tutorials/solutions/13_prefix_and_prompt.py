@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def prompt_as_large(virtual_tokens: int, attentions: int, key_heads: int, head_size: int, width: int) -> int:
-    """★ How many virtual tokens a prompt needs (rounded up) to learn as many numbers as a prefix of `virtual_tokens` in a
+    """★ How many virtual tokens a prompt needs (rounded up) to have as many parameters as a prefix of `virtual_tokens` in a
     model of this width."""
     numbers = 2 * attentions * virtual_tokens * key_heads * head_size
     return -(-numbers // width)

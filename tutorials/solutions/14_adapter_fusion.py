@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 
-def fusion_numbers(width: int, places: int, members: int, dynamic: bool) -> int:
-    """★ How many numbers a fusion trains in all. Static: V and one score for each member at each place."""
+def fusion_parameters(width: int, places: int, members: int, dynamic: bool) -> int:
+    """★ How many parameters a fusion trains in all. Static: V and one score for each member at each place."""
     chooses = 2 * (width**2 + width) if dynamic else members
     return places * (width**2 + chooses)
 

@@ -9,10 +9,10 @@
 #
 # ![dy comes in, and the backward pass computes four gradients from it](../diagrams/09_backward.svg)
 #
-# Training needs the gradients of $x$, $A$ and $B$, and one more in between, $dS$. If the forward
-# pass used dropout, the backward pass needs the same mask again. And a kernel should only be used
-# where it is faster. On this page you check the gradients, compute the mask a second time, and
-# read the measurements.
+# Training needs the gradients of $x$, $A$ and $B$, and one more in between, $dS$. If the
+# forward pass used dropout, the backward pass needs the same mask again. And a kernel should
+# only be used where it is faster. So four things are missing: gradients, the same mask, good
+# settings of the kernel, and a decision where to use it. This page adds one after the other.
 
 # %% tags=["fold"]
 # set-up: the interpreter, imports, our folders
@@ -49,7 +49,8 @@ x, W, A, B, dy = (torch.randn(shape, generator=generator) for shape in shapes)
 # %% [markdown]
 # ## 1. Four gradients
 #
-# Forward: $S = s\, x A^\top$ and $y = x W^\top + S B^\top$. $x$ has the shape (M, K) for M tokens,
+# Forward: $S = s\, x A^\top$ and $y = x W^\top + S B^\top$. $x$ has the shape (M, K) for M
+# tokens,
 # $W$ (N, K), $A$ (r, K), $B$ (N, r), $S$ (M, r) and $y$ (M, N). Let $dy$ be the gradient of the
 # loss with respect to $y$, and so on. The chain rule gives
 #
@@ -66,6 +67,10 @@ x, W, A, B, dy = (torch.randn(shape, generator=generator) for shape in shapes)
 
 # %%
 y, S = lora_matmul_triton.lora_forward(x, W, None, A, B, s)
+dS_by_hand = s * dy @ B  # (M, r)
+dB_by_hand = dy.T @ (s * x @ A.T)  # (N, r)
+dA_by_hand = dS_by_hand.T @ x  # (r, K)
+dx_by_hand = dy @ W + dS_by_hand @ A  # (M, K)
 with traffic() as counted:
     tiles = Tiles(32, 32, 0, split=2)  # tiles of 32 × 32; two programs share the columns
     dS, dB = lora_backward_triton.grad_rank(dy, B, S, s, tiles)  # (M, r), (N, r)
@@ -77,8 +82,7 @@ print(f"dy has {dy.nbytes:,} bytes; loaded: {counted.loaded:,}, of which S and B
 reads = (counted.loaded - rest) / dy.nbytes
 true_option(reads == 1, reads == 2, reads == r)
 dx, dA, dB = lora_backward_triton.lora_backward(dy, x, W, A, B, S, s)
-by_hand = s * dy @ B  # dS, and from it the three others
-formulas = (dy @ W + by_hand @ A, by_hand.T @ x, dy.T @ (s * x @ A.T))
+formulas = (dx_by_hand, dA_by_hand, dB_by_hand)
 for got, expected in zip((dx, dA, dB), formulas, strict=True):
     assert torch.allclose(got, expected, rtol=1e-3, atol=1e-2), (
         "the kernels compute other formulas"
@@ -95,9 +99,9 @@ for name, got, expected in zip(("dx", "dA", "dB"), (dx, dA, dB), exact, strict=T
 # ## 2. Dropout without a stored mask
 #
 # LoRA's dropout acts on the input of $A$. The backward pass needs the same mask again: dA uses
-# x after dropout, and in dx the mask acts on dS A. PyTorch stores the mask. There is
-# another way: **Philox** (Salmon et al. 2011) is a function that turns (seed, place) into random
-# bits. (The paper calls them key and counter.) Both passes use the same seed, so they compute the
+# x after dropout, and in dx the mask acts on dS A. PyTorch stores the mask. There is another
+# way: **Philox** (Salmon et al. 2011) is a function that turns (seed, place) into random bits.
+# (The paper calls them key and counter.) Both passes use the same seed, so they compute the
 # same mask.
 #
 # ![Forward and backward compute the same mask from one seed](../diagrams/ladder_11.svg)
@@ -200,11 +204,11 @@ assert int(report["limit"]) == 232_448, "another GPU's report: Hopper allows 232
 # ## 5. When does a layer use the kernel?
 #
 # For 8192 tokens, a kernel can save only a few per cent (lesson 09). For 16 tokens, one launch
-# replaces three, so more is possible. A guess is not good enough. So we measured the time of the
-# kernel and of our PyTorch path (two matrix multiplications and one in-place `addmm_`), and
-# divided one by the other. A layer uses Triton only if this ratio is at most 0.98 for the nearest
-# measured shape on the same model of GPU. All ratios are in `kernels/measured.json` (rank 16). In
-# training, the ratio of "forward and backward" together decides.
+# replaces three, so more is possible. A guess is not good enough. So we measured the time of
+# the kernel and of our PyTorch path (two matrix multiplications and one in-place `addmm_`), and
+# divided one by the other. A layer uses Triton only if this ratio is at most 0.98 for the
+# nearest measured shape on the same model of GPU. All ratios are in `kernels/measured.json`
+# (rank 16). In training, the ratio of "forward and backward" together decides.
 #
 # ??? On an H200, we measured the forward pass of a layer from 4096 to 4096 with 16, 512 and 8192
 #   tokens. Where does a layer use the kernel?

@@ -11,9 +11,9 @@
 #
 # In Triton, a language for GPUs inside Python, you write what *one* **program** does. Many
 # programs run at the same time. On this page you write a **kernel** (a function for the GPU)
-# for a matrix multiplication, count what it loads, and add LoRA to it. Then you look at the form
-# with two launches that our library uses. You need no GPU: Triton's interpreter runs the programs
-# one after the other with numpy.
+# for a matrix multiplication, count what it loads, and add LoRA to it. Then you look at the
+# form with two launches that our library uses. You need no GPU: Triton's interpreter runs the
+# programs one after the other with numpy.
 
 # %% tags=["fold"]
 # set-up: the interpreter, imports, our folders
@@ -48,8 +48,8 @@ generator = torch.Generator().manual_seed(0)
 # %% [markdown]
 # ## 1. One program
 #
-# The smallest kernel computes y = 2 x. Each program handles 8 entries. It asks for its own index,
-# computes which entries belong to it, loads them, and stores the results.
+# The smallest kernel computes y = 2 x. Each program handles 8 entries. It asks for its own
+# index, computes which entries belong to it, loads them, and stores the results.
 #
 # ![Program 1 of 3 loads and stores its own part of a vector](../diagrams/ladder_01.svg)
 
@@ -91,9 +91,10 @@ assert torch.equal(y, 2 * x), "is a number of the last block missing?"
 # K in steps. In each step it loads a tile of $x$ and a tile of $W$, multiplies them, and adds
 # the result to an **accumulator**, a tile that stays inside the program.
 #
-# `rows[:, None] * K + depth[None, :]` gives all addresses of a tile at once, with the shape (rows,
-# depth). For $W$ we write `columns[None, :]` and `depth[:, None]`. So its tile arrives with the
-# shape (depth, columns): it is transposed while it is loaded. Masked entries count as 0 (`other`).
+# `rows[:, None] * K + depth[None, :]` gives all addresses of a tile at once, with the shape
+# (rows, depth). For $W$ we write `columns[None, :]` and `depth[:, None]`. So its tile arrives
+# with the shape (depth, columns): it is transposed while it is loaded. Masked entries count as
+# 0 (`other`).
 
 
 # %%
@@ -191,8 +192,8 @@ assert torch.allclose(y, x @ W.T, atol=1e-4), "the order must not change the res
 
 # %% [markdown]
 # (A real GPU runs over a hundred programs at once, so the gain is smaller there.) Our kernels
-# take groups of 8 rows of tiles (`tile_of` in `kernels/triton_kernels/tiles_triton.py`, which also
-# handles a last group with fewer rows).
+# take groups of 8 rows of tiles (`tile_of` in `kernels/triton_kernels/tiles_triton.py`, which
+# also handles a last group with fewer rows).
 #
 # ## 4. LoRA in one launch
 #
@@ -309,9 +310,14 @@ assert torch.allclose(persistent, y2, atol=1e-5), (
 # A GPU program is executed by **warps**, groups of 32 threads. Its accumulator lies in
 # **registers**, the fastest memory, and a thread has at most 255 of them. A register holds one
 # 32-bit number, and the tile is shared among all threads. Suppose that
-# S was stored without its scale s. Then the natural way to write the LoRA step of `expand`, after
-# the loop, is `acc += tl.dot(s_tile, b_tile) * s`. The result is correct. But the compiler then
-# needs registers for a second accumulator.
+# S was stored without its scale s. Then the natural way to write the LoRA step of `expand`,
+# after the loop, is `acc += tl.dot(s_tile, b_tile) * s`. The result is correct. But the
+# compiler then needs registers for a second accumulator.
+#
+# ```python
+# acc = tl.dot(s_tile, b_tile, acc)       # inside the accumulator
+# acc += tl.dot(s_tile, b_tile) * s       # beside the accumulator
+# ```
 #
 # We compile both forms for a Hopper GPU (such as an H200) with tiles of 128 × 256 and 8 warps.
 # No GPU is needed for this: Triton's compiler runs on the CPU.
@@ -358,16 +364,16 @@ show(figure, "kernel_registers")
 
 # %% [markdown]
 # What does not fit is **spilled**: written to slow memory and read again. The interpreter does
-# not show this, and the compiler does not check values. So our tests check each kernel twice: its
-# values in the interpreter, and the compiler's report ([a committed
+# not show this, and the compiler does not check values. So our tests check each kernel twice:
+# its values in the interpreter, and the compiler's report ([a committed
 # table](../../kernels/triton_kernels/ahead_of_time.csv)): registers, spills, and shared memory
 # (fast memory of one program: 232,448 bytes on Hopper).
 #
 # ## The same in Triton's own tutorial
 #
 # Triton's tutorial 03 has this matrix multiplication, with the same order of tiles. (It
-# multiplies by a matrix of shape (K, N); our W is (N, K). Our GROUP has the name `GROUP_SIZE_M` there.) Its
-# groups and ours visit the tiles in the same order:
+# multiplies by a matrix of shape (K, N); our W is (N, K). Our GROUP has the name `GROUP_SIZE_M`
+# there.) Its groups and ours visit the tiles in the same order:
 
 # %% tags=["fold"]
 # the same in Triton's tutorial 03: its formula for the order of the tiles
@@ -477,7 +483,8 @@ assert wide[32] == wide[16] / 2, "half as many columns of tiles"
 # ## Exercises
 #
 # The exercises of this page are puzzles of the [ladder](../kernels_ladder/README.md). Each one
-# checks the values, the bytes, and every address. `python -m tutorials ladder 01` starts the first.
+# checks the values, the bytes, and every address. `python -m tutorials ladder 01` starts the
+# first.
 #
 # 1. ★ Puzzle 01: scale a vector.
 #    <details><summary>Hint</summary>Section 1 does the same with another factor.</details>
