@@ -60,9 +60,9 @@ folder = Path(tempfile.mkdtemp())
 # $$q = Q x + b_q, \quad k_i = K a_i + b_k, \quad v_i = V a_i, \quad
 #   \text{out} = \sum_i \text{softmax}_i(q \cdot k_i)\, v_i.$$
 #
-# It is the attention of a Transformer with one difference: a token does not look at other
-# tokens, but at the N adapters at its own position. Before training, $V$ is almost the identity,
-# and $Q$ and $K$ are small random values.
+# It is an attention, but not over tokens: a token looks at the N adapters at its own position.
+# (As in the paper, the scores are not divided by √D. The biases are those of AdapterHub's
+# code.) Before training, $V$ is almost the identity, and $Q$ and $K$ are small random values.
 #
 # ??? Three adapters, before any training of the fusion. What are the shares?
 # - [ ] 1 for the first, 0 for the others || No adapter is special.
@@ -102,7 +102,7 @@ assert torch.allclose(equal, a.mean(1), atol=1e-4), "equal shares and V = I give
 #
 # ## 2. What it costs
 #
-# $Q$, $K$ and $V$ have D × D values each. All adapters share them.
+# $Q$, $K$ and $V$ have D × D values each. There is one $Q$, $K$ and $V$ per layer, for all adapters.
 #
 # ??? RoBERTa-base: D = 768, 12 layers, adapters with m = 48 (lesson 12). How many times more
 #   parameters has a fusion than one adapter?
@@ -133,9 +133,10 @@ assert all(".fusions." in name for name in trained), "the adapters must stay fro
 # ## 3. Break it on purpose: leave out a baseline
 #
 # A new task has only 48 labelled examples: is a text about music or sport, or about food or
-# science? We train an adapter for it (the *task's own adapter*), and then a fusion of three: its
-# own adapter, one for *topic* (a closely related task) and one for *question answering*
-# (unrelated). The fusion starts from the trained own adapter and its head.
+# science? We train an adapter for it (the *task's own adapter*), and then a fusion of three:
+# its own adapter, one for *topic* (a closely related task: its four labels include our two
+# groups) and one for *question answering* (unrelated). The fusion starts from the trained own
+# adapter and its head.
 #
 # ![The fusion has had 100 steps in total, the own adapter 50](diagrams/14_baselines.svg)
 #
@@ -144,11 +145,12 @@ assert all(".fusions." in name for name in trained), "the adapters must stay fro
 # the average, which is not trained.
 #
 # ??? Three seeds. What do the mean accuracies say?
-# - [ ] Fusion is clearly the best of the four. || Three seeds and 250 test examples cannot show
-#   such small differences.
-# - [x] Own, fusion and twice as long lie close together; the average is worst. || The average uses
-#   the unrelated adapter with full strength. The fusion repairs this, but no more.
-# - [ ] Twice as long is clearly the best. || It is close to the fusion and the own adapter.
+# - [ ] Fusion is clearly the best of the four. || Three seeds and 250 test examples cannot show such
+#   small differences.
+# - [ ] The average is far behind the others. || It gives the unrelated adapter a third of the weight,
+#   but it is not far behind here.
+# - [x] All four lie within 0.05. Fusion is not the best. || The adapter that was trained twice as long
+#   has the highest mean. But nobody can order them with three seeds.
 
 # %% tags=["fold"]
 # set-up: 48 labelled examples for each seed, and the runs
@@ -157,11 +159,11 @@ COMMON = {"eval_every": 10**6, "trackers": "", "threads": 1, "eval_rows": 250}
 
 
 def few_labels(seed: int) -> str:
-    """A folder with 48 training examples of the two-topic task, and its test examples."""
+    """A folder with 48 training examples of the two-topic task, and 250 test examples."""
     path = folder / f"few-{seed}"
     path.mkdir(exist_ok=True)
-    for split, data in load_task(find_task("topic"), seed=10 + seed).items():
-        data = data.select(range(48)) if split == "train" else data
+    for split, count in (("train", 48), ("test", 250)):
+        data = load_task(find_task("topic"), seed=10 + seed)[split].select(range(count))
         pairs = zip(
             data["sentence"], data["label"], strict=True
         )  # labels 0 and 1: music, sport
@@ -196,7 +198,7 @@ for seed in (0, 1, 2):
 
 # %% tags=["fold"]
 # the average: the three adapters in one model, with equal shares
-test = load_task(find_task("sentiment"), few_labels(0))["test"].select(range(250))
+test = {seed: load_task(find_task("sentiment"), few_labels(seed))["test"] for seed in runs}
 
 
 def averaged(seed: int, *names: str) -> float:
@@ -205,7 +207,8 @@ def averaged(seed: int, *names: str) -> float:
     for name, trained in {"own": runs[seed]["own adapter"], **others}.items():
         load(base.model, trained.folder / "adapter", name, with_heads=name == "own")
     activate(base.model, Average(*names), "own")
-    held_out = HeldOut(task, test, encode(test[:], task, base.tokenizer, 128))
+    examples = test[seed]
+    held_out = HeldOut(task, examples, encode(examples[:], task, base.tokenizer, 128))
     return evaluate(base.model, held_out, base.tokenizer, make_accelerator())["accuracy"]
 
 
@@ -228,7 +231,7 @@ for i, name in enumerate(order):
 for seed, marker in enumerate("os^"):
     panel.plot([], [], marker, color="grey", label=f"seed {seed}")
 panel.set_xticks(range(4), order)
-panel.set(title="48 labels: fusion is not above the adapter alone", ylim=(0, 1.05))
+panel.set(title="48 labels: the four are close, and fusion is not the best", ylim=(0, 1.05))
 panel.set(ylabel="accuracy (line: mean)", xlabel="what is used")
 panel.legend(loc="lower right", ncols=3)
 show(figure, "14_baselines")
@@ -237,21 +240,25 @@ show(figure, "14_baselines")
 # check
 mean = {name: sum(values) / 3 for name, values in scores.items()}
 three = [mean[name] for name in ("own adapter", "fusion", "twice as long")]
-close = max(three) - min(three) < 0.08
+all_close = max(mean.values()) - min(mean.values()) < 0.05
 true_option(
-    mean["fusion"] > max(mean["own adapter"], mean["twice as long"]) + 0.08,
-    close and mean["average"] < min(three),
-    mean["twice as long"] > max(mean["own adapter"], mean["fusion"]) + 0.08,
+    mean["fusion"] > max(mean["own adapter"], mean["twice as long"]) + 0.05,
+    mean["average"] < min(three) - 0.1,
+    all_close and mean["fusion"] < max(mean.values()),
 )
 without_qa = [averaged(seed, "own", "topic") for seed in runs]
-assert sum(without_qa) / 3 > mean["average"], "the unrelated adapter should be the problem"
+assert sum(without_qa) / 3 > mean["average"], "does the unrelated adapter not matter any more?"
 
 # %% [markdown]
-# On question answering, the fusion gains on average over its own adapter. But the same adapter,
-# trained twice as long, is better with every seed ([deep dive](deep/14_adapter_fusion.py),
-# section 1). A table without this baseline would praise the fusion. This is our small world, not
-# a general result: the paper reports gains on average over 16 tasks. Others report that single
-# adapters or a few learned scales are as good (MerA, He et al. 2023; ScaLearn, Frohmann et al.
+# A report with only the first three columns of the plot would say "fusion is best". The fourth one
+# changes this. (Without the unrelated adapter, the average is better than with it.)
+#
+# The deep dive repeats this with question answering as the *new* task. There, the fusion is
+# better than its own adapter on average. But the same adapter, trained twice as long, is better
+# with every seed ([deep dive](deep/14_adapter_fusion.py), section 1). Without this baseline,
+# the table would make the fusion look good. This is our small world, not a general result: the
+# paper reports gains on average over 16 tasks. Others report that single adapters or a few
+# learned scales are as good (MerA, He et al. 2023; ScaLearn, Frohmann et al.
 # 2023).
 #
 # ## 4. Which adapter gets the attention?
@@ -260,8 +267,8 @@ assert sum(without_qa) / 3 > mean["average"], "the unrelated adapter should be t
 #
 # ??? Do all tokens use the same adapter?
 # - [ ] yes, the own adapter || Some tokens prefer another one.
-# - [ ] yes, each token has equal shares || Q and K were trained, and trained adapters have large
-#   outputs, so the scores are not near 0.
+# - [ ] yes, each token has equal shares || Training moved Q and K, so the scores differ between
+#   tokens.
 # - [x] no, tokens have different shares || This is what an attention for each token can do.
 
 # %%
@@ -271,7 +278,7 @@ base = load_trained(runs[0]["fusion"].folder / "adapter").base
 places = [next(iter(site.fusions.values())) for site in sites(base.model).values()]
 for fusion in places:
     fusion.keep = True  # so that it stores its shares
-inputs = base.tokenizer([test[0]["sentence"]], return_tensors="pt")
+inputs = base.tokenizer([test[0][0]["sentence"]], return_tensors="pt")
 with torch.no_grad():
     base.model.eval()(**inputs)
 shares = places[0].weights[0]  # (T, N)
@@ -306,18 +313,39 @@ assert torch.allclose(shares.sum(-1), torch.ones(len(shares))), "shares of a tok
 #
 # ## 5. Three real tasks
 #
-# The same comparison with a real encoder (22 M parameters) and real data, with 400 steps for
-# each adapter and 400 for each fusion. [The report](../multitask/results/fusion/report.md) has
-# the command, the number of seeds and more rows.
+# The same comparison with a real encoder (22 M parameters) and real data: SST-2 (good or bad
+# review), SICK (does one sentence follow from another?) and SQuAD (find the answer; F1 counts
+# shared words). Each adapter and each fusion has 400 steps, and the longer adapter 800. [The
+# report](../multitask/results/fusion/report.md) has the command, the number of seeds and more
+# rows.
+#
+# ??? On how many of the three tasks does the fusion gain more than 0.02 over its own adapter?
+# - [x] on none || Although it has had twice as many steps, and has about 23 times as many parameters.
+# - [ ] on one || The largest gain is smaller than this.
+# - [ ] on all three || Compare the first and the last column.
 
 # %% tags=["fold"]
 # table: from the committed report
 COLUMNS = "own adapter; own adapter, as long as the fusion; average, untrained; fusion"
 show_table(f"multitask/results/fusion/report.md#Quality; {COLUMNS}")
 
+# %% tags=["fold"]
+# check: the rows of the report
+report = (ROOT / "multitask/results/fusion/report.md").read_text()
+lines = [
+    line.split("|")[2:]
+    for line in report.splitlines()
+    if line.startswith(("| sst2 (", "| sick (", "| squad ("))
+]
+names = next(line.split("|")[2:] for line in report.splitlines() if line.startswith("| task |"))
+column = {name.strip(): i for i, name in enumerate(names)}
+values = [[float(cell.split()[0]) for cell in line if cell.strip()] for line in lines[:3]]
+gains = [row[column["fusion"]] - row[column["own adapter"]] for row in values]
+count = sum(gain > 0.02 for gain in gains)
+true_option(count == 0, count == 1, count == 3)
+
 # %% [markdown]
-# On no task does the fusion gain more than 0.02 over its own adapter, although it has had twice
-# as many steps, and about 23 times as many parameters.
+# SICK_TEXT
 #
 # ## The same in AdapterHub
 #
@@ -346,6 +374,9 @@ names = ("seq_bn_a", "seq_bn_b")
 for name in names:
     attach(bert, BottleneckConfig(reduction_factor=4, modules_to_save=[]), name)
 attach(bert, AdapterFusionConfig(), Fuse(*names))
+
+# %% tags=["fold"]
+# the stored weights go into our layers
 for path, site in sites(bert).items():
     layer = f"encoder.layer.{path.split('.')[2]}.output."
     for name in names:
@@ -364,8 +395,8 @@ print("AdapterHub's fusion and ours give the same hidden states")
 # %% [markdown]
 # ## Find the bug
 #
-# A reader writes the fusion of a text with T tokens and N adapters. The shares of each *adapter*
-# add up to 1 over the tokens.
+# A reader writes the fusion of a text with T tokens and N adapters. With longer texts, the
+# outputs of the fusion become smaller and smaller.
 #
 # ```python
 # scores = (q[:, None] * k).sum(-1)      # (T, N)
@@ -380,15 +411,14 @@ print("AdapterHub's fusion and ours give the same hidden states")
 # - [ ] The sum must be over the tokens. || Each token gets its own output.
 
 # %% tags=["fold"]
-# check: with softmax over axis 0, a longer text gets smaller outputs
+# check: with softmax over axis 0, the shares of one token add up to far less than 1
 x, a = torch.randn(50, 64, generator=g), torch.randn(50, 3, 64, generator=g)
 small = AdapterFusion(64, 3, generator=g)
 with torch.no_grad():
-    scores_of_x = (small.query(x)[:, None] * small.key(a)).sum(-1)
-wrong = scores_of_x.softmax(0)
-true_option(
-    False, torch.allclose(wrong.sum(0), torch.ones(3)) and wrong.sum(1).max() < 0.9, False
-)
+    wrong = (small.query(x)[:, None] * small.key(a)).sum(-1).softmax(0)
+print(f"shares of one token add up to {wrong.sum(1).mean():.2f} with 50 tokens")
+over_tokens = torch.allclose(wrong.sum(0), torch.ones(3)) and wrong.sum(1).mean() < 0.1
+true_option(False, over_tokens, False)
 
 # %% [markdown]
 # ## Quiz
@@ -426,7 +456,7 @@ true_option(
 # |:--|:--|:--|
 # | the fusion is far better than the adapter | it had twice the steps | section 3: train the adapter as long |
 # | the fusion is worse than its own adapter | an unrelated adapter and few labels | section 3; leave one out |
-# | one adapter gets all attention | the others do not help here | section 4; then no fusion is needed |
+# | one adapter gets all attention | the others do not help here | section 4; train this adapter longer |
 # | scores fall with weight decay | V shrinks towards zero | deep dive, section 2 |
 # | another score after loading | another order of the adapters, or another head | deep dive, section 5 |
 #

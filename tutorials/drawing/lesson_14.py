@@ -17,9 +17,9 @@ def fusion() -> Drawing:
         d.arrow(adapter.right, (236, y + 20), f"a{'₁₂₃'[i]}")
         d.box(238, y + 2, 54, 36, "trained", "K, V")
         d.arrow((292, y + 20), (324, y + 20))
-        d.box(326, y + 8, 70 * share + 4, 24, "data", "", round_by=2)
-        d.text(334 + 70 * share + 2, y + 25, f"{share:.1f}", "small")
-        d.arrow((404, y + 20), (434, 144 + 8 * i))
+        d.box(326, y + 8, 56 * share + 4, 24, "data", "", round_by=2)
+        d.text(332 + 56 * share + 2, y + 25, f"{share:.1f}", "small")
+        d.arrow((412, y + 20), (434, 144 + 8 * i))
     d.text(326, 60, "softmax(q · kᵢ)", "small")
     q = d.box(112, 12, 76, 34, "trained", "Q")
     d.line(x.top, (38, 29), (104, 29))
@@ -28,7 +28,7 @@ def fusion() -> Drawing:
     d.arrow((376, 29), (376, 46))
     d.text(260, 22, "query q", "small soft")
     d.box(434, 132, 38, 40, "data", "sum", round_by=4)
-    d.text(240, 268, "each token has its own shares; the sum is added to the layer", "small soft middle")
+    d.text(240, 268, "one K and one V for all adapters; each token has its own shares", "small soft middle")
     d.legend(290, ("frozen", "frozen adapters"), ("trained", "trained"), ("data", "computed"))
     return d
 
@@ -40,17 +40,17 @@ def baselines() -> Drawing:
         214,
     )
     rows = (
-        ("own adapter", (("frozen", "50 steps"),)),
-        ("average", (("frozen", "50 steps"), ("plain", "0"))),
-        ("fusion", (("frozen", "50 steps"), ("trained", "50 steps"))),
-        ("twice as long", (("frozen", "50 steps"), ("frozen", "50 steps"))),
+        ("own adapter", (("trained", "50 steps"),)),
+        ("average", (("trained", "50 steps"), ("plain", "0"))),
+        ("fusion", (("trained", "50 steps"), ("gradient", "50 steps"))),
+        ("twice as long", (("trained", "50 steps"), ("trained", "50 steps"))),
     )
     for i, (name, parts) in enumerate(rows):
         y = 16 + 42 * i
         d.text(122, y + 20, name, "small end")
         for j, (kind, words) in enumerate(parts):
             d.box(134 + 152 * j, y, 148 if words != "0" else 36, 30, kind, words, round_by=3)
-    d.legend(204, ("frozen", "the adapter is trained"), ("trained", "Q, K and V are trained"))
+    d.legend(204, ("trained", "the adapter is trained"), ("gradient", "Q, K and V are trained"))
     return d
 
 

@@ -26,10 +26,11 @@ PUZZLE = Puzzle(
     task=(
         "This is the first kernel of LoRA's backward pass: both dS and dB need all of dy, so load each tile of dy once and use "
         "it twice. dB is a sum over all rows, but programs cannot add to each other: each stores the part of its own 32 rows, "
-        "and `parts.sum(0)` is dB."
+        "and `parts.sum(0)` is dB (dy is (64, 96), B is (96, 16), S is (64, 16) and contains s already)."
     ),
     formula=r"dS = s\, dy\, B, \qquad \text{parts}_p = dy_p^\top S_p, \qquad dB = \sum_p \text{parts}_p",
     programs=(
+        "p is the number of a program; dy_p and S_p are its 32 rows. "
         "Program 1 loads its 32 rows of S, then 32 columns of dy and 32 rows of B in each step. "
         "It stores a part of dB in each step, and dS after the loop."
     ),
@@ -39,7 +40,10 @@ PUZZLE = Puzzle(
             "In each step: `columns = n + tl.arange(0, BLOCK)`, then a tile of dy with shape (BLOCK rows, BLOCK columns) and a "
             "tile of B with shape (BLOCK columns, R)."
         ),
-        "`acc = tl.dot(dy_tile, b_tile, acc)` for dS; `tl.dot(tl.trans(dy_tile), s_tile)` is the part of dB for these columns.",
+        (
+            "`acc = tl.dot(dy_tile, b_tile, acc)` for dS; `tl.dot(tl.trans(dy_tile), s_tile)` is the part of dB for these "
+            "columns. (A tile of dy is square here, so the shapes fit without `tl.trans`, too. The values do not.)"
+        ),
         "The address of parts[p, n, k] is `parts + p * N * R + n * R + k`, where p is the number of the program.",
     ),
     inputs=inputs,
