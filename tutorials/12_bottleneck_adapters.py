@@ -87,8 +87,8 @@ of_one = 2 * d * m + m + d
 print(f"one adapter: {of_one:,} parameters, twelve: {12 * of_one:,}")
 
 # %% tags=["fold"]
-# check: against the library's adapter (init="bert": U is random, else we would compare zeros), and
-# its count on RoBERTa-base (on the device `meta`, where tensors have no content)
+# check: against the library's adapter, and its count on RoBERTa-base
+# (init="bert": U is random, else we would compare zeros; tensors on `meta` have no content)
 from adapters import BottleneckConfig, attach
 from adapters.bottleneck.bottleneck import Bottleneck
 

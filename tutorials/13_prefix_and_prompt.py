@@ -261,7 +261,9 @@ for (method, losses), style in zip(curves.items(), ("o-", "s--", "^-"), strict=T
     panel.semilogx(rates, losses, style, color=COLOURS[method], label=method)
 panel.axvline(5e-5, color=COLOURS["untouched"], linestyle="--")
 panel.annotate("default of\nTrainingArguments", (6e-5, 0.6))
-panel.set(title="with 5e-5 nothing learns; LoRA needs the smallest learning rate", ylim=(0, None))
+panel.set(
+    title="with 5e-5 nothing learns; LoRA needs the smallest learning rate", ylim=(0, None)
+)
 panel.set(xlabel="learning rate (log scale)", ylabel="test loss, nats per token")
 panel.legend()
 show(figure, "13_rates")
@@ -447,7 +449,7 @@ true_option(False, wrong[0, first - 8] == right[0, first] != wrong[0, first], Fa
 # 2. ★★ `share_of_prefix`: how much of its attention each token of a text spends on the prefix.
 #    <details><summary>Hint</summary>The scores of section 2 without the causal mask, then
 #    softmax.</details>
-# 3. ★★★ `shared_prefix_attention`: section 2 for an encoder whose query heads share key heads.
+# 3. ★★ `shared_prefix_attention`: section 2 for an encoder whose query heads share key heads.
 #    <details><summary>Hint</summary>`repeat_interleave` along the heads: queries 0 and 1 use key
 #    head 0.</details>
 #

@@ -10,9 +10,9 @@
 # ![Examples of three tasks go through one backbone, and each to the head of its task](diagrams/15_mixed_batch.svg)
 #
 # Yes. **Multitask learning** with **hard sharing** (Caruana 1997) has one **backbone** (the
-# model without its last layer) for all tasks, and a small head for each. On this page you build
-# the heads, put several tasks into one batch, and choose how often each task is sampled. Then
-# you measure whether a task with 40 labels gains.
+# model without its last layer) for all tasks, and a small head for each. On this page you look
+# at what a head reads, at the loss of a batch with several tasks, and at how often each task is
+# sampled. Then you measure whether a task with 40 labels gains.
 
 # %% tags=["fold"]
 # set-up: imports, our folders, one thread
@@ -41,7 +41,7 @@ from multitask.runs.trainer import MultitaskTrainer
 from training.data.batching import batches
 from training.models.base_models import Source, load_backbone
 from training.reports.paired import paired_gap
-from training.reports.records import COLOURS, use_style
+from training.reports.records import use_style
 from tutorials.answers import true_option
 from tutorials.show import show
 
@@ -68,8 +68,8 @@ features = {task: part.train for task, part in tasks.items()}
 #
 # A backbone returns one vector for each token. A label belongs to the whole text, so a head
 # needs one vector: this step is called **pooling**. In an encoder, each token has read the whole
-# text, and we take the mean over the tokens. In a decoder, a token has read only what stands
-# before it.
+# text, and we take the mean over the tokens. In a decoder, a token has read only itself
+# and the tokens before it.
 #
 # ??? A classifier on a decoder reads the vector of the *first* token. Two texts differ only in
 #   their last word. Can it tell them apart?
@@ -109,18 +109,19 @@ assert sum(p.numel() for p in TaskHeads(768, {"nli": model.tasks["nli"]}).parame
 #
 # ## 2. A mixed batch needs one pass
 #
-# A batch has examples of several tasks, and says for each example which task it is. The backbone
+# A batch mixes several tasks. `task_ids` stores the task of each example. The backbone
 # runs once on the whole batch. Then each head takes the examples of its task, and computes the
 # mean loss of this task, $L_k$. The loss of the step is
 #
 # $$L = \sum_k s_k\, L_k, \qquad s_k = \frac{\text{examples of task } k}{\text{examples in the batch}}.$$
 #
 # Why not take the mean over all answers in the batch? A *topic* example has one answer, its
-# label. A *tagging* example (is this word a name?) has an answer for each word.
+# label. A *tagging* example (for each word: is it the name of a person, of a place, or no
+# name?) has an answer for each word.
 #
-# ??? In the batch below, 3 of 25 examples are *tagging*. How much of a mean over all answers would
-#   be tagging?
-# - [ ] about 12 % || That is its part of the examples, s.
+# ??? In the batch below, 3 of 25 examples are *tagging*. If we took the mean over all answers, what
+#   fraction would come from *tagging*?
+# - [ ] about 12 % || That is its fraction of the examples, s_k.
 # - [ ] about 50 % || Count the words of three texts, against 22 other examples.
 # - [x] more than 80 % || Three long texts have far more words than the others have answers.
 
@@ -157,7 +158,7 @@ total = Learner(model, make_balancing("equal", kinds)).total(batch)
 assert abs(float((total - by_hand).detach())) < 1e-5, "share times mean loss, for each task"
 
 # %% [markdown]
-# So the examples decide how much a task counts, not the number of answers.
+# So the weight of a task is its fraction of the examples, not of the answers.
 #
 # ## 3. How often is each task sampled?
 #
@@ -166,7 +167,8 @@ assert abs(float((total - by_hand).detach())) < 1e-5, "share times mean loss, fo
 #
 # $$p_k = \frac{n_k^{1/T}}{\sum_j n_j^{1/T}}$$
 #
-# (Raffel et al. 2020, section 3.5.2; they also limit $n_k$ to a largest value). T = 1 is
+# (Raffel et al. 2020, section 3.5.2; they write $e_m$ for $n_k$, and also limit it to a largest
+# value). This T is a temperature, not the number of tokens. T = 1 is
 # **proportional sampling**: a task with twice the examples is sampled twice as often. With a
 # larger **temperature** T the probabilities become more equal.
 #
@@ -207,14 +209,15 @@ assert np.allclose(list(library.values()), p), "1/T is the exponent"
 # model needs to know who and where people are. We compare three ways, with three seeds and 16
 # examples per step:
 #
-# - *alone*: a model for *qa* only, 90 steps.
-# - *equal*: one model for both, 120 steps, each task with half of the examples.
-# - *proportional*: the same, but only 1 of 26 examples is *qa*.
+# - *alone*: a model for *qa* only, 90 steps. It sees 1,440 examples of *qa*.
+# - *equal*: one model for both, 120 steps, each task with half of the examples (960 of *qa*).
+# - *proportional*: the same, but only 1 of 26 examples is *qa* (about 74).
 #
 # ??? Where is *qa* best after its last step?
-# - [ ] alone || It sees more *qa* examples than the others, but always the same 40.
-# - [x] equal || It sees fewer *qa* examples than `alone`, and *tagging* teaches the backbone.
-# - [ ] proportional || 1 of 26 examples is too few here.
+# - [ ] alone || It sees the most examples of *qa*, but they are 40 texts, again and again.
+# - [x] equal || Probably *tagging* teaches the backbone something that *qa* needs, too.
+# - [ ] proportional || With only 74 examples it is about as good as alone with 1,440. But equal is
+#   better.
 
 # %% tags=["fold"]
 # set-up: a training run that returns the scores by step
@@ -261,19 +264,23 @@ for way, values in last.items():
 # %% tags=["fold"]
 # plot: both tasks by step; thin lines are seeds
 figure, panels = plt.subplots(1, 2, figsize=(7.6, 3.2), sharey=True)
-looks = {"alone": ("full", "^"), "equal": ("lora", "o"), "proportional": ("broken", "s")}
+looks = {
+    "alone": ("black", "^"),
+    "equal": ("tab:cyan", "o"),
+    "proportional": ("tab:olive", "s"),
+}
 for panel, task in zip(panels, ("qa", "tagging"), strict=True):
     for way, (colour, marker) in looks.items():
         runs = [scores for scores in curves[way] if task in scores[30]]
         for scores in runs:
             values = [score[task] for score in scores.values()]
-            panel.plot(list(scores), values, color=COLOURS[colour], alpha=0.3, linewidth=0.8)
+            panel.plot(list(scores), values, color=colour, alpha=0.3, linewidth=0.8)
         if runs:
             means = [np.mean([scores[step][task] for scores in runs]) for step in runs[0]]
-            panel.plot(list(runs[0]), means, color=COLOURS[colour], marker=marker, label=way)
+            panel.plot(list(runs[0]), means, color=colour, marker=marker, label=way)
     panel.set(xlabel="step", ylim=(0, 1.02), xticks=(30, 60, 90, 120))
-panels[0].set(title="qa, 40 labels", ylabel="score")
-panels[1].set_title("tagging, 1,000 labels")
+panels[0].set(title="qa (40 labels): best with equal", ylabel="score")
+panels[1].set_title("tagging (1,000 labels): only delayed")
 panels[0].legend(loc="upper left")
 show(figure, "15_sampling")
 
@@ -295,13 +302,14 @@ assert early["proportional"] > early["equal"], (
 )
 
 # %% [markdown]
-# Look at step 30 in the plot. With equal sampling, *qa* is ahead and *tagging* behind. With
-# proportional sampling it is the other way round. The sampling is a budget: what one task
-# gets, the other one pays. After 120 steps, *tagging* has caught up. *qa* is better with
-# equal sampling than alone, by more than two standard errors.
+# Look at step 30 in the plot (*qa*: exact match, *tagging*: F1 of whole names). With equal
+# sampling,
+# *qa* is ahead and *tagging* behind. With proportional sampling it is the other way round: more
+# examples of one task mean fewer of the other. After 120 steps, *tagging* has caught up, and
+# *qa* is better with equal sampling than alone, by more than two standard errors.
 #
-# Do not expect this for every pair of tasks. We tried several pairs before we chose this one,
-# with these seeds among others, so the figure flatters. The [deep
+# Do not expect this for every pair of tasks. We chose this pair after trying several, partly
+# with these seeds, so the gain may look too large. The [deep
 # dive](deep/15_multitask_heads_and_sampling.py) shows a report with six new seeds.
 #
 # ## 5. Break it on purpose: an evaluation that changes the training
@@ -311,7 +319,7 @@ assert early["proportional"] > early["equal"], (
 # ```python
 # model.train()
 # for epoch in range(3):
-#     train_one_epoch(model)
+#     train_one_epoch(model)  # does not change the mode
 #     evaluate(model)  # calls model.eval() at its beginning
 # ```
 #
@@ -346,7 +354,7 @@ assert model.training, "an evaluation must leave the mode of training as it foun
 # ## The same in transformers
 #
 # A model of transformers has one head. For several heads, people load the backbone with
-# `AutoModel` and add their own linear layers. With the same weights, the logits are ours:
+# `AutoModel` and add their own linear layers. With the same weights, its logits equal ours:
 
 # %% tags=["fold"]
 # the same in transformers: AutoModel, the mean over real tokens, and one linear layer for each task
@@ -434,7 +442,7 @@ assert abs(probabilities((1000, 4000), 2)[1] - 2 / 3) < 1e-9 and round(1600 * 40
 # | predictions change with the batch size | padding is part of the mean | deep dive, section 1 |
 # | one task dominates the loss | one mean over all answers | section 2: count answers |
 # | one task is sampled all the time | softmax of the sizes | find the bug |
-# | the small task does not learn | proportional sampling | section 4 |
+# | the small task is far behind at first | proportional sampling | section 4, step 30 |
 # | losses change after the first evaluation | dropout is off | section 5: `assert model.training` |
 #
 # ## Exercises
@@ -448,9 +456,9 @@ assert abs(probabilities((1000, 4000), 2)[1] - 2 / 3) < 1e-9 and round(1600 * 40
 #    sum.</details>
 # 2. ★★ `last_real`: the vector of the last real token, with padding on either side.
 #    <details><summary>Hint</summary>Number the positions, and give padding the number 0.</details>
-# 3. ★★★ `weights_for`: loss weights that give each task a wanted influence, whatever its
+# 3. ★★ `weights_for`: loss weights that give each task a wanted influence, whatever its
 #    probability (deep dive, section 3).
-#    <details><summary>Hint</summary>Probability times weight must be what is wanted.</details>
+#    <details><summary>Hint</summary>What does an average step follow?</details>
 #
 # **Change and measure:** in section 4, add temperature sampling with T = 3. Is *qa* closer to
 # equal or to proportional sampling?
@@ -459,7 +467,8 @@ assert abs(probabilities((1000, 4000), 2)[1] - 2 / 3) < 1e-9 and round(1600 * 40
 #
 # 1. One backbone and one pass serve all tasks. Each head takes its own examples.
 # 2. The mean is taken inside each task, and the examples decide how much a task counts.
-# 3. Sampling is a budget. Here equal sampling helped the task with 40 labels, and delayed the other.
+# 3. More examples of one task mean fewer of the other. Here equal sampling helped the task with 40
+#    labels, and delayed the other one.
 #
 # **Next:** [lesson 16](16_balancing_and_interference.py), tasks that conflict.
 #

@@ -4,9 +4,9 @@
 # **Needs** [lesson 15](../15_multitask_heads_and_sampling.py) · **Read and do** 45 minutes
 # · **Runs in** about 15 s on one CPU thread · **Memory** 2 GB
 #
-# The core page built one model for several tasks. Here you see what padding can do to a mean, for
-# which tasks a frozen backbone is enough, how sampling and loss weights work together, and how a
-# batch can lose most of its examples.
+# The core page built one model for several tasks. Here you see what padding can do to a mean,
+# for which tasks a frozen backbone is enough, how sampling and loss weights work together, and
+# how a batch can lose most of its examples.
 
 # %% tags=["fold"]
 # set-up: imports, our folders, one thread
@@ -54,8 +54,8 @@ features = {task: part.train for task, part in tasks.items()}
 # %% [markdown]
 # ## 1. Padding in a mean
 #
-# Texts in a batch are padded to the longest one. The padded positions have hidden states too, and
-# these are not zero.
+# Texts in a batch are padded to the longest one. The padded positions have hidden states too,
+# and these are not zero.
 #
 # ??? We pad one text by 20 positions and take the mean over *all* positions. What happens to its
 #   vector?
@@ -84,9 +84,9 @@ assert careful < 1e-4, "with the mask, the other texts of a batch must not matte
 # %% [markdown]
 # ## 2. When is a frozen backbone enough?
 #
-# The cheapest way to serve many tasks is feature extraction: the backbone is frozen, and only the
-# heads are trained. Then no task can harm another one. We measure the normalized score: 0 is
-# guessing, 1 is the best possible score.
+# The cheapest way to serve many tasks is feature extraction: the backbone is frozen, and only
+# the heads are trained. Then no task can harm another one. We measure the normalized score: 0
+# is guessing, 1 is the best possible score.
 #
 # ??? For which of *sentiment*, *topic*, *nli* (does a sentence follow from a story?) and *qa* is this
 #   enough, that is above 0.6?
@@ -129,8 +129,8 @@ pairs = zip(trained[0].backbone.parameters(), model.backbone.parameters(), stric
 assert all(torch.equal(new, old) for new, old in pairs), "was the backbone frozen?"
 
 # %% [markdown]
-# For *nli* and *qa* the model must read one part of the text in the light of the other. No frozen
-# layer learned to do this. For such tasks the backbone must change.
+# For *nli* and *qa* the model must compare two parts of the text. A linear head on these frozen
+# hidden states did not learn this in 60 steps. For such tasks the backbone should change.
 #
 # ## 3. Sampling and loss weights multiply
 #
@@ -139,16 +139,16 @@ assert all(torch.equal(new, old) for new, old in pairs), "was the backbone froze
 #
 # $$\sum_k p_k\, w_k \nabla L_k.$$
 #
-# Half the probability with twice the weight is the same *on average*. We compare several ways to
-# give *qa* and *topic* the same influence. Each step samples one task, and one of 16 batches of it.
-# The gradients of *qa* are longer.
+# Half the probability with twice the weight is the same *on average*. We compare several ways
+# to give *qa* and *topic* the same influence. Each step samples one task, and one of 16 batches
+# of it. The gradients of *qa* have a larger norm.
 #
 # ??? The mean is the same. Which way has the least noise (squared distance of one step from the
 #   mean)?
 # - [ ] qa seldom, with a large weight || A large weight makes rare steps very large.
 # - [ ] both equally often || Better, but not the best.
-# - [x] qa often, with a small weight || Least noise: probabilities in proportion to the lengths of the
-#   gradients.
+# - [x] qa with probability 0.63, and a smaller weight || Probabilities in proportion to the norms of the
+#   gradients have the least noise. The gain over equal is small here.
 
 # %% tags=["fold"]
 # set-up: 16 gradients of the backbone for each of the two tasks, from the trained heads
@@ -199,9 +199,9 @@ for p in (0.2, 0.5, 0.8):
 # So look at probabilities and weights together. `python -m multitask` prints probability
 # times weight in its first line.
 #
-# There are more forms of sampling. A *cap* limits the sizes before the root, so that one huge task
-# does not dominate. *Annealed* sampling goes from proportional to nearly equal during training
-# (Stickland & Murray 2019): 1/T falls from 1 to 0.2.
+# There are more forms of sampling. A *cap* limits the sizes before the root, so that one huge
+# task does not dominate. *Annealed* sampling goes from proportional to nearly equal during
+# training (Stickland & Murray 2019): 1/T falls from 1 to 0.2.
 
 # %% tags=["fold"]
 # check: the other forms of sampling against their formulas
@@ -232,13 +232,13 @@ for task, p in sampler.probabilities().items():
 # %% [markdown]
 # ## 4. A batch that loses its examples
 #
-# A program samples 25 examples for a mixed batch. Then it groups them by task, and trains only on
-# the group whose task came *first*, "for simplicity".
+# A program samples 25 examples for a mixed batch. Then it groups them by task, and trains only
+# on the group whose task came *first*, "for simplicity".
 #
-# ??? *tagging* has 40 of all 1,140 training examples, which is 3.5 %. What is its part of the examples
-#   that are really trained on?
-# - [x] less than half of 3.5 % || It must come first, and then there are few others of it in the batch.
-# - [ ] 3.5 % || It would be so without the grouping.
+# ??? *tagging* has 40 of all 1,140 training examples, which is 3.5 %. What fraction of the
+#   examples used for training is *tagging* now?
+# - [x] less than half of 3.5 % || It is rarely first, and then the batch has few other examples of it.
+# - [ ] 3.5 % || That is true if all groups are trained on.
 # - [ ] more than 3.5 % || Large tasks come first more often.
 
 # %%
@@ -279,23 +279,24 @@ for broken in (
 #
 # ## 5. Six new seeds
 #
-# For section 4 of the core page we tried several pairs of tasks before we chose one. So its seeds
-# flatter. Here is the same comparison with six new seeds (6 to 11) and all 1,000 test examples.
-# *Single, longer* has 120 steps for each task, the others 120 steps in total. ± is the standard
-# deviation; ▲ is more than two standard errors better than *single*.
+# For section 4 of the core page we chose the pair of tasks after trying several. So its seeds
+# may flatter. Here is a comparison with six new seeds (6 to 11) and all 1,000 test examples.
+# *Single* trains each task alone for 60 steps, *single, longer* for 120, *multitask* both
+# together for 120. ± is the standard deviation over the seeds.
 
 # %% tags=["fold"]
 # table: from the committed report
-show_table("multitask/results/sampling/report.md")
+show_table("multitask/results/sampling/report.md; qa (exact_match); tagging (span_f1)")
 
 # %% [markdown]
-# *qa* gains with equal sampling. *tagging* has enough labels, and is best alone with all 120 steps.
-# So sharing does not help every task.
+# With equal sampling, *qa* gains more than two standard errors of the paired differences over
+# *single* ([report](../../multitask/results/sampling/report.md)). *tagging* has enough labels:
+# with the same number of steps, sharing neither helps nor harms it.
 #
 # ## Summary
 #
 # 1. A mean must use the mask, or predictions depend on the other texts of a batch.
-# 2. A frozen backbone is enough where one word decides. Where two parts must be compared, it must learn.
+# 2. A frozen backbone is enough where one word decides, and not where two parts must be compared.
 # 3. Probability times weight is the influence of a task. A small probability with a large weight has
 #    more noise.
 # 4. Count the examples of each task that are really trained on.

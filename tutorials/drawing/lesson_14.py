@@ -42,7 +42,7 @@ def baselines() -> Drawing:
     rows = (
         ("own adapter", (("trained", "50 steps"),)),
         ("average", (("trained", "50 steps"), ("plain", "0"))),
-        ("fusion", (("trained", "50 steps"), ("gradient", "50 steps"))),
+        ("fusion", (("trained", "50 steps"), ("data", "50 steps"))),
         ("twice as long", (("trained", "50 steps"), ("trained", "50 steps"))),
     )
     for i, (name, parts) in enumerate(rows):
@@ -50,7 +50,7 @@ def baselines() -> Drawing:
         d.text(122, y + 20, name, "small end")
         for j, (kind, words) in enumerate(parts):
             d.box(134 + 152 * j, y, 148 if words != "0" else 36, 30, kind, words, round_by=3)
-    d.legend(204, ("trained", "the adapter is trained"), ("gradient", "Q, K and V are trained"))
+    d.legend(204, ("trained", "the adapter is trained"), ("data", "Q, K and V are trained"))
     return d
 
 

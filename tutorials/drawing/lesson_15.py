@@ -34,11 +34,11 @@ def sampling() -> Drawing:
         y, x = 24 + 52 * i, 160.0
         d.text(150, y + 22, name, "small end")
         total = sum(size**power for size in sizes)
-        for size, kind in zip(sizes, ("data", "frozen", "trained"), strict=True):
+        for size, kind in zip(sizes, ("plain", "data", "quantized"), strict=True):
             share = size**power / total
             d.box(x, y, 300 * share, 34, kind, f"{share:.2f}", round_by=2)
             x += 300 * share
-    d.legend(194, ("data", "50 examples"), ("frozen", "100 examples"), ("trained", "200 examples"))
+    d.legend(194, ("plain", "50 examples"), ("data", "100 examples"), ("quantized", "200 examples"))
     return d
 
 

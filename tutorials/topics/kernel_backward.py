@@ -104,7 +104,7 @@ for name, got, expected in zip(("dx", "dA", "dB"), (dx, dA, dB), exact, strict=T
 # (The paper calls them key and counter.) Both passes use the same seed, so they compute the
 # same mask.
 #
-# ![Forward and backward compute the same mask from one seed](../diagrams/ladder_11.svg)
+# ![Forward and backward load x or dy, and no mask](../diagrams/ladder_11.svg)
 #
 # ??? 8192 tokens of width 4096. A stored mask has one byte per entry. What does each of the
 #   two ways store?
@@ -274,7 +274,8 @@ assert chosen[512] == "torch", "was kernels/measured.json written again?"
 #
 # ??? With dropout, forward and backward, 8192 tokens: what is the ratio "over torch"?
 # - [ ] as without dropout, 0.94 to 1.00 || PyTorch must also write and read a mask and a copy of x.
-# - [x] smaller, 0.66 to 0.84 || The kernel needs only a seed. So it saves more than without dropout.
+# - [x] smaller, 0.66 to 0.84 || Compared with our PyTorch path, the kernel saves more than without
+#   dropout, because it needs only a seed.
 # - [ ] larger, 1.1 to 1.3 || Computing the mask twice is cheaper than moving it through memory.
 
 # %% tags=["fold"]
