@@ -491,57 +491,9 @@ show(figure, "balancing_gaps")
 # On large benchmarks Kurin et al. (2022) and Xin et al. (2022) found that tuned equal or fixed weights match such methods. So
 # `equal` is the default here: first more steps and a tuned learning rate, then, if you have K times the compute, surgery.
 #
-# ## 6. Zero-shot: an answer without a label
+# (An NLI head can answer other tasks without their labels: [zero-shot classification](topics/zero_shot_through_nli.py).)
 #
-# **NLI** asks whether a sentence follows from a text. Its head can answer other tasks: does "it was a good day ." follow more
-# surely than "it was a bad day ."? That is *sentiment* without a label of it (Yin et al. 2019). The small world's NLI is hard, so
-# we train on its sentences **about the day** alone (about 1,000 rows, 160 steps). We ask for sentiment, and for topic with "it is
-# about sport ." and so on, of which this NLI never said a word.
-#
-# **Predict:** sentiment and topic without labels: at chance (0.5 and 0.25), or near the head with 100 labels (0.9)?
-
-# %%
-from multitask.model.zero_shot_classes import zero_shot
-from training.data import small_world as world
-from training.data.data import load_task
-from training.data.encoding import encode
-
-test = {task: load_task(find_task(task))["test"].select(range(100)) for task in ("sentiment", "topic")}
-SAYS = {"sentiment": [world.verdict(i) for i in range(2)], "topic": [world.about(i) for i in range(4)]}
-day = load_task(find_task("nli"), train_rows=4000)["train"].filter(lambda row: row["hypothesis"].startswith("it was"))
-features = encode(day[:], find_task("nli"), tokenizer, 48).features
-
-
-def nli_model(seed: int, steps: int = 160):
-    """(model, its last losses): trained on the NLI rows about the day, texts cut at 48 tokens."""
-    settings, told = (
-        MultitaskSettings(**COMMON | {"tasks": "nli", "max_length": 48, "steps": steps, "eval_every": steps, "seed": seed}),
-        [],
-    )
-    model = build_model(settings)[0]
-    MultitaskTrainer(model, tokenizer, settings).train({"nli": features}, on_row=told.append)
-    return model, sum(row["loss"] for row in told[-20:]) / 20
-
-
-# %%
-zero = {}
-for seed in (0, 1):
-    model, loss = nli_model(seed)
-    for task, says in SAYS.items():
-        guess = zero_shot(model, tokenizer, test[task]["sentence"], says, max_length=48).argmax(1)
-        zero[task, seed] = float((guess == torch.tensor(test[task]["label"])).float().mean())
-        print(f"seed {seed}: NLI loss {loss:.2f}; {task:9} {zero[task, seed]:.2f}, chance {1 / len(says):.2f}")
-print("with labels (section 5, equal):", {task: round(table["equal", 0][task], 2) for task in SAYS})
-assert max(zero["sentiment", seed] for seed in (0, 1)) < table["equal", 0]["sentiment"], "no label loses to a hundred labels"
-assert all(zero["topic", seed] < 0.5 for seed in (0, 1)), "nothing was learnt about topics, so nothing can be answered"
-
-# %% [markdown]
-# A negative result, with one light in it. Topic is at chance. Sentiment is far above chance with one seed and at chance with the
-# other, after the same 160 steps: matching a sentence with a text is learnt suddenly, and only the NLI that has learnt it can
-# answer. (And it is no magic: whoever labelled "it was a good day" labelled sentiment in other words.) With real NLI data and a
-# large model this is a strong method; here the budget is too small. Judge a zero-shot answer by its NLI first.
-#
-# ## 7. Break it on purpose: uncertainty weighting with one task in a step
+# ## 6. Break it on purpose: uncertainty weighting with one task in a step
 #
 # The code that this course grew from draws **one task per step**, and adds up $e^{-s_i} L_i + s_i$ over a list of losses. Put the
 # two together, let absent tasks have the loss 0, and *every* task's $s$ is added in each step. Nothing raises. Take two tasks
@@ -586,7 +538,7 @@ assert 7 < broken[1] < 13 and broken[0] < 1.3, "1 / (2 p L): the rarer a task, t
 # | symptom | likely cause | check |
 # |:--|:--|:--|
 # | all uncertainty weights stay at 1 | `log_vars` are in no optimizer | section 2: `param_groups`; `weight/TASK` in the rows |
-# | a rare task has a huge weight | the $s$ of absent tasks is added | section 7: chance times weight |
+# | a rare task has a huge weight | the $s$ of absent tasks is added | section 6: chance times weight |
 # | the total loss is below 0 | uncertainty weighting with small losses | section 2: no fault; watch `loss/TASK` |
 # | two tasks stay at chance together | one function cannot answer both | section 4: cosine near -1; tell it the task |
 # | PCGrad "wins" | its rival had fewer backward passes | section 5: equal cost, three seeds, the size of the gap |
