@@ -171,7 +171,11 @@ for i, (name, values) in enumerate(scores.items()):
 for seed, marker in enumerate("os^"):
     panel.plot([], [], marker, color="grey", label=f"seed {seed}")
 panel.set_xticks(range(len(scores)), [name.replace(", ", ",\n") for name in scores])
-panel.set(title="after 300 steps, pfeiffer is near parallel with two of three seeds", ylim=(0, 1), xlabel="run")
+panel.set(
+    title="after 300 steps, pfeiffer is near parallel with two of three seeds",
+    ylim=(0, 1),
+    xlabel="run",
+)
 panel.set(ylabel="exact match (line: mean)")
 panel.legend(loc="lower left", ncols=3)
 show(figure, "12_deep_trained")

@@ -45,7 +45,7 @@ What you need of Triton:
 | `tl.store(addresses, values, mask=inside)` | writes, where the mask is true |
 | `(a < M) & (b < K)` | joins two masks: `&` with parentheses, not `and` |
 | `tl.zeros((16, 16), tl.float32)` | a tile of zeros |
-| `tl.sum(v, 0)`, `tl.max(v, 0)`, `tl.exp(v)` | sum, maximum and exponential function |
+| `tl.sum(v, 0)`, `tl.max(v, 0)`, `tl.exp(v)` | sum, maximum, exponential; `v.exp()` fails in this interpreter |
 | `tl.trans(a)` | the transpose of a tile |
 | `tl.dot(a, b, acc)` | acc + a · b, with shapes (M, K) and (K, N) |
 | `tl.where(condition, a, b)` | a where the condition is true, else b |
