@@ -117,9 +117,9 @@ def draw_quality(results: list[TaskResult], path: Path) -> Path:
         places = [x + (i - (len(rows) - 1) / 2) * width for x in range(len(results))]
         bars = axes.bar(places, [statistics.mean(r.values(row)) for r in results], width, color=BARS[row], label=LABELS[row])
         axes.bar_label(bars, fmt="%.2f", padding=1, fontsize=7)
-    wins = sum(statistics.mean(r.values("fusion")) > statistics.mean(r.values("single")) for r in results)
+    gains = [statistics.mean(r.values("fusion")) - statistics.mean(r.values("single")) for r in results]
     axes.set_xticks(range(len(results)), [f"{r.task}\n{r.single[0]['metric_name']}" for r in results])
-    axes.set(ylabel="quality", title=f"Fusion beats the task's own adapter on {wins} of {len(results)} tasks")
+    axes.set(ylabel="quality", title=f"Fusion minus the task's own adapter: {min(gains):+.3f} to {max(gains):+.3f}")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, fontsize=8)
     axes.grid(axis="x", visible=False)
     return save_figure(figure, path)
