@@ -424,7 +424,7 @@ found |= {key: measured(student) for key, student in students.items()}
 # %% [markdown]
 # The rule is that of lesson 04, fixed before: a paired difference counts if its mean is more than two standard errors from zero.
 # With three seeds it says "counts" about once in five for no difference at all. Steps, rates and questions were chosen after
-# pilot runs with these seeds, so section 6 tells of a second run with fresh ones. In the first table ± is the standard deviation
+# pilot runs with these seeds, so they may flatter (section 6 says how to run new ones). In the first table ± is the standard deviation
 # over seeds; below it, ± is one standard error of the paired difference.
 
 # %%
@@ -581,11 +581,8 @@ show(figure, "distill_pen")
 # that has lost them cannot get them back. So hold a mode-seeking loss against this rival before you believe that it "writes
 # better texts".
 #
-# Three seeds are few, and we had seen them when we chose steps and questions. So we ran it all again with six fresh ones (in the
-# file, `SEEDS = (4, 5, 6, 7, 8, 9)`, and run the lesson). All verdicts of section 4 came out the same. Own texts against reverse
-# KL: no clear difference, neither in right texts nor in ways. The colder pen writes right texts more often than reverse KL, by
-# 0.05 ± 0.01 (± is one standard error), which counts; it has 10 ± 6 more ways, which does not. What stands is: right more often,
-# and no fewer ways.
+# Three seeds are few, and we had seen them when we chose steps and questions. To check the verdicts with six new ones, write
+# `SEEDS = (4, 5, 6, 7, 8, 9)` in the file and run the lesson. (We print no figures for that here, because no such run was kept.)
 #
 # Not shown: that it is so for a student much too small for its task, for long texts, or where one learns through the sampling.
 #

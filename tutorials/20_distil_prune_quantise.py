@@ -643,9 +643,6 @@ print(f"at the end against in rounds: {gap:+.3f} ± {wobble:.3f} {told(gap, wobb
 assert gap < 0, "after a cut, what is left has to learn to do without"
 
 # %% [markdown]
-# Six new seeds (4 to 9) say the same, -0.052 ± 0.009. At the lower rate of section 5 it was -0.024 ± 0.012: no clear
-# difference, for there the student cut in rounds has not recovered either.
-#
 # Second: fewer and fewer bits for the weights, rounded after training. At 2 bits a weight is -1, 0 or 1 times its row's scale.
 #
 # **Predict:** at 8 bits nothing was lost. Where does it break: at 4, 3 or 2 bits? And what do 40 more steps bring back, if
