@@ -335,8 +335,8 @@ show(figure, "distill_ways")
 # The teacher stands above "best possible", because that is an *expected* accuracy: 1,000 drawn labels wobble by a point. No model
 # is above it in KL, which compares with $p^*$ itself.
 #
-# Three seeds are few. To check the verdicts with six new ones, write `SEEDS = (4, 5, 6, 7, 8, 9)` in the file and run the lesson. (We
-# print no figures for that here, because no such run was kept.)
+# Three seeds are few. To check the verdicts with six new ones, write `SEEDS = (4, 5, 6, 7, 8, 9)` in the file and run the lesson.
+# (We print no figures for that here, because no such run was kept.)
 #
 # Not shown: that students beat teachers (ours does not), or that this holds on other tasks. Here is one where it does not.
 #

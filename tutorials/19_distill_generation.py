@@ -424,8 +424,8 @@ found |= {key: measured(student) for key, student in students.items()}
 # %% [markdown]
 # The rule is that of lesson 04, fixed before: a paired difference counts if its mean is more than two standard errors from zero.
 # With three seeds it says "counts" about once in five for no difference at all. Steps, rates and questions were chosen after
-# pilot runs with these seeds, so they may flatter (section 6 says how to run new ones). In the first table ± is the standard deviation
-# over seeds; below it, ± is one standard error of the paired difference.
+# pilot runs with these seeds, so they may flatter (section 6 says how to run new ones). In the first table ± is the
+# standard deviation over seeds; below it, ± is one standard error of the paired difference.
 
 # %%
 from training.reports.paired import paired_gap, spread
