@@ -54,7 +54,9 @@ x, W, A, B, dy = (torch.randn(shape, generator=generator) for shape in shapes)
 # $W$ (N, K), $A$ (r, K), $B$ (N, r), $S$ (M, r) and $y$ (M, N). Let $dy$ be the gradient of the
 # loss with respect to $y$, and so on. The chain rule gives
 #
-# $$dS = s\, dy\, B, \quad dB = dy^\top S, \quad dA = dS^\top x, \quad dx = dy\, W + dS\, A.$$
+# $$dS = s\, dy\, B, \quad dB = dy^\top S,$$
+#
+# $$dA = dS^\top x, \quad dx = dy\, W + dS\, A.$$
 #
 # Here $dS$ is the gradient with respect to $x A^\top$, not to $S$. So $dS$ contains $s$, as $S$
 # does. This is why the other three formulas have no $s$.
