@@ -1,8 +1,9 @@
 # %% [markdown]
 # # 04 · LoRA saves memory and some time, but can cost quality
 #
-# **Needs** lessons [01](01_lora_by_hand.py), [02](02_lora_for_generation.py) and [03](03_lora_for_classification.py)
-# · **Read and do** 75 minutes · **Runs in** about 40 s on one CPU thread · **Memory** 2 GB
+# **Needs** lessons [01](01_lora_by_hand.py), [02](02_lora_for_generation.py) and
+# [03](03_lora_for_classification.py) · **Read and do** 75 minutes · **Runs in** about 40 s on
+# one CPU thread · **Memory** 2 GB
 #
 # "98 % fewer parameters, 4 times faster, 98 % of the quality." This is a typical promise about
 # LoRA. Which of these numbers are possible?
@@ -213,13 +214,13 @@ assert lora_row["saved_bytes"] > 0.8 * full_row["saved_bytes"], "where did the a
 #
 # ## 3. Quality: first find the learning rate of each method
 #
-# If you compare two methods at one shared learning rate, the winner may only be the method that
-# this learning rate suits. So we try several for each. The task is the one of [lesson
+# With one shared learning rate, you mostly measure which method it suits. So we try several for
+# each. The task is the one of [lesson
 # 02](02_lora_for_generation.py), writing a text from facts. The score is the test loss; lower
 # is better. LoRA has r = 4.
 #
-# **Break it on purpose:** one run trains LoRA with 5e-5, a learning rate that many guides
-# recommend for full fine-tuning.
+# **Break it on purpose:** one run trains LoRA with 5e-5, the default learning rate of
+# transformers' `TrainingArguments`.
 #
 # ??? Before fine-tuning, the base model has a loss of about 7.5. What does LoRA reach with
 #   5e-5, after 60 steps?
@@ -228,7 +229,8 @@ assert lora_row["saved_bytes"] > 0.8 * full_row["saved_bytes"], "where did the a
 # - [ ] 4 || Adam moves each entry by about the learning rate per step. Full fine-tuning comes
 #   to about 4 with it, because it moves W itself. But B is still almost zero.
 # - [x] about 7 || 60 steps of 5e-5 move each entry of B from 0 to about 0.003 at most, and the
-#   update multiplies them by a small A. Full fine-tuning moves W itself by 0.003.
+#   update multiplies them by a small A. Full fine-tuning moves W itself, by at most
+#   0.003.
 
 # %%
 from training import train_model

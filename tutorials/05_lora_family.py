@@ -32,6 +32,7 @@ from torch.nn import functional as F
 
 import loralib
 from training.reports.records import COLOURS, use_style
+from training.reports.seed_dots import dots_by_seed
 from tutorials.answers import true_option
 from tutorials.show import show
 
@@ -309,15 +310,7 @@ for name, values in scores.items():
 # %% tags=["fold"]
 # plot: each seed as a dot
 figure, panel = plt.subplots(figsize=(5.6, 3.2))
-for i, (values, colour) in enumerate(zip(scores.values(), ("lora", "pissa"), strict=True)):
-    for seed, marker in enumerate("os^"):
-        x_place = i + 0.08 * (seed - 1)
-        panel.plot(x_place, values[seed], marker, color=COLOURS[colour], markersize=8)
-    mean = sum(values) / 3
-    panel.plot([i - 0.25, i + 0.25], [mean, mean], color=COLOURS["full"], linewidth=1.5)
-for seed, marker in enumerate("os^"):
-    panel.plot([], [], marker, color="grey", markersize=8, label=f"seed {seed}")
-panel.set_xticks(range(len(scores)), list(scores))
+dots_by_seed(panel, scores, ("lora", "pissa"))
 panel.set(title="the winner of seed 0 does not win with every seed", ylim=(0, 1))
 panel.set(ylabel="exact match (line: mean)", xlabel="method")
 panel.legend(loc="lower center", ncols=3)

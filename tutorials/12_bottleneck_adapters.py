@@ -35,6 +35,7 @@ from training.data.data import load_task
 from training.data.tasks import find_task
 from training.models.base_models import load_base
 from training.reports.records import COLOURS, use_style
+from training.reports.seed_dots import dots_by_seed
 from tutorials.answers import true_option
 from tutorials.show import show
 
@@ -218,16 +219,7 @@ for name, values in scores.items():
 # %% tags=["fold"]
 # plot: each seed as a dot
 figure, panel = plt.subplots(figsize=(6.4, 3.2))
-colours = ("head", "bottleneck", "bottleneck", "lora")
-for i, (values, colour) in enumerate(zip(scores.values(), colours, strict=True)):
-    for seed, marker in enumerate("os^"):
-        x_place = i + 0.08 * (seed - 1)
-        panel.plot(x_place, values[seed], marker, color=COLOURS[colour], markersize=8)
-    mean = sum(values) / 3
-    panel.plot([i - 0.25, i + 0.25], [mean, mean], color=COLOURS["full"], linewidth=1.5)
-for seed, marker in enumerate("os^"):
-    panel.plot([], [], marker, color="grey", markersize=8, label=f"seed {seed}")
-panel.set_xticks(range(len(scores)), list(scores))
+dots_by_seed(panel, scores, ("head", "bottleneck", "bottleneck", "lora"))
 panel.set(title="parallel is near LoRA after 120 steps; pfeiffer is slower", ylim=(0, 1))
 panel.set(ylabel="exact match (line: mean)", xlabel="method")
 panel.legend(loc="lower right", ncols=3)

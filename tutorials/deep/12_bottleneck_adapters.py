@@ -32,7 +32,8 @@ from training.data.data import load_task
 from training.data.tasks import find_task
 from training.models.base_models import load_base
 from training.reports.paired import paired_gap
-from training.reports.records import COLOURS, use_style
+from training.reports.records import use_style
+from training.reports.seed_dots import dots_by_seed
 from tutorials.answers import true_option
 from tutorials.show import show
 
@@ -161,16 +162,8 @@ print(f"parallel - pfeiffer after 300 steps: {mean:+.2f}, standard error {error:
 # %% tags=["fold"]
 # plot: each seed as a dot
 figure, panel = plt.subplots(figsize=(7, 3.2))
-for i, (name, values) in enumerate(scores.items()):
-    colour = COLOURS["full" if name == "full, 120 steps" else "bottleneck"]
-    for seed, marker in enumerate("os^"):
-        panel.plot(i + 0.08 * (seed - 1), values[seed], marker, color=colour, markersize=7)
-    panel.plot(
-        [i - 0.25, i + 0.25], [statistics.mean(values)] * 2, color="black", linewidth=1.5
-    )
-for seed, marker in enumerate("os^"):
-    panel.plot([], [], marker, color="grey", label=f"seed {seed}")
-panel.set_xticks(range(len(scores)), [name.replace(", ", ",\n") for name in scores])
+lines = {name.replace(", ", ",\n"): values for name, values in scores.items()}
+dots_by_seed(panel, lines, ["bottleneck"] * 4 + ["full"])
 panel.set(
     title="after 300 steps, pfeiffer is near parallel with two of three seeds",
     ylim=(0, 1),

@@ -213,7 +213,7 @@ def adapters() -> Drawing:
 
 def two_gradients() -> Drawing:
     d = Drawing("Program 1 loads its rows of dy and S and all of B, and stores its rows of dS and its own part of dB.", 210)
-    grid(d, 20, 40, (2, 3), "dy", {"data": [(range(1, 2), range(3))]}, 34)
+    grid(d, 20, 40, (2, 3), "dy", {"data": [(range(1, 2), range(1)), (range(1, 2), range(1, 2)), (range(1, 2), range(2, 3))]}, 34)
     for x, name, blocks, own in ((150, "B", 3, range(3)), (210, "S", 2, (1,))):
         d.text(x + 9, 32, name, "small middle")
         for i in range(blocks):
@@ -222,7 +222,7 @@ def two_gradients() -> Drawing:
         d.text(x + 9, 32, name, "small middle")
         for i in range(blocks):
             d.box(x, 40 + 34 * i, 17, 34, "trained" if i in own else "plain", "", round_by=1)
-    d.text(14, 172, "program 1: along the columns of dy; parts 0 and 1 together are dB", "small soft")
+    d.text(14, 172, "program 1, 3 steps along the columns; dB = part 0 + part 1", "small soft")
     d.legend(198, ("data", "loaded"), ("trained", "stored"))
     return d
 

@@ -5,14 +5,14 @@ from tutorials.drawing.svg import Drawing
 
 def through_nli() -> Drawing:
     d = Drawing(
-        "The text is paired with one sentence for each label. The NLI head returns how surely each sentence follows. "
-        "The label of the surest sentence is the prediction.",
+        "The text is paired with one sentence for each label. The NLI head judges each pair of text and sentence. "
+        "The label with the highest probability of entailment is the prediction.",
         226,
     )
     d.text(14, 24, "text", "small soft")
-    d.box(14, 32, 150, 36, "data", "anna laughed .", round_by=3)
-    d.box(246, 64, 96, 96, "trained", "NLI", "frozen now")
-    for i, (words, value) in enumerate((("it was a good day .", 0.9), ("it was a bad day .", 0.1))):
+    d.box(14, 32, 150, 36, "data", "a text about a day", round_by=3)
+    d.box(246, 64, 96, 96, "frozen", "NLI", "each pair")
+    for i, (words, value) in enumerate((("it was a good day .", 0.8), ("it was a bad day .", 0.3))):
         y = 92 + 52 * i
         d.box(14, y, 190, 36, "plain", words, round_by=3)
         d.arrow((204, y + 18), (246, 104 + 22 * i))
@@ -20,9 +20,9 @@ def through_nli() -> Drawing:
         d.box(378, y - 12, 60 * value + 4, 28, "data", "", round_by=2)
         d.text(386 + 60 * value + 2, y + 7, f"{value:.1f}", "small")
     d.arrow((164, 50), (246, 84))
-    d.text(378, 60, "follows?", "small soft")
+    d.text(366, 60, "p(entailment)", "small soft")
     d.text(14, 84, "one sentence for each label", "small soft")
-    d.legend(214, ("data", "text, probability"), ("trained", "trained on NLI only"))
+    d.legend(214, ("data", "text, p(entailment)"), ("frozen", "trained before, on NLI only"))
     return d
 
 

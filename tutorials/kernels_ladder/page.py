@@ -47,6 +47,7 @@ What you need of Triton:
 | `tl.zeros((16, 16), tl.float32)` | a tile of zeros |
 | `tl.sum(v, 0)`, `tl.max(v, 0)`, `tl.exp(v)` | sum, maximum, exponential; `v.exp()` fails in this interpreter |
 | `tl.trans(a)` | the transpose of a tile |
+| `for k in range(0, K, BLOCK):` | a loop; K may be an ordinary argument |
 | `tl.dot(a, b, acc)` | acc + a · b, with shapes (M, K) and (K, N) |
 | `tl.where(condition, a, b)` | a where the condition is true, else b |
 | `v.to(tl.int32)` | changes the type |

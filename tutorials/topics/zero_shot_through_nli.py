@@ -4,15 +4,16 @@
 # **Needs** lesson [15](../15_multitask_heads_and_sampling.py) · **Read and do** 25 minutes
 # · **Runs in** about 35 s on one CPU thread · **Memory** 2 GB
 #
-# You want to know whether a text is positive or negative, and you have no labelled example. Can a
-# model that was trained for another task answer?
+# You want to know whether a text is positive or negative, and you have no labelled example. Can
+# a model that was trained for another task answer?
 #
 # ![The text and one sentence for each label go to an NLI model; the surest label wins](../diagrams/zero_shot_nli.svg)
 #
-# Natural language inference (**NLI**) asks whether a sentence follows from a text. So we write one
-# sentence for each label, and ask the NLI model which of them follows most surely (Yin et al. 2019,
-# [arXiv 1909.00161](https://arxiv.org/abs/1909.00161), section 4). This is called **zero-shot**
-# classification: zero labelled examples of the new task.
+# Natural language inference (**NLI**) asks whether a sentence follows from a text. It has three
+# labels: entailment (it follows), contradiction, and neutral. So we write one sentence for each
+# label of our task, and take the one with the highest probability of entailment (Yin et al.
+# 2019, [arXiv 1909.00161](https://arxiv.org/abs/1909.00161), section 4). This is called
+# **zero-shot** classification: zero labelled examples of the new task.
 
 # %% tags=["fold"]
 # set-up: imports, our folders, the data
@@ -51,18 +52,19 @@ day = nli.filter(lambda example: example["hypothesis"].startswith("it was"))
 # %% [markdown]
 # ## 1. Sentences for labels
 #
-# The NLI task of the small world is hard. So we use only its examples about the day, 993 of them,
-# for example "it was a good day ." for a text that may or may not say so. *Sentiment* gets the
-# sentences "it was a bad day ." and "it was a good day .". *Topic* gets "it is about sport ." and so
-# on. No NLI example is about a topic.
+# The NLI task of the small world is hard. So we use only its examples about the day, 993 of
+# them. Their sentence is "it was a good day ." or "it was a bad day .", and it follows or
+# contradicts the text. *Sentiment* gets the sentences "it was a bad day ." and "it was a good
+# day .". *Topic* gets "it is about sport ." and so on. None of the 993 examples is about a
+# topic.
 #
-# We train the NLI model with four seeds, 400 steps each. Its loss starts near ln 3 = 1.1, and is
-# about 0.69 = ln 2 if it only knows that the answer is one of two.
+# We train the NLI model with four seeds, 400 steps each. Its loss starts near ln 3 = 1.1 (three
+# labels). A model that always says "half entailment, half contradiction" has ln 2 = 0.69.
 #
 # ??? What do you expect for *sentiment* (guessing: 0.5) and *topic* (guessing: 0.25)?
-# - [ ] both well above guessing, with every seed || Nothing was learned about topics.
-# - [x] topic near guessing; sentiment high where the NLI loss is low, else near guessing || The
-#   prediction can only be as good as the NLI model.
+# - [ ] both well above guessing, with every seed || The NLI training had no sentence about topics.
+# - [x] topic near guessing; sentiment high only where the NLI loss is low || The prediction can only be
+#   as good as the NLI model.
 # - [ ] both near guessing || Where NLI was learned, sentiment is answered.
 
 # %%
@@ -107,7 +109,7 @@ panel.set(
     title="sentiment is answered where NLI was learned (dashed: guessing)", ylim=(0, 1.05)
 )
 panel.set(xlabel="NLI loss at the end of training (each dot: one seed)", ylabel="accuracy")
-panel.legend(loc="center")
+panel.legend(loc="center", bbox_to_anchor=(0.6, 0.72))
 show(figure, "zero_shot")
 
 # %% tags=["fold"]
@@ -122,11 +124,11 @@ true_option(
 )
 
 # %% [markdown]
-# With two seeds the NLI model has learned to compare a sentence with a text, and it answers
-# *sentiment* for more than nine of ten texts. With the other two it has not (yet) learned this, and
-# is near guessing. *Topic* is near guessing with every seed.
+# With two seeds the NLI model has learned to compare a sentence with a text, and its
+# *sentiment* is right for more than nine of ten texts. With the other two its loss is still
+# near ln 2, and *sentiment* is at 0.47 and 0.60. *Topic* is near guessing with every seed.
 #
-# So look at the NLI score first. And it is no magic: whoever labelled "it was a good day" has
+# So look at the NLI loss first. And it is no magic: whoever labelled "it was a good day" has
 # labelled the sentiment in other words. With real NLI data and a large model this is a strong
 # method. Our model is far too small to show that.
 #
@@ -136,20 +138,20 @@ true_option(
 #
 # ```python
 # classify = transformers.pipeline("zero-shot-classification", model="facebook/bart-large-mnli")
-# classify("anna laughed .", candidate_labels=["good", "bad"], hypothesis_template="it was a {} day .")
+# classify("The food was excellent.", candidate_labels=["good", "bad"], hypothesis_template="This is {}.")
 # ```
 #
 # ## Summary
 #
-# 1. Write one sentence for each label, and take the one that follows most surely.
+# 1. Write one sentence for each label, and take the one with the highest probability of entailment.
 # 2. It works only where the NLI model can judge the sentences.
-# 3. Measure the NLI score first, and more than one seed.
+# 3. Measure the NLI model first, with more than one seed.
 #
-# **Next:** back to [lesson 16](../16_balancing_and_interference.py).
+# **Next:** [lesson 16](../16_balancing_and_interference.py), tasks that conflict.
 #
 # ## On the real thing
 #
-# The command needs a network. We did not run it:
+# The command trains an NLI model on real data. It needs a network, and we did not run it:
 #
 # ```bash
 # python -m multitask --tasks mnli --model roberta-base

@@ -28,19 +28,10 @@ Widgets.known.nf4 = (parent) => {
   const levels = window.WIDGET_NF4_LEVELS;
   const state = { outlier: 3, blocksize: 64 };
   Widgets.text(parent, "p", "64 of 256 weights: each circle is a weight, each line goes to its decoded value. Drag the red one.");
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("viewBox", "0 0 480 200");
-  svg.setAttribute("role", "img");
-  svg.setAttribute("class", "widget-chart");
-  svg.setAttribute("aria-label", "weights and their decoded values");
+  const { svg, shape } = Widgets.drawing(200, "weights and their decoded values");
   const summary = document.createElement("p");
   summary.className = "widget-summary";
   const place = (value) => 100 - 90 * (value / Math.max(3, state.outlier));
-  const shape = (name, attributes) => {
-    const element = document.createElementNS(svg.namespaceURI, name);
-    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-    svg.append(element);
-  };
   const draw = () => {
     const values = window.WIDGET_NORMAL.slice();
     values[OUTLIER] = state.outlier;

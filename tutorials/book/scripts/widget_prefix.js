@@ -17,19 +17,9 @@ Widgets.formulas.whoReads = ({ words, virtual, model, method }) => {
 Widgets.known.prefix = (parent) => {
   const state = { words: 4, virtual: 2, model: "decoder", method: "prefix" };
   const cell = 26;
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("viewBox", "0 0 480 330");
-  svg.setAttribute("role", "img");
-  svg.setAttribute("class", "widget-chart");
-  svg.setAttribute("aria-label", "a row for each token that reads, a column for each key; blue and green cells are read");
+  const { svg, shape } = Widgets.drawing(330, "a row for each token that reads, a column for each key; blue and green cells are read");
   const summary = document.createElement("p");
   summary.className = "widget-summary";
-  const shape = (name, attributes, text = "") => {
-    const element = document.createElementNS(svg.namespaceURI, name);
-    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-    element.textContent = text;
-    svg.append(element);
-  };
   const draw = () => {
     const { keys, rows } = Widgets.formulas.whoReads(state);
     svg.replaceChildren();

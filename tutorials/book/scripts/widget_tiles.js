@@ -36,19 +36,9 @@ Widgets.known.tiles = (parent) => {
   const places = { x: [10, 60, 3, 2], W: [130, 60, 3, 4], A: [250, 20, 3, 0.5], S: [250, 60, 0.5, 2], B: [300, 60, 0.5, 4], y: [350, 60, 4, 2] };
   const cell = 30;
   const state = { form: "plain", step: 0, steps: [] };
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("viewBox", "0 0 480 200");
-  svg.setAttribute("role", "img");
-  svg.setAttribute("class", "widget-chart");
-  svg.setAttribute("aria-label", "tiles of the matrices; the ones that the program loads now are green");
+  const { svg, shape } = Widgets.drawing(200, "tiles of the matrices; the ones that the program loads now are green");
   const summary = document.createElement("p");
   summary.className = "widget-summary";
-  const shape = (name, attributes, text = "") => {
-    const element = document.createElementNS(svg.namespaceURI, name);
-    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-    element.textContent = text;
-    svg.append(element);
-  };
   const draw = () => {
     const step = state.steps[state.step];
     const loaded = state.steps.slice(0, state.step + 1).reduce((sum, one) => sum + one.bytes, 0);

@@ -42,6 +42,22 @@ Widgets.text = (parent, tag, words, className = "") => {
   return element;
 };
 
+// An empty drawing, 480 units wide, and a function that adds a shape to it. `words` says what a reader would see.
+Widgets.drawing = (height, words) => {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", `0 0 480 ${height}`);
+  svg.setAttribute("role", "img");
+  svg.setAttribute("class", "widget-chart");
+  svg.setAttribute("aria-label", words);
+  const shape = (name, attributes, text = "") => {
+    const element = document.createElementNS(svg.namespaceURI, name);
+    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+    element.textContent = text;
+    svg.append(element);
+  };
+  return { svg, shape };
+};
+
 // A horizontal bar with its name and value.
 Widgets.bars = (parent, rows, largest) => {
   parent.replaceChildren();

@@ -25,8 +25,8 @@ PUZZLE = Puzzle(
     new="two results from one loop; a sum over programs",
     task=(
         "This is the first kernel of LoRA's backward pass: both dS and dB need all of dy, so load each tile of dy once and use "
-        "it twice. dB is a sum over all rows, but programs cannot add to each other: each stores the part of its own 32 rows, "
-        "and `parts.sum(0)` is dB (dy is (64, 96), B is (96, 16), S is (64, 16) and contains s already)."
+        "it twice. dB is a sum over all rows. Here each program stores the part of its own 32 rows, and `parts.sum(0)` is dB "
+        "(dy is (64, 96), B (96, 16), parts (2, 96, 16); S is (64, 16) and was multiplied by s, so scale only dS)."
     ),
     formula=r"dS = s\, dy\, B, \qquad \text{parts}_p = dy_p^\top S_p, \qquad dB = \sum_p \text{parts}_p",
     programs=(
