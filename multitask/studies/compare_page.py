@@ -78,7 +78,7 @@ def draw(ways: list[Way], path: Path) -> Path:
     """A group of bars for each task, a bar for each way; dots are seeds."""
     use_style()
     tasks = _tasks(ways)
-    figure, panel = plt.subplots(figsize=(1.6 + 1.5 * len(tasks), 3.4))
+    figure, panel = plt.subplots(figsize=(max(7.0, 1.6 + 1.5 * len(tasks)), 3.4))
     width = 0.8 / len(ways)
     for i, way in enumerate(ways):
         places = [x + (i - (len(ways) - 1) / 2) * width for x in range(len(tasks))]

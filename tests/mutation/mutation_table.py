@@ -149,6 +149,7 @@ TESTS = {
         "paired": "training_compare",
         "randomness": "training_resume",
         "read_counts": "dry_runs",
+        "seed_dots": "training_seed_dots",
         "schedules": "training_schedules",
         "small_world": "training_world training_data",
         "tasks": "training_data training_world training_run",
