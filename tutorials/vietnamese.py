@@ -21,7 +21,7 @@ LINES = {
     "13": "Tinh chỉnh tiền tố và lời nhắc cần tốc độ học lớn",
     "14": "AdapterFusion: học cách pha trộn, và so sánh với việc huấn luyện lâu hơn",
     "15": "Học đa nhiệm: cách lấy mẫu quyết định tác vụ nào được lợi",
-    "16": "Các tác vụ quả thật xung đột, thông tin mới chấm dứt được xung đột, và trọng số bằng nhau thì khó đánh bại",
+    "16": "Cân bằng: các tác vụ xung đột, và trọng số bằng nhau khó bị vượt qua",
     "17": "Xác suất của mô hình thầy nói nhiều hơn nhãn, và những dòng dữ liệu mà thầy trả lời quan trọng hơn nhiệt độ",
     "18": "Quan hệ giữa các token của thầy dạy một học trò hẹp nhiều bằng thêm 1.500 văn bản, trạng thái của thầy thì ít hơn",
     "19": "KL xuôi giữ mọi cách nói; KL ngược, văn bản tìm kiếm chùm và nhiệt độ viết thấp đổi bớt cách nói lấy sự đúng",

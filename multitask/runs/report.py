@@ -93,7 +93,8 @@ def draw_interference(cosines: Tensor, affinity: Tensor, names: list[str], path:
     figure, panels = plt.subplots(1, 2, figsize=(5.0 + 0.9 * len(names), 2.2 + 0.4 * len(names)))
     largest = float(affinity.abs().max()) or 1.0
     _heat_map(panels[0], cosines, names, "cosine of the gradients", 1.0)
-    _heat_map(panels[1], affinity, names, "loss of the column's task after a\nstep on the row's: % lower", largest)
+    _heat_map(panels[1], affinity, names, "by how much a step lowers\nthe loss of a task, in %", largest)
+    panels[1].set(xlabel="whose loss", ylabel="whose step")
     return save_figure(figure, path)
 
 
@@ -102,12 +103,12 @@ def draw_gains(gains: dict[tuple[str, str], float], names: list[str], path: Path
     use_style()
     matrix = 100 * torch.tensor([[gains[source, target] for target in names] for source in names], dtype=torch.float64)
     figure, panel = plt.subplots(figsize=(2.6 + 0.8 * len(names), 2.2 + 0.5 * len(names)))
-    title = "score of the column's task after the\nrow's, against alone: % gained"
-    _heat_map(panel, matrix, names, title, float(matrix.abs().max()) or 1.0)
+    _heat_map(panel, matrix, names, "change of the score against\ntraining alone, in %", float(matrix.abs().max()) or 1.0, 1)
+    panel.set(xlabel="target (trained second)", ylabel="source (trained first)")
     return save_figure(figure, path)
 
 
-def _heat_map(panel, matrix: Tensor, names: list[str], title: str, limit: float) -> None:
+def _heat_map(panel, matrix: Tensor, names: list[str], title: str, limit: float, digits: int = 2) -> None:
     panel.imshow(matrix, cmap="RdBu", vmin=-limit, vmax=limit)
     panel.set(xticks=range(len(names)), yticks=range(len(names)), title=title)
     panel.set_xticklabels(names, rotation=45, ha="right")
@@ -116,4 +117,4 @@ def _heat_map(panel, matrix: Tensor, names: list[str], title: str, limit: float)
     for i in range(len(names)):
         for j in range(len(names)):
             colour = "white" if abs(float(matrix[i, j])) > 0.6 * limit else "black"
-            panel.text(j, i, f"{float(matrix[i, j]):.2f}", ha="center", va="center", color=colour, fontsize=8)
+            panel.text(j, i, f"{float(matrix[i, j]):.{digits}f}", ha="center", va="center", color=colour, fontsize=8)

@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from kernels.formulas import nf4
+from multitask.balancing.gradients import cagrad, equal, mgda, nash_mtl, pcgrad
 from tutorials import lessons, questions
 from tutorials.book import widget_data
 from tutorials.drawing import widgets
@@ -17,6 +18,7 @@ PAGE = "tutorials/rendered/01_lora_by_hand.html"
 LORA = {"memory": "tutorials/rendered/04_lora_against_full.html", "rank": "tutorials/rendered/deep/01_lora_by_hand.html"}
 LORA |= {"nf4": "tutorials/rendered/07_nf4.html", "tiles": "tutorials/rendered/topics/kernel_by_tiles.html"}
 LORA |= {"prefix": "tutorials/rendered/13_prefix_and_prompt.html"}
+LORA |= {"balancing": "tutorials/rendered/16_balancing_and_interference.html"}
 
 
 def press(window, key: str, code: int) -> None:
@@ -151,6 +153,25 @@ def test_who_reads_whom_is_what_gradients_say(page, kind, method):
         depends.append([bool(gradient.abs().max() > 0) for gradient in [*of_table, *of_words]])
     settings = {"words": 4, "virtual": 2, "model": kind, "method": method}
     assert [row["reads"] for row in formula(page, "whoReads", settings)["rows"]] == depends
+
+
+METHODS = {"equal": equal, "PCGrad": pcgrad, "MGDA": mgda, "Nash-MTL": nash_mtl, "CAGrad": cagrad}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_walk_in_the_browser_is_that_of_the_library(page, name):
+    """Directions for random gradients; then a whole walk. The library solves CAGrad to about 1e-6."""
+    g = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        J = torch.randn(2, 3, generator=g, dtype=torch.float64)
+        G = J @ J.T
+        inner = {"a": float(G[0, 0]), "b": float(G[0, 1]), "c": float(G[1, 1])}
+        weights = page.run(f"Widgets.formulas.balancing[{json.dumps(name)}]({json.dumps(inner)})")
+        assert weights == pytest.approx(METHODS[name](G).tolist(), rel=1e-4, abs=1e-5)
+    for start, scale in (((-1.5, 2.0), 20.0), ((1.2, -1.2), 2000.0)):
+        positions = formula(page, "walk", name, start, scale)
+        expected = widgets.walk(METHODS[name], start, scale)
+        assert positions[-1] == pytest.approx(expected[-1].tolist(), abs=1e-3)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

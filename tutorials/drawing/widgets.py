@@ -2,10 +2,14 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from multitask.balancing.gradients import cagrad, equal, mgda, nash_mtl, pcgrad
 from tutorials.drawing.svg import Drawing
 
 DATA = Path(__file__).parents[1] / "book" / "scripts" / "widget_data.js"
@@ -109,6 +113,36 @@ def prefix() -> Drawing:
     return d
 
 
+def balancing() -> Drawing:
+    """The walks of five methods with a loss 2 that is 20 times as steep; the start is that of the widget."""
+    methods = {"equal": equal, "PCGrad": pcgrad, "MGDA": mgda, "Nash-MTL": nash_mtl, "CAGrad": cagrad}
+    kinds = ("plain", "data", "wrong", "trained", "gradient")
+    d = Drawing("Five methods walk from one start. Equal weights, PCGrad and CAGrad end near minimum 2, MGDA at minimum 1.", 330)
+    to = lambda place: (round(240 + 75 * float(place[0]), 1), round(180 - 75 * float(place[1]), 1))  # noqa: E731
+    for name, centre in (("minimum 1", (-1.0, 0.0)), ("minimum 2", (1.0, 1.0))):
+        x, y = to(centre)
+        d.box(x - 4, y - 4, 8, 8, "frozen", "", round_by=4)
+        d.text(x + 10, y + 18, name, "small soft")
+    for i, ((name, method), kind) in enumerate(zip(methods.items(), kinds, strict=True)):
+        places = [to(place) for place in walk(method, (-1.5, 2.0))]
+        d.line(*places, kind=kind, dashed=name in ("equal", "CAGrad"))
+        d.box(places[-1][0] - 5, places[-1][1] - 5, 10, 10, kind, "", round_by=5)
+        d.text(16 + 94 * i, 312, name, f"small word {kind}")
+    return d
+
+
+def walk(method: Callable[[Tensor], Tensor], start: tuple[float, float], scale: float = 20.0) -> list[Tensor]:
+    """The positions of the walk of lesson 16."""
+    curvature = torch.tensor([[1.0, 4.0], [4.0 * scale, scale]], dtype=torch.float64)
+    minima = torch.tensor([[-1.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
+    positions = [torch.tensor(start, dtype=torch.float64)]
+    for step in range(60):
+        J = curvature * (positions[-1] - minima)
+        d = J.T @ method(J @ J.T)
+        positions.append(positions[-1] - 0.13 * (1 - step / 60) * d / d.norm().clamp(min=1e-9))
+    return positions
+
+
 DIAGRAMS = {
     "widget_rank": rank,
     "widget_memory": memory,
@@ -116,4 +150,5 @@ DIAGRAMS = {
     "widget_nf4": nf4,
     "widget_tiles": tiles,
     "widget_prefix": prefix,
+    "widget_balancing": balancing,
 }

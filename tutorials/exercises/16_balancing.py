@@ -12,15 +12,15 @@ def dwa_weights(before: Tensor, now: Tensor, temperature: float = 2.0) -> Tensor
 
 
 def mgda_of_two(G: Tensor) -> Tensor:
-    """★★ Weights (2,) of at least 0, of sum 1, that make the mix of two gradients shortest. G (2, 2) holds their products.
+    """★★ Weights (2,) of at least 0, with the sum 1, of the shortest weighted average of two gradients. G is (2, 2).
 
     Two lines.
     """
     raise NotImplementedError("mgda_of_two")
 
 
-def affinity_to_first_order(G: Tensor, losses: Tensor, rate: float) -> Tensor:
-    """★★ Z (K, K) ≈ 1 - L_j(θ - rate · g_i) / L_j(θ) for a small rate, from the products G (K, K) and the losses (K,).
+def affinity_to_first_order(G: Tensor, losses: Tensor, learning_rate: float) -> Tensor:
+    """★★ Z (K, K) ≈ 1 - L_j(θ - learning_rate · g_i) / L_j(θ) for a small learning rate, from G (K, K) and the losses (K,).
 
     One line: how much does a loss change along a direction?
     """
