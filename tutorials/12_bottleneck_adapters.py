@@ -482,7 +482,7 @@ assert 2 * 1024 * 64 + 64 + 1024 == 132_160, "2dm + m + d"
 #    dive, section 1.
 #    <details><summary>Hint</summary>z is the sum of h and the residual. `norm` is called twice:
 #    on what, each time?</details>
-# 3. ★★ `change_by_rows`: each example in a batch gets its own adapter.
+# 3. ★★ `output_by_example`: each example in a batch gets its own adapter.
 #    <details><summary>Hint</summary>Collect the examples of one adapter, run it once on them, and
 #    put the results back.</details>
 #

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 14 · AdapterFusion: learn the mix, and compare with longer training
+# # 14 · AdapterFusion: no clear gain over one adapter trained as long
 #
 # **Needs** lessons [03](03_lora_for_classification.py) and [12](12_bottleneck_adapters.py)
 # · **Read and do** 60 minutes · **Runs in** about 35 s on one CPU thread · **Memory** 2 GB
@@ -40,6 +40,7 @@ from training.data.tasks import find_task
 from training.evaluation.evaluation import HeldOut, evaluate
 from training.loop.processes import make_accelerator
 from training.models.base_models import load_base
+from training.reports.paired import paired_gap
 from training.reports.records import use_style
 from training.reports.seed_dots import dots_by_seed
 from tutorials.answers import true_option
@@ -63,8 +64,8 @@ folder = Path(tempfile.mkdtemp())
 # $$\text{out} = \sum_i \text{softmax}_i(q \cdot k_i)\, v_i.$$
 #
 # It is an attention, but not over tokens: a token looks at the N adapters at its own position.
-# (As in the paper, the scores are not divided by √D. The biases are those of AdapterHub's
-# code.) Before training, $V$ is almost the identity, and $Q$ and $K$ are small random values.
+# (The paper writes h for x and z for $a_i$. As there, the scores are not divided by √D. The biases
+# are those of AdapterHub's code.) Before training, $V$ is almost the identity, and $Q$ and $K$ are small random values.
 #
 # ??? Three adapters, before any training of the fusion. What are the shares?
 # - [ ] 1 for the first, 0 for the others || No adapter is special.
@@ -136,23 +137,24 @@ assert all(".fusions." in name for name in trained), "the adapters must stay fro
 #
 # A new task has only 48 labelled examples: is a text about music or sport, or about food or
 # science? We train an adapter for it (the *task's own adapter*), and then a fusion of three:
-# its own adapter, one for *topic* (a closely related task: two of its four labels form each
-# of our groups) and one for *question answering* (unrelated). The fusion starts from the trained own
+# its own adapter, one for *topic* (closely related: its four labels are music, sport, food and
+# science) and one for *question answering* (unrelated). The fusion starts from the trained own
 # adapter and its head.
 #
 # ![The fusion has had 100 steps in total, the own adapter 50](diagrams/14_baselines.svg)
 #
 # A report that compares the fusion only with the own adapter leaves something out: the fusion
-# has had twice as many steps. So we add the *same adapter, trained twice as long*. And we add
-# the average, which is not trained.
+# has had twice as many steps. So we add the *same adapter, trained twice as long* (one run of 100
+# steps). And we add the average, which is not trained. The adapters have the learning rate 1e-2, the
+# fusion 5e-3.
 #
 # ??? Three seeds. What do the mean accuracies say?
-# - [ ] Fusion is clearly the best of the four. || It is a little better than its own adapter with each seed, but not
-#   than the adapter that was trained as long.
+# - [ ] Fusion is clearly the best of the four. || It is better than its own adapter with every seed. But
+#   its mean is below that of the adapter trained twice as long.
 # - [ ] The average is far behind the others. || It gives the unrelated adapter a third of the weight,
 #   but it is not far behind here.
-# - [x] All four lie within 0.05. || The adapter that was trained twice as long has the
-#   highest mean. But nobody can order them with three seeds.
+# - [x] All four means lie within 0.05. || The adapter that was trained twice as long has the highest
+#   mean, but its difference to the fusion is smaller than two standard errors.
 
 # %% tags=["fold"]
 # set-up: 48 labelled examples for each seed, and the runs
@@ -226,8 +228,8 @@ figure, panel = plt.subplots(figsize=(7, 3.2))
 order = ("own adapter", "average", "fusion", "twice as long")
 colours = ("bottleneck", "untouched", "fusion", "bottleneck")
 dots_by_seed(panel, {name: scores[name] for name in order}, colours)
-panel.set(title="48 labels: all four lie within 0.05", ylim=(0, 1.05))
-panel.set(ylabel="accuracy (line: mean)", xlabel="what is used")
+panel.set(title="48 labels: the four means lie within 0.05", ylim=(0.7, 1))
+panel.set(ylabel="accuracy (line: mean)", xlabel="what is used (the axis starts at 0.7)")
 panel.legend(loc="lower right", ncols=3)
 show(figure, "14_baselines")
 
@@ -241,12 +243,16 @@ true_option(
     mean["average"] < min(three) - 0.1,
     all_close and mean["fusion"] < max(mean.values()),
 )
-without_qa = [averaged(seed, "own", "topic") for seed in runs]
-assert sum(without_qa) / 3 > mean["average"], "does the unrelated adapter not matter any more?"
+without_qa = sum(averaged(seed, "own", "topic") for seed in runs) / 3
+print(f"mean of the average with qa {mean['average']:.3f}, without qa {without_qa:.3f}")
+assert without_qa > mean["average"], "does the unrelated adapter not matter any more?"
+gap, error = paired_gap(scores["twice as long"], scores["fusion"])
+assert abs(gap) < 2 * error, "the text says: smaller than two standard errors"
 
 # %% [markdown]
 # A report with only the first three columns of the plot would say "fusion is best". The fourth
-# one changes this. (Without the unrelated adapter, the average is better than with it.)
+# one changes this. Without the unrelated adapter, the average is better than with it (printed
+# above). So the adapter for *topics* does help a little, and a longer training helps as much.
 #
 # The deep dive repeats this with question answering as the *new* task. There, the fusion is
 # better than its own adapter on average. But the same adapter, trained twice as long, is better
@@ -260,11 +266,10 @@ assert sum(without_qa) / 3 > mean["average"], "does the unrelated adapter not ma
 #
 # We give one text to the fusion of seed 0 and look at the shares in layer 1.
 #
-# ??? Do all tokens use the same adapter?
-# - [ ] yes, the own adapter || Some tokens prefer another one.
-# - [ ] yes, each token has equal shares || Training moved Q and K, so the scores differ between
-#   tokens.
-# - [x] no, tokens have different shares || This is what an attention for each token can do.
+# ??? Which adapter has the largest share?
+# - [ ] always the own adapter || For some tokens it is another one.
+# - [ ] none: all shares are equal || Training changed Q and K, so the scores differ.
+# - [x] this depends on the token || This is what an attention for each token can do.
 
 # %%
 from training.models.trained import load_trained
@@ -299,16 +304,19 @@ show(figure, "14_shares")
 # check
 own_share = shares[:, 0]
 spread = own_share.max() - own_share.min()
-true_option(spread < 0.1 and own_share.min() > 0.5, spread < 0.1, spread > 0.1)
+largest = set(shares.argmax(-1).tolist())
+true_option(largest == {0}, spread < 0.05, len(largest) > 1)
 assert torch.allclose(shares.sum(-1), torch.ones(len(shares))), "shares of a token add up to 1"
 
 # %% [markdown]
-# A share is not yet an effect: it multiplies the output of an adapter, and an adapter with
-# larger outputs has a larger effect with the same share.
+# Some names have a large share of *qa*, although its task is unrelated. But a share is not yet an
+# effect: it multiplies the output of an adapter, and an adapter with larger outputs has a larger
+# effect with the same share.
 #
 # ## 5. Three real tasks
 #
-# The same comparison with a real encoder (22 M parameters) and real data: SST-2 (good or bad
+# The same comparison with a real encoder (22 M parameters) and real data. The fusions combine the
+# adapters of these three tasks: SST-2 (good or bad
 # review), SICK (does one sentence follow from another?) and SQuAD (find the answer; F1 counts
 # shared words). Each adapter and each fusion has 400 steps, the longer one 800, and there are
 # two seeds. [The report](../multitask/results/fusion/report.md) has the command, the number of
@@ -339,6 +347,7 @@ values = [[float(cell.split()[0]) for cell in line if cell.strip()] for line in 
 gains = [row[column["fusion"]] - row[column["own adapter"]] for row in values]
 count = sum(gain > 0.02 for gain in gains)
 true_option(count == 0, count == 1, count == 3)
+assert max(gains) < 0.02, "the text says that the fusion gains almost nothing"
 
 # %% [markdown]
 # So the fusion gains almost nothing here. Full fine-tuning (400 steps) is better on SQuAD. On
@@ -355,7 +364,7 @@ true_option(count == 0, count == 1, count == 3)
 # model.train_adapter_fusion(Fuse("a", "b"))
 # ```
 #
-# That library cannot be installed next to our `adapters` folder. So we ran it in an environment
+# That library cannot be installed next to ours: both are named `adapters`. So we ran it in an environment
 # of its own (`tests/golden/make_adapterhub.py`), and stored its weights and outputs. Here we
 # load them into our fusion:
 
@@ -425,7 +434,7 @@ true_option(False, over_tokens, False)
 # ??? What is trained in a fusion?
 # - [ ] the adapters and Q, K, V || The adapters are frozen.
 # - [x] Q, K and V, and the head of the task || In each layer with adapters.
-# - [ ] one number for each adapter || That is the static form (deep dive, section 3).
+# - [ ] one number for each adapter || Even the static form also trains V (deep dive, section 3).
 #
 # ??? You add a fourth adapter to a fusion. How many more parameters does the fusion have?
 # - [x] none || Q, K and V are shared by all adapters. (The fourth adapter itself must be stored.)
@@ -454,7 +463,7 @@ true_option(False, over_tokens, False)
 # | symptom | likely cause | check |
 # |:--|:--|:--|
 # | the fusion is far better than the adapter | it had twice the steps | section 3: train the adapter as long |
-# | the fusion is worse than its own adapter | an unrelated adapter and few labels | section 3; leave one out |
+# | the fusion is worse than its own adapter | an unrelated adapter, or too few steps | section 5, SQuAD |
 # | one adapter gets all attention | the others do not help here | section 4; train this adapter longer |
 # | scores fall with weight decay | V shrinks towards zero | deep dive, section 2 |
 # | another score after loading | another order of the adapters, or another head | deep dive, section 5 |
@@ -467,10 +476,10 @@ true_option(False, over_tokens, False)
 # 1. ★ `fusion_parameters`: how many parameters a fusion trains, dynamic or static.
 #    <details><summary>Hint</summary>Section 2 has the dynamic form. A static one has V and one
 #    score for each adapter, in each layer.</details>
-# 2. ★★ `fuse_changes`: the output of a fusion from its tensors.
+# 2. ★★ `fused_output`: the output of a fusion from its tensors.
 #    <details><summary>Hint</summary>The shares have the shape (T, N): over which axis do they add
 #    up to 1?</details>
-# 3. ★★ `pull_gradient`: the gradient of pull · ‖V − I‖², without autograd (deep dive, section 2).
+# 3. ★★ `penalty_gradient`: the gradient of factor · ‖V − I‖², without autograd (deep dive, section 2).
 #    <details><summary>Hint</summary>Each entry of V − I occurs in one square only.</details>
 #
 # **Change and measure:** in section 3, leave the unrelated adapter out of the fusion. Is the

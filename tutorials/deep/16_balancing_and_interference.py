@@ -1,8 +1,8 @@
 # %% [markdown]
-# # 16 · Deep dive: slow tasks first, interference, learning rates, and transfer
+# # 16 · Deep dive: conflicts are normal, and the learning rate decides more
 #
 # **Needs** [lesson 16](../16_balancing_and_interference.py) · **Read and do** 60 minutes
-# · **Runs in** about 70 s on one CPU thread · **Memory** 2 GB
+# · **Runs in** about 75 s on one CPU thread · **Memory** 2 GB
 #
 # The core page compared methods on a plane and in a short training. Here you see two methods
 # that prefer slow tasks, measure whether three tasks conflict, and repeat the comparison with
@@ -50,12 +50,13 @@ use_style()
 # %% [markdown]
 # ## 1. Two methods that prefer slow tasks
 #
-# - **DWA** (Liu et al. 2019, section 3.2): $w = K\,\mathrm{softmax}(r / T)$, where $r_i$ is the loss
-#   of this period divided by the loss of the last period, and T = 2.
+# - **DWA** (Liu et al. 2019, section 3.2): $w = K\,\mathrm{softmax}(r / T)$ with T = 2. A period is a
+#   fixed number of steps, and $r_i$ is the mean loss of this period divided by that of the previous
+#   one.
 # - **GradNorm** (Chen et al. 2018, algorithm 1) moves each $w_i \lVert g_i \rVert$ towards a target:
-#   their mean, times (relative loss of task $i$)$^{1.5}$. The relative loss is the fraction of its
-#   first loss that a task still has, divided by the mean of these fractions. Ours changes $w$ by the
-#   *sign* of the difference, so that the unit of a loss does not matter. Then it scales the weights
+#   their mean, times $r_i^{1.5}$. Here $r_i$ is $L_i$ / ($L_i$ at step 1), divided by the mean of
+#   these fractions over the tasks. In place of the paper's learning rate, ours uses a fixed step, and
+#   divides by the mean norm, so that the unit of a loss does not matter. Then it scales the weights
 #   to the sum K.
 #
 # ??? The loss of task A halves, the loss of task B stays the same. Both gradients have the same norm.
@@ -100,7 +101,7 @@ assert torch.allclose(gradnorm.weights, 2 * w / w.sum()), (
 # ??? Which sign do most cosines between two tasks have?
 # - [ ] positive || The three tasks read the same kind of texts, but this is not enough.
 # - [x] negative || Yet the cosines are far from -1.
-# - [ ] none: they are zero within 0.01 || Only random gradients would be almost orthogonal.
+# - [ ] none: all are zero within 0.01 || This holds only for *sentiment* and *topic*, and roughly.
 
 # %% tags=["fold"]
 # set-up: examples of each seed, a training run, and the scores of a model
@@ -158,8 +159,8 @@ print(
 figure, panels = plt.subplots(1, 2, figsize=(7.6, 3.6))
 largest = float(100 * affinity.abs().max())
 matrices = (
-    ("cosines of the gradients", cosines, 1.0),
-    ("change of a loss by a step, in %", 100 * affinity, largest),
+    ("most tasks conflict: cosines", cosines, 1.0),
+    ("how much a step lowers a loss, in %", 100 * affinity, largest),
 )
 for panel, (title, matrix, limit) in zip(panels, matrices, strict=True):
     panel.imshow(matrix, cmap="RdBu", vmin=-limit, vmax=limit)
@@ -173,7 +174,7 @@ for panel, (title, matrix, limit) in zip(panels, matrices, strict=True):
             colour = "white" if dark else "black"
             panel.text(j, i, f"{matrix[i, j]:.2f}", ha="center", va="center", color=colour)
 panels[0].set(xlabel="task", ylabel="task")
-panels[1].set(xlabel="the loss of this task falls", ylabel="a step for this task")
+panels[1].set(xlabel="the loss of this task", ylabel="a step for this task")
 figure.tight_layout()
 show(figure, "16_interference")
 
@@ -183,12 +184,13 @@ negative = float((pairs < 0).float().mean())
 true_option(
     negative < 0.5, negative > 0.5 and pairs.mean() > -0.6, bool(pairs.abs().max() < 0.01)
 )
-off_diagonal = affinity - affinity.diagonal().diag()
-assert affinity.diagonal().min() > off_diagonal.abs().max(), "a step helps its own task most"
+assert affinity.sum(0).min() > 0, "together, the three steps should lower each loss"
 
 # %% [markdown]
-# Most cosines are negative. But a step for one task lowers its own loss by about one percent, and
-# changes the loss of another one by much less. So a conflict is not yet a harm.
+# Most cosines are negative, and a step for *sentiment* raises the loss of *tagging*. But the steps
+# are taken together. In the right panel, the sum of each column is positive: to first order, a
+# step for all three tasks lowers each of the three losses. So a conflict does not mean that joint
+# training harms a task.
 #
 # ## 3. Near convergence, gradients must point against each other
 #
@@ -222,18 +224,22 @@ print("by seed:", *(f"{ratio:.2f}" for ratio in ratios))
 # %% tags=["fold"]
 # check
 true_option(min(ratios) > 1, min(ratios) > 0.05 and max(ratios) < 1, max(ratios) < 0.05)
+assert max(ratios) < 1, "the gradients should partly cancel"
 
 # %% [markdown]
+# So our runs are still far from a minimum: this law explains negative cosines at the end of a long
+# training, and only a part of ours.
+#
 # ## 4. More seeds, and a learning rate for each method
 #
 # The core page used three seeds and one learning rate. First we train with six *new* seeds.
 # The rule is that of lesson 04: a difference is clear if the mean of the paired differences is
-# larger than two standard errors.
+# larger than two standard errors. (± below is one standard error.)
 #
 # ??? Which run is clearly better than equal weights with 40 steps?
 # - [ ] PCGrad with 40 steps || Its mean difference is almost zero with these seeds.
 # - [ ] equal weights with 60 steps || Its mean difference is larger, but it varies much by seed.
-# - [x] none of the two || The gain of PCGrad with the seeds 0 to 2 did not come again.
+# - [x] none of the two || The gain of PCGrad with the seeds 0 to 2 did not appear again.
 
 # %%
 NEW_SEEDS = range(3, 9)
@@ -262,7 +268,7 @@ assert 0.6 < seconds["PCGrad"] / seconds["60 steps"] < 1.7, "about as long"
 #
 # ??? How many of the three methods have a best learning rate other than 3e-3?
 # - [x] none || Here, tuning the learning rate of equal weights tunes it for all.
-# - [ ] one || Both other methods change the length of the update only a little.
+# - [ ] one || With AdamW, a constant factor on all gradients changes almost nothing.
 # - [ ] two or more || The best value is inside the grid, and it is the same.
 
 # %%
@@ -358,7 +364,8 @@ assert torch.allclose(torch.exp(-s.detach()) * 2 * fixed, torch.tensor(2.0).doub
 # `Uncertainty.term` adds $s_i$ only with the loss of task $i$.
 #
 # Another version of the formula has $s_i$ in place of $\tfrac12 s_i$. This is not a bug: all
-# weights become twice as large, which acts like a larger learning rate.
+# weights become twice as large. With SGD this acts like a larger learning rate. With AdamW it
+# changes almost nothing.
 #
 # ## 6. A head for each task is information, too
 #
@@ -408,8 +415,8 @@ for name, options in HEADS.items():
     model, log = trained(pair, steps=75, **PAIR, **options)
     key = "cosine/sentiment~sarcasm"
     measured[name] = [row[key] for row in log if key in row]
-    print(f"{name:26} {mean_score(model, pair):.2f}, cosines {measured[name][0]:+.2f}", end=" ")
-    print(f"to {measured[name][-1]:+.2f}")
+    print(f"{name:26} {mean_score(model, pair):.2f}, cosine {measured[name][0]:+.2f}", end=" ")
+    print(f"at step 15, {measured[name][-1]:+.2f} at step 75")
 
 # %% tags=["fold"]
 # plot: the cosine by step
@@ -417,7 +424,7 @@ figure, panel = plt.subplots(figsize=(6.4, 3.2))
 for (name, values), colour in zip(measured.items(), ("broken", "lora", "ceiling"), strict=True):
     panel.plot(range(15, 76, 15), values, marker="o", color=COLOURS[colour], label=name)
 panel.axhline(0, color=COLOURS["untouched"], linewidth=1)
-panel.set(title="opposite labels conflict only in one head without information", xlabel="step")
+panel.set(title="one head without information: the conflict does not end", xlabel="step")
 panel.set(ylabel="cosine of the two gradients", ylim=(-1.1, 1.1))
 panel.set_xticks(range(15, 76, 15))
 panel.legend(loc="center right", bbox_to_anchor=(1, 0.74))
@@ -439,13 +446,13 @@ assert measured["one head"][0] < -0.5, "without information the two gradients ca
 # first a source task, then a target task, from the backbone of the source. The target can become
 # better (**positive transfer**) or worse (**negative transfer**).
 # [The report](../../multitask/results/transfer/report.md) has the command, and marks the clear
-# differences. A row is a source, a column is a target, and the diagonal is the same task twice.
+# differences. A row is a source, a column is a target; ± is the standard deviation over three
+# seeds. We compare with the diagonal, the same task twice, since it has had as many steps.
 #
-# ??? For which target is every other source worse than a second training on the target itself, by more
-#   than two standard errors?
-# - [ ] topic || After *nli* and *tagging* it is at least as good.
+# ??? For which target is every other source worse than a second training on the target itself?
+# - [ ] topic || After *nli*, *tagging* and *qa* it is better than after itself.
 # - [x] tagging || It has 40 sentences, and more steps on them help most.
-# - [ ] qa || The differences are large, but they vary much by seed.
+# - [ ] qa || After *sentiment*, its mean is higher than after itself.
 
 # %% tags=["fold"]
 # table: from the committed report
@@ -457,10 +464,13 @@ lines = (ROOT / "multitask/results/transfer/report.md").read_text().splitlines()
 after = [line.split("|")[2:7] for line in lines if line.startswith("| after ")]
 targets = ("sentiment", "topic", "nli", "tagging", "qa")
 worse = {name: sum("▼" in row[i] for row in after) for i, name in enumerate(targets)}
-true_option(worse["topic"] == 4, worse["tagging"] == 4, worse["qa"] == 4)
+means = {(i, j): float(after[i][j].split()[0]) for i in range(5) for j in range(5)}
+below = [all(means[i, j] < means[j, j] for i in range(5) if i != j) for j in range(5)]
+true_option(below[1], below[3], below[4])
+assert worse["tagging"] == 4, "each by more than two standard errors"
 assert sum("▲" in cell for row in after for cell in row) == 3, "the text names three"
 
 # %% [markdown]
 # Three sources are clearly better than the diagonal: *nli* for *topic*, and *tagging* and *qa* for
 # *nli*. With three seeds, chance alone marks about one pair in five, so a single mark means
-# little. In the column of *tagging*, all four marks point in the same direction.
+# little. The four marks in the column of *tagging* agree, but they share one diagonal value.

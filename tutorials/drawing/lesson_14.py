@@ -16,10 +16,12 @@ def fusion() -> Drawing:
         d.arrow(x.right, adapter.left)
         d.arrow(adapter.right, (236, y + 20), f"a{'₁₂₃'[i]}")
         d.box(238, y + 2, 54, 36, "trained", "K, V")
-        d.arrow((292, y + 20), (324, y + 20))
-        d.box(326, y + 8, 56 * share + 4, 24, "data", "", round_by=2)
-        d.text(332 + 56 * share + 2, y + 25, f"{share:.1f}", "small")
-        d.arrow((412, y + 20), (434, 144 + 8 * i))
+        d.arrow((292, y + 20), (324, y + 20), f"k{'₁₂₃'[i]}")
+        d.line((265, y + 38), (265, y + 48), (418, y + 48), kind="data")
+        d.arrow((418, y + 48), (438, 152 + 8 * i), kind="data")
+        d.text(310, y + 45, f"v{'₁₂₃'[i]}", "small word data")
+        d.box(326, y + 8, 60 * share, 22, "data", "", round_by=2)
+        d.text(332 + 60 * share, y + 24, f"{share:.1f}", "small")
     d.text(326, 60, "softmax(q · kᵢ)", "small")
     q = d.box(112, 12, 76, 34, "trained", "Q")
     d.line(x.top, (38, 29), (104, 29))
@@ -27,7 +29,7 @@ def fusion() -> Drawing:
     d.line(q.right, (376, 29))
     d.arrow((376, 29), (376, 46))
     d.text(260, 22, "query q", "small soft")
-    d.box(434, 132, 38, 40, "data", "sum", round_by=4)
+    d.box(438, 132, 36, 60, "data", "Σ", round_by=4)
     d.text(240, 268, "one K and one V for all adapters; each token has its own shares", "small soft middle")
     d.legend(290, ("frozen", "frozen adapters"), ("trained", "trained"), ("data", "computed"))
     return d
@@ -43,13 +45,14 @@ def baselines() -> Drawing:
         ("own adapter", (("trained", "50 steps"),)),
         ("average", (("trained", "50 steps"), ("plain", "0"))),
         ("fusion", (("trained", "50 steps"), ("data", "50 steps"))),
-        ("twice as long", (("trained", "50 steps"), ("trained", "50 steps"))),
+        ("twice as long", (("trained", "100 steps"),)),
     )
     for i, (name, parts) in enumerate(rows):
         y = 16 + 42 * i
         d.text(122, y + 20, name, "small end")
         for j, (kind, words) in enumerate(parts):
-            d.box(134 + 152 * j, y, 148 if words != "0" else 36, 30, kind, words, round_by=3)
+            width = {"0": 36, "100 steps": 300}.get(words, 148)
+            d.box(134 + 152 * j, y, width, 30, kind, words, round_by=3)
     d.legend(204, ("trained", "the adapter is trained"), ("data", "Q, K and V are trained"))
     return d
 

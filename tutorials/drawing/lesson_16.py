@@ -18,25 +18,25 @@ def conflict() -> Drawing:
     d = Drawing(
         "Left: two gradients with an angle of more than 90 degrees between them conflict. Right: PCGrad removes from each "
         "gradient its part along the other one. The two results are added.",
-        210,
+        226,
     )
 
     def arrows(x: float, vectors: list[tuple[Vector, str, str, bool]]) -> None:
         for (dx, dy), name, kind, dashed in vectors:
-            d.arrow((x, 150), (x + dx, 150 + dy), kind=kind, dashed=dashed)
+            d.arrow((x, 172), (x + dx, 172 + dy), kind=kind, dashed=dashed)
             if name:
-                d.text(x + 1.02 * dx + (-8 if dx < 0 else 6), 146 + dy, name, f"word {kind}" + (" end" if dx < 0 else ""))
+                d.text(x + 1.02 * dx + (-8 if dx < 0 else 6), 168 + dy, name, f"word {kind}" + (" end" if dx < 0 else ""))
 
-    d.text(122, 26, "a conflict: g₁ · g₂ < 0", "bold middle")
+    d.text(122, 20, "a conflict: g₁ · g₂ < 0", "bold middle")
     arrows(115, [(FIRST, "g₁", "gradient", False), (SECOND, "g₂", "data", False)])
-    d.text(360, 26, "PCGrad: project, then add", "bold middle")
+    d.text(360, 20, "PCGrad: project, then add", "bold middle")
     one, two = project(FIRST, SECOND), project(SECOND, FIRST)
     both = one[0] + two[0], one[1] + two[1]
     arrows(350, [(FIRST, "", "gradient", True), (SECOND, "", "data", True)])
     arrows(350, [(one, "g₁′", "gradient", False), (two, "g₂′", "data", False), (both, "", "trained", False)])
-    d.text(350 + both[0] + 4, 150 + both[1] - 6, "g₁′ + g₂′", "word trained middle")
-    d.text(122, 190, "a step for one harms the other", "small soft middle")
-    d.text(360, 190, "dashed: before the projection", "small soft middle")
+    d.text(350 + both[0] + 4, 172 + both[1] - 6, "g₁′ + g₂′", "word trained middle")
+    d.text(122, 208, "a step for one harms the other", "small soft middle")
+    d.text(360, 208, "dashed: before the projection", "small soft middle")
     return d
 
 
@@ -55,8 +55,9 @@ def task_embedding() -> Drawing:
         d.arrow(text.right, (backbone.left[0], y + 20))
         d.box(116, y + 4, 56, 32, "trained", f"+ t{'₁' if task == 'sentiment' else '₂'}", round_by=3)
         d.text(144, y + 54, task, "small soft middle")
-        d.arrow((head.right[0], 89 + (y - 69) / 5), (440, y + 20))
-        d.text(444, y + 25, answer, "small")
+        d.arrow((head.right[0], 89 + (y - 69) / 5), (424, y + 20))
+        d.text(428, y + 18, answer, "small")
+        d.text(428, y + 34, f"for t{'₁' if task == 'sentiment' else '₂'}", "small soft")
     d.legend(196, ("data", "input"), ("trained", "trained"))
     return d
 

@@ -123,6 +123,9 @@ def balancing() -> Drawing:
         x, y = to(centre)
         d.box(x - 4, y - 4, 8, 8, "frozen", "", round_by=4)
         d.text(x + 10, y + 18, name, "small soft")
+    x, y = to((-1.5, 2.0))
+    d.box(x - 6, y - 6, 12, 12, "frozen", "", round_by=1)
+    d.text(x + 14, y - 2, "start", "small soft")
     for i, ((name, method), kind) in enumerate(zip(methods.items(), kinds, strict=True)):
         places = [to(place) for place in walk(method, (-1.5, 2.0))]
         d.line(*places, kind=kind, dashed=name in ("equal", "CAGrad"))

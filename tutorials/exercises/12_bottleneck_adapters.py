@@ -21,9 +21,9 @@ def pfeiffer_sublayer(h: Tensor, residual: Tensor, norm: Callable, adapter: Call
     raise NotImplementedError("pfeiffer_sublayer")
 
 
-def change_by_rows(h: Tensor, rows: list[str | None], adapters: dict[str, Callable]) -> Tensor:
-    """★★ What BatchSplit adds to h (B, T, d): example i gets the output of adapter rows[i], and zeros for None.
+def output_by_example(h: Tensor, names: list[str | None], adapters: dict[str, Callable]) -> Tensor:
+    """★★ What BatchSplit adds to h (B, T, d): example i gets the output of adapter names[i], and zeros for None.
 
     Each adapter that is named runs once, on all its examples together; one that is not named does not run. Five lines.
     """
-    raise NotImplementedError("change_by_rows")
+    raise NotImplementedError("output_by_example")

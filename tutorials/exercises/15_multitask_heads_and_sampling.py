@@ -4,7 +4,7 @@ from torch import Tensor
 
 
 def task_chances(sizes: dict[str, int], temperature: float, cap: float) -> dict[str, float]:
-    """★ The chance of each task: min(n, cap)^(1/T), over their sum.
+    """★ The probability of each task: min(n, cap)^(1/T), over their sum.
 
     Two lines.
     """
@@ -12,7 +12,7 @@ def task_chances(sizes: dict[str, int], temperature: float, cap: float) -> dict[
 
 
 def last_real(states: Tensor, mask: Tensor) -> Tensor:
-    """★★ The state (rows × width) of each row's last real token. mask is 1 there and 0 at padding, on either side.
+    """★★ The hidden state (B × D) of the last real token of each example. mask is 1 there and 0 at padding, on either side.
 
     Two lines.
     """

@@ -4,7 +4,7 @@ from torch import Tensor
 
 
 def soft_gradient(z: Tensor, v: Tensor, T: float) -> Tensor:
-    """★ The gradient (N, C) of Σ_rows T² KL(softmax(v / T) ‖ softmax(z / T)) for the student's logits z. No autograd.
+    """★ The gradient (N, C) of Σ_n T² KL(softmax(v / T) ‖ softmax(z / T)) for the student's logits z. No autograd.
 
     One line.
     """
@@ -12,7 +12,7 @@ def soft_gradient(z: Tensor, v: Tensor, T: float) -> Tensor:
 
 
 def mixed_loss(z: Tensor, v: Tensor, labels: Tensor, T: float, a: float) -> Tensor:
-    """★★ (1 - a) · mean cross-entropy of the labelled rows + a · mean T² KL of all rows. No label (N): -100.
+    """★★ (1 - a) · mean cross-entropy of the labelled examples + a · mean T² KL of all. No label (N): -100.
 
     A batch without any label has only the second part, a · mean T² KL. Three lines.
     """
@@ -20,7 +20,7 @@ def mixed_loss(z: Tensor, v: Tensor, labels: Tensor, T: float, a: float) -> Tens
 
 
 def in_order(answers: Tensor, stored_keys: Tensor, keys: Tensor) -> Tensor:
-    """★★ The answers (B, C) of the rows with these keys (B). answers[k] (M, C) belongs to stored_keys[k] (M).
+    """★★ The logits (B, C) of the examples with these keys (B). answers[k] (M, C) belongs to stored_keys[k] (M).
 
     KeyError for a key that is not stored. Two lines.
     """

@@ -21,13 +21,13 @@ def check_pfeiffer_sublayer(answers) -> None:
     assert torch.allclose(found, norm(z + norm(z) ** 2), atol=1e-6), "A looks at norm(z), is added to z, and then BERT's norm"
 
 
-def check_change_by_rows(answers) -> None:
-    h, seen = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(0)), []
+def check_output_by_example(answers) -> None:
+    h, calls = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(0)), []
     before = h.clone()
-    double = lambda x: (seen.append(("a", len(x))), 2 * x)[1]  # noqa: E731
-    negative = lambda x: (seen.append(("b", len(x))), -x)[1]  # noqa: E731
-    unused = lambda x: (seen.append(("c", len(x))), x)[1]  # noqa: E731
-    found = answers.change_by_rows(h, ["a", None, "b", "a"], {"a": double, "b": negative, "c": unused})
+    double = lambda x: (calls.append(("a", len(x))), 2 * x)[1]  # noqa: E731
+    negative = lambda x: (calls.append(("b", len(x))), -x)[1]  # noqa: E731
+    unused = lambda x: (calls.append(("c", len(x))), x)[1]  # noqa: E731
+    found = answers.output_by_example(h, ["a", None, "b", "a"], {"a": double, "b": negative, "c": unused})
     assert torch.equal(h, before), "h itself stays as it is: this is what is added to it"
-    assert torch.equal(found, torch.stack([2 * h[0], 0 * h[1], -h[2], 2 * h[3]])), "row i with the adapter of row i"
-    assert sorted(seen) == [("a", 2), ("b", 1)], "each named adapter once, on its rows together"
+    assert torch.equal(found, torch.stack([2 * h[0], 0 * h[1], -h[2], 2 * h[3]])), "example i with the adapter names[i]"
+    assert sorted(calls) == [("a", 2), ("b", 1)], "each named adapter once, on its examples together"

@@ -28,7 +28,7 @@ def check_last_real(answers) -> None:
     for mask in ([[1] * 6, [1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0]], [[0, 0, 0, 1, 1, 1], [0] * 5 + [1], [0, 1, 1, 0, 0, 0]]):
         mask = torch.tensor(mask)
         found = answers.last_real(states, mask)
-        assert found.shape == (3, 4), f"one vector for each row: {tuple(found.shape)}"
+        assert found.shape == (3, 4), f"one vector for each example: {tuple(found.shape)}"
         assert torch.equal(found, pool(states, mask, "last")), "padding may stand before the text: counting the 1s is not enough"
 
 

@@ -18,10 +18,10 @@ def pfeiffer_sublayer(h: Tensor, residual: Tensor, norm: Callable, adapter: Call
     return norm(z + adapter(norm(z)))
 
 
-def change_by_rows(h: Tensor, rows: list[str | None], adapters: dict[str, Callable]) -> Tensor:
-    """★★ What BatchSplit adds to h (B, T, d): example i gets the output of adapter rows[i], and zeros for None."""
-    change = torch.zeros_like(h)
-    for name in {row for row in rows if row is not None}:
-        mine = [i for i, row in enumerate(rows) if row == name]
-        change[mine] = adapters[name](h[mine])
-    return change
+def output_by_example(h: Tensor, names: list[str | None], adapters: dict[str, Callable]) -> Tensor:
+    """★★ What BatchSplit adds to h (B, T, d): example i gets the output of adapter names[i], and zeros for None."""
+    output = torch.zeros_like(h)
+    for name in {name for name in names if name is not None}:
+        examples = [i for i, other in enumerate(names) if other == name]
+        output[examples] = adapters[name](h[examples])
+    return output

@@ -5,13 +5,13 @@ from torch import Tensor
 
 
 def task_chances(sizes: dict[str, int], temperature: float, cap: float) -> dict[str, float]:
-    """★ The chance of each task: min(n, cap)^(1/T), over their sum."""
+    """★ The probability of each task: min(n, cap)^(1/T), over their sum."""
     powers = {task: min(size, cap) ** (1 / temperature) for task, size in sizes.items()}
     return {task: power / sum(powers.values()) for task, power in powers.items()}
 
 
 def last_real(states: Tensor, mask: Tensor) -> Tensor:
-    """★★ The state (rows × width) of each row's last real token. mask is 1 there and 0 at padding, on either side."""
+    """★★ The hidden state (B × D) of the last real token of each example. mask is 1 there and 0 at padding, on either side."""
     places = (torch.arange(mask.shape[1]) * mask).argmax(1)
     return states[torch.arange(len(states)), places]
 

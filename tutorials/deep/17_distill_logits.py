@@ -1,0 +1,328 @@
+# %% [markdown]
+# # 17 · Deep dive: when soft labels help, and what "97 % of the quality" means
+#
+# **Needs** [lesson 17](../17_distill_logits.py) · **Read and do** 50 minutes
+# · **Runs in** about 60 s on one CPU thread · **Memory** 2 GB
+#
+# The core page trained a student with a plain loop. Here we use the library, and ask four
+# questions: Does the temperature matter? When do soft labels bring nothing? What is a fair
+# baseline? And which mistakes raise no error?
+
+# %% tags=["fold"]
+# set-up: imports, our folders, one thread
+import copy
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "loralib").is_dir())
+sys.path.insert(0, str(ROOT))  # so that Python finds our folders
+
+import datasets
+import torch
+import transformers
+
+from distill.losses.loss_specs import read_losses
+from distill.losses.terms import LABELLED, make_terms
+from distill.runs.fidelity import (
+    answers_of,
+    calibration_error,
+    distance_to_truth,
+    fidelity,
+    teachers_answers,
+)
+from distill.runs.trainer import Distiller, DistillSteps
+from distill.student.copy_spec import read_copy
+from distill.student.cost import answering_seconds, file_bytes, operations, speed_up
+from distill.student.student import copy_student
+from distill.teacher.rows import load_rows
+from distill.teacher.teacher import Teacher
+from distill.teacher.teacher_cache import CacheError, build_cache, with_keys
+from distill.teacher.truth import posteriors
+from training import train_model
+from training.data.batching import Steps, batches
+from training.loop import loop
+from training.loop.randomness import seeded
+from training.models.trained import load_trained
+from training.reports.paired import paired_gap
+from tutorials.answers import true_option
+
+torch.set_num_threads(1)
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+datasets.disable_progress_bars()
+folder, cpu = Path(tempfile.mkdtemp()), torch.device("cpu")
+
+# %% tags=["fold"]
+# set-up: teachers for two tasks, a student that is trained with a loss of the library, and scores
+
+
+def trained_teacher(task: str, steps: int):
+    out = folder / task
+    options = {"train_rows": 2000, "steps": steps, "eval_every": steps, "eval_rows": 100}
+    train_model(task, method="full", out=str(out), **options)
+    return load_trained(out / "adapter")
+
+
+def examples_of(spec, seed: int, labelled: int, unlabelled: int, test: int = 1):
+    return load_rows(spec, None, seed, (labelled, unlabelled), test, reader, reader)
+
+
+def trained_student(model, features: list[dict], loss: str, answers, seed: int, steps=100):
+    """`answers`: a teacher, or a cache of its logits."""
+    none = torch.nn.ModuleDict()  # no learned matrices between the two models (lesson 18)
+    student = copy_student(model, read_copy("copy:1")).requires_grad_(True)
+    terms = make_terms(read_losses([loss]), "classification", none, causal=False)
+    distiller = Distiller(student, none, terms, None, answers)
+    settings = loop.LoopSettings(
+        steps=steps, learning_rate=2e-3, eval_every=steps, save_every=steps
+    )
+    with seeded(seed):
+        trainer = DistillSteps(distiller, Steps(features, tokenizer, 16, seed), settings)
+        loop.run(trainer, lambda: {"eval_loss": 0.0}, lambda row: None)
+    return student.eval()
+
+
+def scores_of(model, held_out, truth, teacher_logits) -> dict[str, float]:
+    features = held_out.encoded.features
+    z = torch.cat(answers_of(model, features, tokenizer, "classification", cpu))
+    labels = torch.tensor(held_out.rows[:]["label"])
+    return {
+        "accuracy": float((z.argmax(1) == labels).double().mean()),
+        "KL from p*": distance_to_truth(z, truth),
+        "calibration error": calibration_error(z, labels),
+        "agreement": fidelity("classification", [z], [teacher_logits])["agreement"],
+    }
+
+
+# %% tags=["fold"]
+# set-up: the topic teacher, its logits, and the test examples
+trained = trained_teacher("topic", steps=200)
+tokenizer = trained.base.tokenizer
+reader = (tokenizer, trained.max_length)
+teacher = Teacher([trained.base.model], "classification")
+test = examples_of(trained.spec, 0, 1, 0, test=1000).held_out
+truth = posteriors("topic", test.rows)
+v_test = torch.cat(teachers_answers(teacher, test.encoded.features, tokenizer, cpu))
+SEEDS = (1, 2, 3)
+
+# %% [markdown]
+# ## 1. Does the temperature matter?
+#
+# We train the student on 2,000 unlabelled texts with T = 2 and T = 8. In the library this loss is
+# called `kd:T=2,a=1`, where `a` is the teacher's part. Besides accuracy we measure:
+#
+# - the **calibration error** (Guo et al. 2017): if a model is 80 % sure, it should be right in 80 % of
+#   such cases; this is the mean difference,
+# - the *agreement*: for how many texts student and teacher choose the same class.
+#
+# ??? By how much does the mean accuracy differ between T = 2 and T = 8?
+# - [x] by less than 0.02 || The factor T² gives both about the same gradients.
+# - [ ] by 0.02 to 0.05 || This is more than the seeds differ.
+# - [ ] by more than 0.05 || Only the number of texts changes the accuracy so much (core page).
+
+# %%
+LOSSES = {"T = 2": "kd:T=2,a=1", "T = 8": "kd:T=8,a=1"}
+students, scores, caches, examples = {}, {}, {}, {}
+for seed in SEEDS:
+    examples[seed] = examples_of(trained.spec, seed, 50, 2000).train
+    caches[seed] = build_cache(folder / f"topic{seed}", teacher, examples[seed], tokenizer)
+    for name, loss in LOSSES.items():
+        texts = examples[seed][50:]
+        student = trained_student(trained.base.model, texts, loss, caches[seed], seed)
+        students[name, seed] = student
+        scores[name, seed] = scores_of(student, test, truth, v_test)
+
+
+def mean_of(name: str, score: str) -> float:
+    return statistics.mean(scores[name, seed][score] for seed in SEEDS)
+
+
+for name in LOSSES:
+    print(name, *(f"{score} {mean_of(name, score):.3f} " for score in scores[name, 1]))
+
+# %% tags=["fold"]
+# check
+gap = abs(mean_of("T = 2", "accuracy") - mean_of("T = 8", "accuracy"))
+true_option(gap < 0.02, 0.02 <= gap <= 0.05, gap > 0.05)
+assert min(s["agreement"] for s in scores.values()) > 0.85, (
+    "the student should follow its teacher"
+)
+
+# %% [markdown]
+# ## 2. A task where the label already says everything
+#
+# A story of *sentiment* has five clauses, and each shows the mood of the story in 92 % of the
+# cases. Nearly all stories have a clear majority, so $p^*$ is near 0 or 1. We train the student
+# on 1,000 unlabelled texts with the teacher's most likely class (pseudo-labels), and with soft
+# labels.
+#
+# ??? By how much is the mean accuracy with soft labels higher than with pseudo-labels?
+# - [ ] by more than 0.05 || The teacher's probabilities are near 0 and 1, too.
+# - [ ] by 0.02 to 0.05 || Soft labels contain almost nothing that the class does not.
+# - [x] by less than 0.02 || Here the class says almost everything.
+
+
+# %%
+def certain(p) -> float:
+    """For how many texts the largest probability is above 0.99. p: (N, C)."""
+    return float((p.max(1).values > 0.99).double().mean())
+
+
+moods = trained_teacher("sentiment", steps=150)
+mood_teacher = Teacher([moods.base.model], "classification")
+mood_test = examples_of(moods.spec, 0, 1, 0, test=1000).held_out
+mood_truth = posteriors("sentiment", mood_test.rows)
+mood_v = torch.cat(teachers_answers(mood_teacher, mood_test.encoded.features, tokenizer, cpu))
+for task, p in (("topic", v_test.softmax(-1)), ("sentiment", mood_v.softmax(-1))):
+    print(f"{task}: the teacher is above 0.99 for {certain(p):.0%} of the texts")
+
+# %%
+mood_scores = {"pseudo-labels": [], "soft labels": []}
+for seed in SEEDS:
+    texts = [text | {LABELLED: 1} for text in examples_of(moods.spec, seed, 1, 1000).train[1:]]
+    cache = build_cache(folder / f"moods{seed}", mood_teacher, texts, tokenizer)
+    choices = torch.cat(teachers_answers(cache, texts, tokenizer, cpu)).argmax(1).tolist()
+    chosen = [text | {"labels": choice} for text, choice in zip(texts, choices, strict=True)]
+    runs = {
+        "pseudo-labels": (chosen, "hard", None),
+        "soft labels": (texts, "kd:T=2,a=1", cache),
+    }
+    for name, (features, loss, answers) in runs.items():
+        student = trained_student(moods.base.model, features, loss, answers, seed)
+        mood_scores[name].append(scores_of(student, mood_test, mood_truth, mood_v)["accuracy"])
+for name, values in mood_scores.items():
+    print(f"{name:13}", *(f"{value:.3f}" for value in values))
+
+# %% tags=["fold"]
+# check
+gap, _ = paired_gap(mood_scores["soft labels"], mood_scores["pseudo-labels"])
+true_option(gap > 0.05, 0.02 <= gap <= 0.05, gap < 0.02)
+assert certain(mood_v.softmax(-1)) > 2 * certain(v_test.softmax(-1)), (
+    "the text compares the two"
+)
+
+# %% [markdown]
+# So look at the teacher's probabilities before you distill: this needs no labels. If the teacher
+# is certain for all texts, soft labels bring little more than its choices.
+#
+# ## 3. "97 % of the quality, 60 % of the size, 60 % faster"
+#
+# These are the numbers of **DistilBERT** (Sanh et al. 2019): 6 of BERT-base's 12 layers (66 of 110
+# million parameters), a mean GLUE score of 77.0 against 79.5, and the time on a CPU. They are often
+# quoted as if they were a law of distillation.
+#
+# ??? Our student without a teacher, trained on 2,000 *true* labels: how much of the teacher's
+#   accuracy does it reach?
+# - [ ] less than 60 % || Even guessing reaches 28 % here.
+# - [ ] 60 to 85 % || This is closer to a student with 50 labels.
+# - [x] more than 85 % || So "97 % of the quality" says little without this baseline.
+
+# %%
+for name, count in (("50 labels", 50), ("2,000 labels", 2000)):
+    for seed in SEEDS:
+        texts = examples[seed][:50] if count == 50 else examples[seed][50:]
+        texts = [text | {LABELLED: 1} for text in texts]
+        student = trained_student(trained.base.model, texts, "hard", None, seed)
+        scores[name, seed] = scores_of(student, test, truth, v_test)
+best = scores_of(trained.base.model, test, truth, v_test)["accuracy"]
+for name in ("T = 2", "2,000 labels", "50 labels"):
+    print(f"{name:12} {mean_of(name, 'accuracy') / best:.0%} of the teacher's accuracy")
+
+# %% tags=["fold"]
+# check; and the cost of both models
+fraction = mean_of("2,000 labels", "accuracy") / best
+true_option(fraction < 0.6, 0.6 <= fraction <= 0.85, fraction > 0.85)
+pair = {"teacher": trained.base.model, "student": students["T = 2", 1]}
+batch = next(batches(test.encoded.features[:64], tokenizer, 64))
+seconds, cost = answering_seconds(pair, batch), {}
+for name, model in pair.items():
+    model.save_pretrained(folder / name)
+    count = sum(p.numel() for p in model.parameters())
+    cost[name] = (count, file_bytes(folder / name), operations(model, batch))
+low, middle, high = speed_up(seconds, "student", to="teacher")
+parameters, size, work = (cost["student"][i] / cost["teacher"][i] for i in range(3))
+print(f"the student: {parameters:.0%} of the parameters, {work:.0%} of the operations")
+print(
+    f"in our rendering it was {middle:.2f} times faster (20 to 80 %: {low:.2f} to {high:.2f})"
+)
+assert 0.55 < parameters < 0.62 and abs(size - parameters) < 0.02, "embeddings stay"
+assert work < 0.55, "embeddings cost no matrix multiplication"
+
+# %% [markdown]
+# So ask for each such number: what does the same student reach *without* the teacher, with the
+# labels that you would have? With 2,000 labels the teacher brings little. With 50 labels and
+# 2,000 unlabelled texts, it brings much.
+#
+# ## 4. Break it on purpose: a teacher in training mode
+#
+# Somebody forgets `teacher.eval()`. The teacher's dropout stays on.
+#
+# ??? Dropout of 0.1. The teacher sees the same text twice. What is the mean total variation distance
+#   between its two predictions?
+# - [ ] 0 || This is so in evaluation mode.
+# - [x] more than 0.01 || The soft labels contain noise. No error is raised.
+# - [ ] less than 0.0001 || Dropout changes one hidden value in ten.
+
+# %%
+noisy = copy.deepcopy(trained.base.model).train()
+for module in noisy.modules():
+    if isinstance(module, torch.nn.Dropout):
+        module.p = 0.1  # the usual value; our small model was pretrained with 0
+torch.manual_seed(0)
+with torch.no_grad():
+    p = [noisy(batch["input_ids"], batch["attention_mask"]).logits.softmax(-1) for _ in "ab"]
+q = [Teacher([noisy], "classification").answers(batch).softmax(-1) for _ in "ab"]
+distance = {
+    name: float((first - second).abs().sum(1).mean() / 2)
+    for name, (first, second) in (("training mode", p), ("our Teacher", q))
+}
+print({name: round(value, 3) for name, value in distance.items()})
+
+# %% tags=["fold"]
+# check
+moved = distance["training mode"]
+true_option(moved == 0, moved > 0.01, 0 < moved < 0.0001)
+assert distance["our Teacher"] == 0, "`Teacher` must put its models into evaluation mode"
+
+# %% [markdown]
+# ## 5. Break it on purpose: stored logits in another order
+#
+# The teacher's logits are stored once, in the order of the texts. Then training shuffles the texts
+# and reads the stored logits by position.
+#
+# ??? For how many texts do the logits still have the correct most likely class?
+# - [ ] for nearly all || The logits belong to other texts.
+# - [x] for 20 to 40 % || With four classes, about one in four agrees by chance.
+# - [ ] for none || Some agree by chance.
+
+# %%
+stored = torch.cat(teachers_answers(teacher, examples[3], tokenizer, cpu))
+numbered = [text | {"number": k} for k, text in enumerate(examples[3])]
+by_position, by_key = [], []
+stream = Steps(numbered, tokenizer, 16, seed=0)
+for step, (shuffled,) in zip(range(100), stream, strict=False):
+    expected = stored[shuffled["number"]].argmax(1)
+    positions = (torch.arange(len(expected)) + 16 * step) % len(stored)
+    by_position += (stored[positions].argmax(1) == expected).tolist()
+    by_key += (caches[3].answers(shuffled).argmax(1) == expected).tolist()
+print(f"by position: {statistics.mean(map(float, by_position)):.0%}")
+print(f"by a key of the text: {statistics.mean(map(float, by_key)):.0%}")
+
+# %% tags=["fold"]
+# check: our cache finds logits by the text, and refuses a text that it does not know
+agreement = statistics.mean(map(float, by_position))
+true_option(agreement > 0.9, 0.2 < agreement < 0.4, agreement == 0)
+assert statistics.mean(map(float, by_key)) > 0.99, "half precision can change a tie"
+try:
+    caches[3].answers(next(batches(with_keys(test.encoded.features[:16]), tokenizer, 16)))
+    raise AssertionError("the teacher never saw these texts")
+except CacheError as refusal:
+    print("refused:", str(refusal).removeprefix(f"{caches[3].folder}: "))
+
+# %% [markdown]
+# The mean of all logits is all that a student can learn from such targets. Our cache finds the
+# logits by a key that is made from the tokens of the text.
+#
+# **Next:** [lesson 18](../18_distill_features.py).
