@@ -339,7 +339,7 @@ assert all(soft[1] < hard[1] for soft, hard in by_seed), "the text says: with ev
 # the 2,000 texts, soft labels bring the student closer to $p^*$ than true labels with every seed,
 # and on average closer than pseudo-labels. For the 50 texts, the seeds disagree.
 # ("Best possible" is an expected value. The accuracy on 500 sampled labels varies by about 0.015,
-# so the teacher can lie above it.)
+# so the teacher can be above it.)
 #
 # Three seeds, one task and one learning rate are not much. The [deep
 # dive](deep/17_distill_logits.py) has more temperatures, a task where soft labels bring nothing,
