@@ -10,9 +10,7 @@
 # ![Two gradients conflict, and PCGrad projects each before it adds them](diagrams/16_conflict.svg)
 #
 # Two tasks **conflict** if the inner product of their gradients is negative: a small step for
-# one task raises the loss of the other. There are many methods for **balancing** tasks. Some
-# combine the gradients, others choose weights for the losses. On this page you compare five
-# methods on a plane, learn the weights of losses, and measure whether this helps.
+# one task raises the loss of the other. There are many methods for **balancing** tasks. Some combine gradients, others weight the losses.
 
 # %% tags=["fold"]
 # set-up: imports, our folders, one thread
@@ -90,19 +88,20 @@ true_option(first > 2.01, abs(first - 2) < 0.01, first < 1.99)
 assert torch.allclose(J.T @ pcgrad(J @ J.T), pcgrad_by_hand(J)), "two ways to write one method"
 
 # %% [markdown]
-# The inner product of the sum with $g_1$ is negative: a small step along the sum *raises* loss 1.
-# PCGrad's update lowers both losses. (For more than two tasks, PCGrad does not guarantee this.)
+# A step subtracts $d$. The inner product of the sum with $g_1$ is negative, so this step *raises*
+# loss 1. PCGrad's update lowers both losses. (With more than two tasks, PCGrad does not guarantee
+# this, and its order is random.)
 #
-# A projected gradient is a weighted sum of the given ones, so the update is $d = J^\top w$
-# with K weights $w$. They depend only on the inner products $G = J J^\top$, the **Gram matrix** (K ×
+# The K gradients are the rows of $J$ (K × n). A projected gradient is a weighted sum of them, so the
+# update is $d = J^\top w$ with K weights $w$. They depend only on the inner products $G = J J^\top$, the **Gram matrix** (K ×
 # K). So a very large model needs only K backward passes and a little
 # arithmetic with $G$:
 #
 # - *equal*: $w = 1$. One backward pass is enough.
-# - *MGDA*: the shortest weighted average of the gradients.
-# - *CAGrad*: of all updates close to the mean gradient, the one that lowers the loss of the worst
-#   task most.
-# - *Nash-MTL*: the solution of $G w = 1 / w$ (for each component). Each task has the same influence.
+# - *MGDA* (Sener and Koltun 2018): the shortest weighted average of the gradients.
+# - *CAGrad* (Liu et al. 2021): of all updates close to the mean gradient (c = 0.5), the one that
+#   lowers the loss of the worst task most.
+# - *Nash-MTL* (Navon et al. 2022; our $w$ is their α): $G w = 1 / w$, so $w_i\, g_i \cdot d = 1$.
 #
 # Now we walk on a plane with two parameters, x and y. Loss 1 has its minimum at (-1, 0). Loss 2
 # has its minimum at (1, 1), and is multiplied by 20. Between them lies a curve where no step
@@ -168,13 +167,15 @@ for panel, (name, paths) in zip(panels[:5], walks.items(), strict=True):
         panel.plot(*path[-1], "o", color=COLOURS["lora"], markersize=6)
     panel.set(title={"equal": "equal weights"}.get(name, name), xlim=(-2, 2), ylim=(-2, 2.4))
     panel.grid(visible=False)
+    panel.plot(*MINIMA.T, "k+", markersize=7)
+figure.suptitle("five methods, different compromises on one curve")
 panels[0].set(ylabel="y")
 panels[3].set(ylabel="y", xlabel="x")
 panels[4].set(xlabel="x")
 meanings = {
     "contours of loss 1": "#D1720A",
     "contours of loss 2": "#2F8A4A",
-    "Pareto-optimal": "#BBBBBB",
+    "Pareto-optimal (+: minima)": "#BBBBBB",
     "a walk (square: start)": COLOURS["full"],
     "its end": COLOURS["lora"],
 }
@@ -200,16 +201,17 @@ assert moved.pop("Nash-MTL") < 1e-6, "Nash-MTL must not depend on the scale of a
 assert min(moved.values()) > 0.1, "the other methods depend on it"
 
 # %% [markdown]
-# All methods end on the curve, at different points. The sum and CAGrad end near the minimum of the
-# steep loss. PCGrad equals the sum where there is no conflict. MGDA and Nash-MTL end elsewhere, and
-# each start has its own end. Only Nash-MTL does not depend on the scale of a loss at all.
+# All methods end on the curve. The sum and CAGrad end at the same point, near the minimum of the
+# steep loss. PCGrad equals the sum where there is no conflict. MGDA and Nash-MTL end elsewhere.
+# Only Nash-MTL does not depend on the scale of a loss at all.
 #
-# So a balancing method chooses which compromise you get. Drag the start, and change the scale of
-# loss 2:
+# So a balancing method chooses which compromise you get.
 #
 # <div class="widget" data-widget="balancing">
 #
 # ![The walks of five methods from one start](diagrams/widget_balancing.svg)
+#
+# *In the book (`python -m tutorials book`) you can drag the start, and change the scale of loss 2.*
 #
 # </div>
 #
@@ -266,11 +268,10 @@ assert terms[1] < -1, "the term of a small loss is negative"
 #
 # We train three tasks of the small world together: *sentiment* (100 labels), *topic* (200) and
 # *tagging* (40). All runs of one seed start from the same weights and see the same examples in
-# the same order. The score of a run is the mean score of the three tasks after 40 steps.
+# the same order. The score is the mean over the three tasks after 40 steps.
 #
 # PCGrad needs a backward pass for each task, so its steps take longer. A fair comparison
-# includes a run with equal weights and more steps: 60. We also train with equal weights and two
-# other learning rates.
+# includes a run with equal weights and more steps: 60. We also try two other learning rates.
 #
 # ??? Which change has the largest effect on the mean score, up or down?
 # - [ ] PCGrad in place of equal weights || It changes the mean score by less than 0.01.
@@ -350,10 +351,10 @@ assert longer > sum(mean_scores["PCGrad"]) / 3, "60 plain steps should be at lea
 
 # %% [markdown]
 # The gradients do conflict here: most cosines between two tasks are negative (deep dive, section
-# 2). Still, PCGrad is less than 0.01 above equal weights with these seeds, and 60 plain steps,
-# which take about as long, are at least as good. With six more seeds, no difference is larger than
-# two standard errors ([deep dive](deep/16_balancing_and_interference.py), section 4). Uncertainty
-# weighting needs longer runs: its weights, printed above, moved only a little in 40 steps.
+# 2). Still, PCGrad is less than 0.01 above equal weights with these seeds. And 60 plain steps, which
+# take about as long, are at least as good. With six more seeds, no difference is larger than
+# two standard errors ([deep dive](deep/16_balancing_and_interference.py), section 4). In 40
+# steps, the uncertainty weights stayed near 1 (printed for seed 2).
 #
 # Kurin et al. (2022) and Xin et al. (2022) found the same on large benchmarks. A balancing method
 # can still be useful if the losses have very different scales and you cannot tune their weights.
@@ -420,7 +421,7 @@ assert abs(plain - 0.5) < 1e-9, "the two accuracies add up to 1 for every model"
 #   with equal weights and 75 steps?
 # - [ ] still 0.5 || Now the function can give two answers to one text.
 # - [x] more than 0.8 || The vector reaches all layers, and they learn what to do with it.
-# - [ ] about 0.6 || The model learns more than this in as many steps.
+# - [ ] 0.7 or less || One vector in the input is enough for all layers to see the task.
 
 # %%
 informed = [mean_accuracy(seed, use_task_embeddings=True) for seed in pair]
@@ -429,7 +430,7 @@ print("with task embeddings:", *(f"{value:.2f}" for value in informed))
 # %% tags=["fold"]
 # check
 informed_mean = sum(informed) / 3
-true_option(max(informed) < 0.55, min(informed) > 0.8, 0.55 <= informed_mean <= 0.65)
+true_option(max(informed) < 0.55, min(informed) > 0.8, 0.55 <= informed_mean <= 0.7)
 assert min(informed) > 0.8, "with the task known, one head should answer both"
 
 # %% [markdown]
@@ -519,7 +520,7 @@ true_option(id(log_vars) not in updated, False, False)
 # ??? A loss is measured in cents in place of dollars, so it becomes 100 times larger. Whose direction
 #   does not change?
 # - [ ] equal weights || The sum follows the larger loss.
-# - [x] Nash-MTL || It depends only on the angles between the gradients.
+# - [x] Nash-MTL || It depends only on the directions of the gradients.
 # - [ ] PCGrad || After the projection, the longer gradient still has more influence on the sum.
 #
 # ??? A paper reports that a method with K backward passes per step is better than equal weights after

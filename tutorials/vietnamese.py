@@ -22,7 +22,7 @@ LINES = {
     "14": "AdapterFusion: không lợi rõ rệt so với một bộ chuyển đổi được huấn luyện lâu bằng",
     "15": "Học đa nhiệm: cách lấy mẫu quyết định tác vụ nào được lợi",
     "16": "Cân bằng: các tác vụ xung đột, và trọng số bằng nhau khó bị vượt qua",
-    "17": "Chưng cất: nhãn mềm và thêm dữ liệu không nhãn",
+    "17": "Chưng cất: mô hình thầy biến văn bản không nhãn thành dữ liệu huấn luyện",
     "18": "Quan hệ giữa các token của thầy dạy một học trò hẹp nhiều bằng thêm 1.500 văn bản, trạng thái của thầy thì ít hơn",
     "19": "KL xuôi giữ mọi cách nói; KL ngược, văn bản tìm kiếm chùm và nhiệt độ viết thấp đổi bớt cách nói lấy sự đúng",
     "20": "Cắt ma trận bớt byte và thời gian, ít bit hơn bớt byte, còn số không chẳng bớt gì nếu định dạng không biết đến",

@@ -19,7 +19,8 @@ def fusion() -> Drawing:
         d.arrow((292, y + 20), (324, y + 20), f"k{'₁₂₃'[i]}")
         d.line((265, y + 38), (265, y + 48), (418, y + 48), kind="data")
         d.arrow((418, y + 48), (438, 152 + 8 * i), kind="data")
-        d.text(310, y + 45, f"v{'₁₂₃'[i]}", "small word data")
+        d.text(300, y + 45, f"v{'₁₂₃'[i]}", "small word data")
+        d.text(372, y + 45, f"{share:.1f} · v{'₁₂₃'[i]}", "small word data")
         d.box(326, y + 8, 60 * share, 22, "data", "", round_by=2)
         d.text(332 + 60 * share, y + 24, f"{share:.1f}", "small")
     d.text(326, 60, "softmax(q · kᵢ)", "small")
@@ -29,7 +30,7 @@ def fusion() -> Drawing:
     d.line(q.right, (376, 29))
     d.arrow((376, 29), (376, 46))
     d.text(260, 22, "query q", "small soft")
-    d.box(438, 132, 36, 60, "data", "Σ", round_by=4)
+    d.box(438, 132, 36, 60, "data", "Σ", "out", round_by=4)
     d.text(240, 268, "one K and one V for all adapters; each token has its own shares", "small soft middle")
     d.legend(290, ("frozen", "frozen adapters"), ("trained", "trained"), ("data", "computed"))
     return d
@@ -44,7 +45,7 @@ def baselines() -> Drawing:
     rows = (
         ("own adapter", (("trained", "50 steps"),)),
         ("average", (("trained", "50 steps"), ("plain", "0"))),
-        ("fusion", (("trained", "50 steps"), ("data", "50 steps"))),
+        ("fusion", (("trained", "50 steps"), ("trained", "50: Q, K, V"))),
         ("twice as long", (("trained", "100 steps"),)),
     )
     for i, (name, parts) in enumerate(rows):
@@ -53,7 +54,7 @@ def baselines() -> Drawing:
         for j, (kind, words) in enumerate(parts):
             width = {"0": 36, "100 steps": 300}.get(words, 148)
             d.box(134 + 152 * j, y, width, 30, kind, words, round_by=3)
-    d.legend(204, ("trained", "the adapter is trained"), ("data", "Q, K and V are trained"))
+    d.legend(204, ("trained", "steps of training"), ("plain", "no training"))
     return d
 
 

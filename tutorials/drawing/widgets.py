@@ -119,6 +119,8 @@ def balancing() -> Drawing:
     kinds = ("plain", "data", "wrong", "trained", "gradient")
     d = Drawing("Five methods walk from one start. Equal weights, PCGrad and CAGrad end near minimum 2, MGDA at minimum 1.", 330)
     to = lambda place: (round(240 + 75 * float(place[0]), 1), round(180 - 75 * float(place[1]), 1))  # noqa: E731
+    shares = [1 - (1 - t / 60) ** 3 for t in range(61)]  # the Pareto-optimal points
+    d.line(*[to(pareto_point(1 - share)) for share in shares], kind="frozen")
     for name, centre in (("minimum 1", (-1.0, 0.0)), ("minimum 2", (1.0, 1.0))):
         x, y = to(centre)
         d.box(x - 4, y - 4, 8, 8, "frozen", "", round_by=4)
@@ -132,6 +134,12 @@ def balancing() -> Drawing:
         d.box(places[-1][0] - 5, places[-1][1] - 5, 10, 10, kind, "", round_by=5)
         d.text(16 + 94 * i, 312, name, f"small word {kind}")
     return d
+
+
+def pareto_point(share: float, scale: float = 20.0) -> tuple[float, float]:
+    """The minimum of share · loss 1 + (1 - share) · loss 2."""
+    one, two = share, scale * (1 - share)
+    return (4 * two - one) / (one + 4 * two), two / (4 * one + two)
 
 
 def walk(method: Callable[[Tensor], Tensor], start: tuple[float, float], scale: float = 20.0) -> list[Tensor]:

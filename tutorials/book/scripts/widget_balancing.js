@@ -63,6 +63,11 @@ Widgets.known.balancing = (parent) => {
       shape("ellipse", { cx: toX(-1), cy: toY(0), rx: wide, ry: narrow, fill: "none", class: "axis" });
       shape("ellipse", { cx: toX(1), cy: toY(1), rx: narrow, ry: wide, fill: "none", class: "axis" });
     }
+    const curve = Array.from({ length: 61 }, (_, i) => {
+      const [one, two] = [(1 - i / 60) ** 3, state.scale * (1 - (1 - i / 60) ** 3)];
+      return [(4 * two - one) / (one + 4 * two), two / (4 * one + two)]; // no step lowers both losses
+    });
+    line(curve, { stroke: "#8a9099", "stroke-width": 7, opacity: 0.35 });
     shape("text", { x: toX(-1) - 24, y: toY(0) + 5, class: "label" }, "loss 1");
     shape("text", { x: toX(1) - 22, y: toY(1) - 6, class: "label" }, "loss 2");
   };
