@@ -186,7 +186,7 @@ panels[5].legend(loc="center")
 show(figure, "16_plane")
 
 # %% tags=["fold"]
-# check: all walks end on the curve; what a loss 2 that is 100 times larger changes
+# check: all walks end on the curve; which ends depend on the scale of loss 2
 end = float(walks["equal"][0][-1, 0])
 true_option(end < -0.5, end > 0.9, -0.5 <= end <= 0.5)
 for name, paths in walks.items():

@@ -147,8 +147,9 @@ assert (truth.sort(descending=True).values - by_hand).abs().sum(1).min() < 1e-5,
 # Let $v$ be the teacher's logits and $z$ the student's, (N, C) each: N texts, C classes. Both are
 # divided by a **temperature** $T$. A larger T makes the probabilities more equal:
 #
-# $$p = \mathrm{softmax}(v / T), \qquad q = \mathrm{softmax}(z / T), \qquad
-# L_{\text{soft}} = T^2 \sum_c p_c \log \frac{p_c}{q_c}.$$
+# $$p = \mathrm{softmax}(v / T), \qquad q = \mathrm{softmax}(z / T),$$
+#
+# $$L_{\text{soft}} = T^2 \sum_c p_c \log \frac{p_c}{q_c}.$$
 #
 # (Hinton et al. 2015, section 2. They use the cross-entropy of $p$ and $q$. It has the same
 # gradient.) The sum is the **KL divergence** $\mathrm{KL}(p \Vert q)$: how far $q$ is from $p$. It is
