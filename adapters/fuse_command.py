@@ -129,7 +129,7 @@ def fuse(settings: FuseSettings) -> None:
     settings.out.mkdir(parents=True, exist_ok=True)
     results = run_study(study, console.print)
     chart, weights = draw_quality(results, settings.out / "quality.png"), draw_weights(results, settings.out / "attention.png")
-    text = page(results, study, shlex.join(["python", "-m", "adapters", *sys.argv[1:]]), chart.name, weights.name)
+    text = page(results, shlex.join(["python", "-m", "adapters", *sys.argv[1:]]), chart.name, weights.name)
     write_atomic(settings.out / "report.md", text.encode())
     write_atomic(settings.out / "results.json", (json.dumps([asdict(r) for r in results], indent=1) + "\n").encode())
     console.print(Markdown(text))

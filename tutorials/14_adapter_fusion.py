@@ -317,15 +317,17 @@ assert torch.allclose(shares.sum(-1), torch.ones(len(shares))), "shares of a tok
 # ## 5. Three real tasks
 #
 # The same comparison with a real encoder (22 M parameters) and real data. The fusions combine the
-# adapters of these three tasks: SST-2 (good or bad
-# review), SICK (does one sentence follow from another?) and SQuAD (find the answer; F1 counts
-# shared words). Each adapter and each fusion has 400 steps, the longer one 800, and there are
-# two seeds. [The report](../multitask/results/fusion/report.md) has the command and more rows.
+# adapters of these three tasks: SST-2 (good or bad review), SICK (does one sentence follow from
+# another?) and SQuAD (find the answer; F1 counts shared words). Each adapter and each fusion has 400
+# steps, the longer one 800. There are three seeds (two for the longer adapter and for full
+# fine-tuning on SQuAD). [The report](../multitask/results/fusion/report.md) has the command and more
+# rows.
 #
-# ??? On how many of the three tasks does the fusion gain more than 0.02 over its own adapter?
-# - [x] on none || Although it has had twice as many steps, and has about 23 times as many parameters.
-# - [ ] on one || The largest gain is smaller than this.
-# - [ ] on all three || Compare the columns "own adapter" and "fusion".
+# ??? On how many of the three tasks is the fusion more than 0.02 better than the adapter that was
+#   trained as long?
+# - [x] on none || Although it has about 23 times as many parameters.
+# - [ ] on one || On SICK it is ahead, but by less than this.
+# - [ ] on all three || Compare the second column with "fusion".
 
 # %% tags=["fold"]
 # table: from the committed report
@@ -344,16 +346,22 @@ lines = [
 names = next(line.split("|")[2:] for line in report.splitlines() if line.startswith("| task |"))
 column = {name.strip(): i for i, name in enumerate(names)}
 values = [[float(cell.split()[0]) for cell in line if cell.strip()] for line in lines[:3]]
-gains = [row[column["fusion"]] - row[column["own adapter"]] for row in values]
+longer = column["own adapter, as long as the fusion"]
+gains = [row[column["fusion"]] - row[longer] for row in values]
 count = sum(gain > 0.02 for gain in gains)
 true_option(count == 0, count == 1, count == 3)
-assert max(gains) < 0.02, "the text says that the fusion gains almost nothing"
+assert max(gains) < 0.02, "the text says that no fusion is clearly ahead"
+assert all(row[column["full fine-tuning"]] == max(row) for row in values), "the highest means"
 
 # %% [markdown]
-# So the fusion gains almost nothing here. Full fine-tuning (400 steps) is better on SQuAD. On
-# SICK, one of the two seeds failed with 400 steps of the adapter, and the other one with 800:
-# the standard deviations are large, and this row compares failures. The fusion of the failed
-# adapter failed too. Two seeds are too few for small differences.
+# Full fine-tuning has the highest mean on each task. On SST-2, the fusion is below the longer adapter
+# by more than two standard errors.
+#
+# On SICK, the own adapter failed with two of three seeds, and the longer one with the third: their
+# training loss hardly fell. (The learning rate of 3e-3 is high.) With one of the two failed
+# adapters, the fusion reached a good score. With the other, it failed, too. So this row compares
+# failures. Its standard deviations are large, and the gain of the fusion over its own adapter is
+# within the noise.
 #
 # ## The same in AdapterHub
 #

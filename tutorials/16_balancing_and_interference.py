@@ -10,7 +10,8 @@
 # ![Two gradients conflict, and PCGrad projects each before it adds them](diagrams/16_conflict.svg)
 #
 # Two tasks **conflict** if the inner product of their gradients is negative: a small step for
-# one task raises the loss of the other. There are many methods for **balancing** tasks. Some combine gradients, others weight the losses.
+# one task raises the loss of the other. There are many methods for **balancing** tasks. Some combine
+# gradients, others weight the losses.
 
 # %% tags=["fold"]
 # set-up: imports, our folders, one thread

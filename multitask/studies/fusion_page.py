@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import pyplot as plt
 
-from multitask.studies.fusion_study import Study, TaskResult
+from multitask.studies.fusion_study import TaskResult
 from training.data.tasks import TASKS
 from training.reports.paired import clearly_better, spread
 from training.reports.records import COLOURS, file_size, markdown_table, save_figure, use_style
@@ -34,18 +34,18 @@ BARS = {
 COST = ("task", "row", "trained", "file", "ms a step", "learning rate")
 
 
-def page(results: list[TaskResult], study: Study, command: str, chart: str, weights: str) -> str:
+def page(results: list[TaskResult], command: str, chart: str, weights: str) -> str:
     """Everything that was measured, as Markdown."""
     rows = shown(results)
     trained = [row for row in rows if row != "average"]
     quality = [[f"{r.task} ({r.single[0]['metric_name']})", *(spread(r.values(row)) for row in rows)] for r in results]
-    overall = ["mean of the tasks", *(f"{statistics.mean(v for r in results for v in r.values(row)):.3f}" for row in rows)]
+    overall = ["mean of the tasks", *(f"{statistics.mean(statistics.mean(r.values(row)) for r in results):.3f}" for row in rows)]
     losses = [[r.task, *(f"{_mean(r, row, 'loss'):.3f}" for row in trained)] for r in results]
     losses.append(["mean of the tasks", *(f"{statistics.mean(_mean(r, row, 'loss') for r in results):.3f}" for row in trained)])
     steps = ", ".join(f"{LABELS[row]} {getattr(results[0], row)[0]['steps']}" for row in trained)
     return (
         f"# Fusion of adapters for {', '.join(r.task for r in results)}\n\n"
-        f"Made by `{command}`, {study.seeds} seed{'s' * (study.seeds > 1)}. Every adapter is trained alone on its own "
+        f"Made by `{command}`, {_seeds(results, rows)}. Every adapter is trained alone on its own "
         f"task; a fusion starts from its task's adapter and head. Steps: {steps}.\n\n![quality]({chart})\n\n## Quality\n\n"
         f"{markdown_table(('task', *(LABELS[row] for row in rows)), [*quality, overall])}\n\n{verdicts(results)}\n\n"
         f"## Loss on the evaluation examples\n\n{markdown_table(('task', *(LABELS[row] for row in trained)), losses)}\n\n"
@@ -54,6 +54,14 @@ def page(results: list[TaskResult], study: Study, command: str, chart: str, weig
         + "Rows for all tasks: one model, new heads, mixed batches; of each task as many examples as the single models had.\n"
         * any(row in TOGETHER for row in rows)
     )
+
+
+def _seeds(results: list[TaskResult], rows: list[str]) -> str:
+    """How many seeds each row has, if a run was stopped before its last seed."""
+    counts = {(r.task, row): len(r.values(row)) for r in results for row in rows}
+    most = max(counts.values())
+    fewer = [f"{task}, {LABELS[row]}: {count}" for (task, row), count in counts.items() if count < most]
+    return f"{most} seed{'s' * (most > 1)}" + (f" (fewer: {'; '.join(fewer)})" if fewer else "")
 
 
 def shown(results: list[TaskResult]) -> list[str]:
@@ -94,6 +102,8 @@ def verdicts(results: list[TaskResult]) -> str:
 
 def _verdict(result: TaskResult, row: str, rival: str) -> str:
     better, values, other = TASKS[result.task].higher_is_better, result.values(row), result.values(rival)
+    pairs = min(len(values), len(other))  # seeds that both have
+    values, other = values[:pairs], other[:pairs]
     gain = (statistics.mean(values) - statistics.mean(other)) * (1 if better else -1)
     word = "gains" if gain > 0 else "loses" if gain < 0 else "changes"
     sure = "one seed: nothing is sure"
