@@ -9,8 +9,8 @@
 #
 # ![Two gradients conflict, and PCGrad projects each before it adds them](diagrams/16_conflict.svg)
 #
-# Two tasks **conflict** if the inner product of their gradients is negative: a small step for
-# one task raises the loss of the other. There are many methods for **balancing** tasks. Some combine
+# Two tasks **conflict** if the inner product of their gradients is negative: a small step for one
+# task raises the loss of the other. There are many methods for **balancing** tasks. Some combine
 # gradients, others weight the losses.
 
 # %% tags=["fold"]
@@ -93,10 +93,10 @@ assert torch.allclose(J.T @ pcgrad(J @ J.T), pcgrad_by_hand(J)), "two ways to wr
 # loss 1. PCGrad's update lowers both losses. (With more than two tasks, PCGrad does not guarantee
 # this, and its order is random.)
 #
-# The K gradients are the rows of $J$ (K × n). A projected gradient is a weighted sum of them, so the
-# update is $d = J^\top w$ with K weights $w$. They depend only on the inner products $G = J J^\top$, the **Gram matrix** (K ×
-# K). So a very large model needs only K backward passes and a little
-# arithmetic with $G$:
+# The K gradients are the rows of $J$ (K × n). A projected gradient is a weighted sum of them, so
+# the update is $d = J^\top w$ with K weights $w$. They depend only on the inner products
+# $G = J J^\top$, the **Gram matrix** (K × K). So they cost K backward passes, memory for K gradients,
+# and a little arithmetic with $G$:
 #
 # - *equal*: $w = 1$. One backward pass is enough.
 # - *MGDA* (Sener and Koltun 2018): the shortest weighted average of the gradients.
@@ -104,7 +104,7 @@ assert torch.allclose(J.T @ pcgrad(J @ J.T), pcgrad_by_hand(J)), "two ways to wr
 #   lowers the loss of the worst task most.
 # - *Nash-MTL* (Navon et al. 2022; our $w$ is their α): $G w = 1 / w$, so $w_i\, g_i \cdot d = 1$.
 #
-# Now we walk on a plane with two parameters, x and y. Loss 1 has its minimum at (-1, 0). Loss 2
+# Now we walk on a plane (x, y). Loss 1 has its minimum at (-1, 0). Loss 2
 # has its minimum at (1, 1), and is multiplied by 20. Between them lies a curve where no step
 # lowers both losses: these points are **Pareto-optimal**. In each step, all methods walk the same
 # distance. Only the direction differs.
@@ -161,15 +161,15 @@ panels = panels.flatten()
 for panel, (name, paths) in zip(panels[:5], walks.items(), strict=True):
     for loss, colour in ((losses[..., 0], "#D1720A"), (losses[..., 1], "#2F8A4A")):
         panel.contour(x, y, loss, levels=(0.5, 2.0), colors=colour, linewidths=0.6)
-    panel.plot(*curve.T, color="#BBBBBB", linewidth=5, zorder=0)
+    panel.plot(*curve.T, color="#BBBBBB", linewidth=3, zorder=0)
     for path in paths:
         panel.plot(*path.T, color=COLOURS["full"], linewidth=1.4)
         panel.plot(*path[0], "s", color=COLOURS["full"], markersize=4)
-        panel.plot(*path[-1], "o", color=COLOURS["lora"], markersize=6)
+        panel.plot(*path[-1], "o", color=COLOURS["lora"], markersize=4)
     panel.set(title={"equal": "equal weights"}.get(name, name), xlim=(-2, 2), ylim=(-2, 2.4))
     panel.grid(visible=False)
     panel.plot(*MINIMA.T, "k+", markersize=7)
-figure.suptitle("five methods, different compromises on one curve")
+figure.suptitle("all walks end on one curve; the method decides where")
 panels[0].set(ylabel="y")
 panels[3].set(ylabel="y", xlabel="x")
 panels[4].set(xlabel="x")
@@ -223,8 +223,8 @@ assert min(moved.values()) > 0.1, "the other methods depend on it"
 #
 # $$e^{-s_i} L_i + \tfrac{1}{2} s_i.$$
 #
-# So $e^{-s_i}$ is the weight (the paper writes $\sigma_i^2 = e^{s_i}$). The second term stops $s_i$
-# from growing without limit.
+# So $e^{-s_i}$ is the weight (the paper writes $\sigma_i^2 = e^{s_i}$). The second term stops
+# $s_i$ from growing without limit.
 #
 # ??? Two losses stay at 2.0 and 0.02. When $s_1$ and $s_2$ no longer change, which task has the
 #   larger weight?
@@ -261,15 +261,15 @@ assert terms[1] < -1, "the term of a small loss is negative"
 
 # %% [markdown]
 # When $s$ no longer changes, each weighted loss is ½. So a task that is nearly solved gets the
-# largest weight. The term of a small loss is negative; this is not a bug. Two other methods (DWA,
+# largest weight. The term of a small loss is negative: no bug. Two other methods (DWA,
 # GradNorm) prefer the task that learns slowly ([deep
 # dive](deep/16_balancing_and_interference.py), section 1).
 #
 # ## 3. Does it help?
 #
 # We train three tasks of the small world together: *sentiment* (100 labels), *topic* (200) and
-# *tagging* (40). All runs of one seed start from the same weights and see the same examples in
-# the same order. The score is the mean over the three tasks after 40 steps.
+# *tagging* (40). Runs of one seed have the same start, and the same examples in the same order.
+# The score is the mean over the three tasks after 40 steps.
 #
 # PCGrad needs a backward pass for each task, so its steps take longer. A fair comparison
 # includes a run with equal weights and more steps: 60. We also try two other learning rates.
@@ -352,10 +352,11 @@ assert longer > sum(mean_scores["PCGrad"]) / 3, "60 plain steps should be at lea
 
 # %% [markdown]
 # The gradients do conflict here: most cosines between two tasks are negative (deep dive, section
-# 2). Still, PCGrad is less than 0.01 above equal weights with these seeds. And 60 plain steps, which
-# take about as long, are at least as good. With six more seeds, no difference is larger than
-# two standard errors ([deep dive](deep/16_balancing_and_interference.py), section 4). In 40
-# steps, the uncertainty weights stayed near 1 (printed for seed 2).
+# 2). Still, PCGrad is less than 0.01 above equal weights with these seeds. And 60 plain steps,
+# which take about as long, are at least as good. With six more seeds, neither difference is
+# larger than two standard errors ([deep dive](deep/16_balancing_and_interference.py), section 4).
+# The uncertainty weights (printed for seed 2) have a learning rate of 0.01: 40 steps are too few
+# for them.
 #
 # Kurin et al. (2022) and Xin et al. (2022) found the same on large benchmarks. A balancing method
 # can still be useful if the losses have very different scales and you cannot tune their weights.
@@ -494,7 +495,7 @@ print("TorchJD and ours: the same directions (2 to 4 tasks; PCGrad: 2 tasks)")
 #
 # ??? What is wrong?
 # - [x] The optimizer does not have `log_vars`. || Add them as a parameter group, without weight decay.
-# - [ ] The factor 0.5 must be 1. || This would multiply all weights by 2, the same for each task.
+# - [ ] The factor 0.5 must be 1. || The weights would still stay at 1. If they were trained, all would double.
 # - [ ] `log_vars` must start at 1. || They can start anywhere, if they are trained.
 
 # %% tags=["fold"]
@@ -579,9 +580,9 @@ assert same_direction["Nash-MTL"] and not (same_direction["equal"] or same_direc
 #
 # ## Summary
 #
-# 1. All methods here are weights on gradients. They choose a compromise, they do not remove it.
+# 1. All methods here are weights on gradients. They choose a compromise; they do not remove the conflict.
 # 2. Uncertainty weighting gives the largest weight to the task with the smallest loss.
-# 3. Here the learning rate mattered more than any balancing. Two tasks that one function cannot
+# 3. Here the learning rate mattered more than the methods that we trained. Two tasks that one function cannot
 #    answer need information about the task.
 #
 # **Next:** [lesson 17](17_distill_logits.py), a small model learns from a large one.
@@ -595,7 +596,8 @@ assert same_direction["Nash-MTL"] and not (same_direction["equal"] or same_direc
 # These commands need a network, and a GPU helps. We did not run them:
 #
 # ```bash
-# python -m multitask --tasks sst2,mrpc,rte --model roberta-base --loss_weighting pcgrad --out runs/pcgrad
-# python -m multitask --tasks sst2,mrpc,rte --model roberta-base --analyze_interference
-# python -m training --task rte --model roberta-base --method full   # one of them alone
+# python -m multitask --tasks sst2,mrpc,rte --model roberta-base --loss_weighting pcgrad --out
+# runs/pcgrad python -m multitask --tasks sst2,mrpc,rte --model roberta-base
+# --analyze_interference python -m training --task rte --model roberta-base --method full   # one
+# of them alone
 # ```

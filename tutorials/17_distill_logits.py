@@ -4,8 +4,9 @@
 # **Needs** lesson [03](03_lora_for_classification.py) · **Read and do** 60 minutes
 # · **Runs in** about 35 s on one CPU thread · **Memory** 2 GB
 #
-# A large model gives good predictions, but it is slow. You want a small model, and you have only 50
-# labels. Can the small model learn from the large one?
+# A large model gives good predictions, but it is slow. You want a small model, and you have only
+# 50 labels: those of the large model's training are not yours. Can the small model learn from the
+# large one?
 #
 # ![A text goes to the frozen teacher and to the student; only the student gets gradients](diagrams/17_distillation.svg)
 #
@@ -50,10 +51,10 @@ folder = Path(tempfile.mkdtemp())
 # %% [markdown]
 # ## 1. What a teacher knows that a label does not
 #
-# Each story of the small world (lesson [00](00_setup_and_small_world.py)) has a topic: music, sport,
-# food or science. A story has three events. Each event is about the topic of the story with
-# probability ¾, and otherwise about one of the three other topics, each equally likely. The label is
-# the topic.
+# Each story of the small world (lesson [00](00_setup_and_small_world.py)) has a topic: music,
+# sport, food or science. A story has three events. Each event is about the topic of the story
+# with probability ¾, and otherwise about one of the three other topics, each equally likely. The
+# label is the topic.
 #
 # So a story with two events of music and one of food is *probably* about music, but its label is
 # sometimes "food". Bayes' rule gives the true probabilities $p^*$: 0.88 for music. A label is one
@@ -87,7 +88,8 @@ truth = posteriors("topic", test.rows).float()  # p* (N, C)
 
 # %% [markdown]
 # We compare two sources with $p^*$ by the **total variation distance**: half the sum of the
-# absolute differences. It is 0 for equal probabilities, and 1 if no class has a probability in both.
+# absolute differences. It is 0 for equal probabilities, and 1 if no class has a probability above
+# 0 in both.
 #
 # ??? On average over 500 test texts, which is closer to the true probabilities?
 # - [ ] the labels, as probabilities of 0 and 1 || Each is 0 or 1. Only their mean over many equal
@@ -152,13 +154,13 @@ assert (truth.sort(descending=True).values - by_hand).abs().sum(1).min() < 1e-5,
 # $$L_{\text{soft}} = T^2 \sum_c p_c \log \frac{p_c}{q_c}.$$
 #
 # (Hinton et al. 2015, section 2. They use the cross-entropy of $p$ and $q$. It has the same
-# gradient.) The sum is the **KL divergence** $\mathrm{KL}(p \Vert q)$: how far $q$ is from $p$. It is
-# zero if $q = p$. If there are labels, too, the loss is
+# gradient.) The sum is the **KL divergence** $\mathrm{KL}(p \Vert q)$: how far $q$ is from $p$.
+# It is zero if $q = p$. If there are labels, too, the loss is
 # $L = (1 - a)\,\mathrm{CE} + a\,L_{\text{soft}}$, where CE is the usual cross-entropy with the labels.
 #
 # Why $T^2$? It keeps the balance between the two parts. The gradient of the KL divergence with
-# respect to $z$ is $(q - p) / T$. And $q - p$ becomes smaller, too, when a larger T makes both more
-# equal.
+# respect to $z$ is $(q - p) / T$. And $q - p$ becomes smaller, too, when a larger T makes both
+# more equal.
 #
 # ??? T grows from 4 to 16. By which factor does the gradient of the KL divergence (without $T^2$)
 #   shrink?
@@ -264,14 +266,14 @@ assert torch.equal(logits_of(teacher, test_texts), teacher_logits), "the teacher
 assert accuracy(student) > accuracy(teacher) - 0.08, "did the student learn from the teacher?"
 
 # %% [markdown]
-# Before, the accuracy is that of guessing: the head never saw the output of layer 1. Afterwards the
-# student is close to the teacher, with *no label* of its own. (80 steps of 16 examples use about 950
-# of the 2,000 texts.)
+# Before, the accuracy is that of guessing: the head never saw the output of layer 1. Afterwards
+# the student is close to the teacher, with *no label* of its own. (80 steps of 16 examples use
+# about 950 of the 2,000 texts.)
 #
 # ## 4. What helps most?
 #
-# We train the same student in five ways, with three seeds and 80 steps each. (So all five start with
-# weights of the teacher.) A seed samples 50
+# We train the same student in five ways, with three seeds and 80 steps each. (All five start with
+# the teacher's embeddings, first layer and head. "50, labels" is the baseline.) A seed samples 50
 # labelled texts, and 2,000 texts whose labels we hide: the **transfer set**.
 #
 # | texts | target |
@@ -341,7 +343,7 @@ for i, panel in enumerate(panels):
 panels[0].set_yticks(range(len(results)), list(results))
 panels[0].invert_yaxis()
 panels[0].set(title="more texts help most", xlabel="accuracy (markers: seeds)")
-panels[1].set(title="on average, soft labels are closest", xlabel="distance to p*")
+panels[1].set(title="and bring the student closer to p*", xlabel="distance to p*")
 panels[1].legend(loc="center right")
 show(figure, "17_what_helps")
 
@@ -355,25 +357,25 @@ gains = (
 )
 true_option(gains[0] == max(gains), gains[1] == max(gains), gains[2] == max(gains))
 far = {way: sum(far for _, far in pairs) / 3 for way, pairs in results.items()}  # from p*
-assert far["2,000, soft labels"] < far["2,000, pseudo-labels"], "the text says: on average"
-assert far["2,000, soft labels"] < far["2,000, true labels"], "the text says: on average"
+assert abs(far["2,000, soft labels"] - far["2,000, pseudo-labels"]) < 0.03, "about the same"
+assert far["2,000, soft labels"] < far["2,000, true labels"], "soft labels should be closer"
 
 # %% [markdown]
-# The number of texts matters most. If you have a teacher and texts without labels, use them. For
-# the 2,000 texts, soft labels bring the student on average closer to $p^*$ than pseudo-labels and
-# true labels do. For the 50 texts, the seeds disagree.
-# ("Best possible" is an expected value. The accuracy on 500 sampled labels varies by about 0.015,
-# so the teacher can be above it.)
+# The number of texts matters most. If you have a teacher and texts without labels, use them. With
+# 2,000 texts, soft labels bring the student closer to $p^*$ than true labels do (with one seed
+# only just). Between soft labels and pseudo-labels, three seeds do not decide. ("Best possible"
+# is an expected value. The accuracy on 500 sampled labels varies by about 0.015, so the teacher
+# can be above it.)
 #
 # Three seeds, one task and one learning rate are not much. The [deep
-# dive](deep/17_distill_logits.py) has another temperature, a task where soft labels bring nothing,
-# and the question of what "97 % of the quality" means.
+# dive](deep/17_distill_logits.py) has another temperature, another task, and the question of what
+# "97 % of the quality" means.
 #
 # ## 5. Break it on purpose: a mean over the classes
 #
 # PyTorch has this loss: `torch.nn.KLDivLoss()`. By default it takes the mean over texts *and
-# classes*. Somebody uses the default and forgets $T^2$, with T = 4 and 4 classes. No error is
-# raised.
+# classes*. Somebody uses the default and forgets $T^2$, with T = 4 and 4 classes. PyTorch only
+# prints a warning.
 #
 # ??? By which factor is the teacher's gradient too small?
 # - [x] 64 || 4 classes times 4². With a vocabulary of 50,000 tokens it would be 800,000.
@@ -486,7 +488,7 @@ assert torch.allclose(repaired, correct), "with log-probabilities it is our loss
 #
 # | symptom | likely cause | check |
 # |:--|:--|:--|
-# | the student is as good as without a teacher | the mean over classes | section 5: both gradients |
+# | with labels, the student is as good as without a teacher | the mean over classes | section 5: both gradients |
 # | with labels, a larger T makes it worse | $T^2$ is missing | section 2 |
 # | the loss is negative | probabilities in place of log-probabilities | find the bug |
 # | soft labels differ in each epoch | the teacher is in training mode | deep dive, section 4 |
@@ -514,7 +516,7 @@ assert torch.allclose(repaired, correct), "with log-probabilities it is our loss
 # ## Summary
 #
 # 1. The loss is $T^2\,\mathrm{KL}(p \Vert q)$: a sum over classes, a mean over texts.
-# 2. More unlabelled texts helped most. On average, soft labels brought the student closer to $p^*$.
+# 2. More unlabelled texts helped most. Soft labels or pseudo-labels: three seeds do not decide.
 # 3. Always show the same student without the teacher's predictions.
 #
 # **Next:** [lesson 18](18_distill_features.py), hidden states and relations in place of logits.
@@ -527,7 +529,7 @@ assert torch.allclose(repaired, correct), "with log-probabilities it is our loss
 # These commands need a network, and a GPU helps. We did not run them:
 #
 # ```bash
-# python -m training --task sst2 --model bert-base-uncased --method full --out runs/teacher
-# python -m distill --teacher runs/teacher/adapter --student copy:1,3,5,7,9,11 --losses kd:T=2,a=0.9 \
+# python -m training --task sst2 --model bert-base-uncased --method full --out runs/teacher python
+# -m distill --teacher runs/teacher/adapter --student copy:1,3,5,7,9,11 --losses kd:T=2,a=0.9 \
 #     --train-rows 1000 --transfer-rows 30000 --cache runs/answers --steps 6000 --out runs/student
 # ```

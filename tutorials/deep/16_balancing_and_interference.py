@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 16 · Deep dive: conflicts are normal, and the learning rate decides more
+# # 16 · Deep dive: conflicts are normal; the learning rate matters more than the method
 #
 # **Needs** [lesson 16](../16_balancing_and_interference.py) · **Read and do** 60 minutes
 # · **Runs in** about 80 s on one CPU thread · **Memory** 2 GB
@@ -51,13 +51,13 @@ use_style()
 # ## 1. Two methods that prefer slow tasks
 #
 # - **DWA** (Liu et al. 2019, section 3.2): $w = K\,\mathrm{softmax}(r / T)$ with T = 2. A period is a
-#   fixed number of steps, and $r_i$ is the mean loss of this period divided by that of the previous
-#   one. (The paper writes $w$ for $r$, and λ for $w$.)
+#   fixed number of steps, and $r_i$ is the mean loss of this period divided by that of the
+# previous   one. (The paper writes $w$ for $r$, and λ for $w$.)
 # - **GradNorm** (Chen et al. 2018, algorithm 1) moves each $w_i \lVert g_i \rVert$ towards a target:
-#   their mean, times $f_i^{1.5}$. First each loss is divided by its value at step 1. Then $f_i$ is
-#   this fraction, divided by the mean fraction of all tasks. In place of the paper's learning rate, ours uses a fixed step, and
-#   divides by the mean norm, so that the unit of a loss does not matter. Then it scales the weights
-#   to the sum K.
+#   their mean, times $f_i^{1.5}$. Divide each loss by its value at step 1, then by the mean of
+# these fractions over all tasks: this is $f_i$ (the paper writes $r_i$, and α for 1.5). In place
+# of the paper's learning rate, ours uses a fixed step, and   divides by the mean norm, so that
+# the unit of a loss does not matter. Then it scales the weights   to the sum K.
 #
 # ??? The loss of task A halves, the loss of task B stays the same. Both gradients have the same norm.
 #   Who gives B the larger weight?
@@ -69,7 +69,7 @@ use_style()
 two = ["classification"] * 2
 dwa = DynamicWeightAverage(two, period=1)
 gradnorm, norms = GradNorm(two), torch.tensor([3.0, 3.0], dtype=torch.float64)
-G = torch.diag(norms**2)
+G = torch.diag(norms**2)  # (K, K)
 for step, losses in enumerate(({0: 1.0, 1: 1.0}, {0: 0.5, 1: 1.0}), 1):
     dwa.after(losses)
     gradnorm.solve(G, G, [0, 1], losses, step=step)
@@ -102,7 +102,7 @@ assert torch.allclose(gradnorm.weights, 2 * w / w.sum()), (
 # ??? Which sign do most cosines between two tasks have?
 # - [ ] positive || The three tasks read the same kind of texts, but this is not enough.
 # - [x] negative || Yet the cosines are far from -1.
-# - [ ] none: all are zero within 0.01 || Even the smallest mean is -0.02.
+# - [ ] none: all are zero within 0.01 || Even the mean closest to zero is -0.02.
 
 # %% tags=["fold"]
 # set-up: examples of each seed, a training run, and the scores of a model
@@ -141,6 +141,7 @@ examples = {seed: three_tasks(seed) for seed in (0, 1, 2)}
 analyzed = {"tasks": THREE, "analyze_interference": True, "eval_every": 20}
 runs = {seed: trained(examples[seed], seed=seed, **analyzed) for seed in examples}
 by_seed = [mean_matrices(log, names) for _, log in runs.values()]
+# (3, 3) each: means over seeds and evaluations
 cosines, affinity = (torch.stack(matrices).mean(0) for matrices in zip(*by_seed, strict=True))
 pairs = torch.tensor(
     [
@@ -188,10 +189,10 @@ true_option(
 assert affinity.sum(0).min() > 0, "together, the three steps should lower each loss"
 
 # %% [markdown]
-# Most cosines are negative, and a step for *sentiment* raises the loss of *tagging*. But the steps
-# are taken together. In the right panel, the sum of each column is positive: to first order, a
-# step for all three tasks lowers each of the three losses (*tagging* only just). So a conflict does not mean that joint
-# training harms a task.
+# Most cosines are negative, and a step for *sentiment* raises the loss of *tagging*. But the
+# steps are taken together. In the right panel, the sum of each column is positive: to first
+# order, a step for all three tasks lowers each of the three losses (*tagging* only just). So a
+# conflict does not mean that joint training harms a task.
 #
 # ## 3. Near convergence, gradients must point against each other
 #
@@ -199,9 +200,9 @@ assert affinity.sum(0).min() > 0, "together, the three steps should lower each l
 #
 # $$\sum_{i \ne j} g_i \cdot g_j = -\sum_i \lVert g_i \rVert^2 < 0,$$
 #
-# so some pairs must conflict. This is normal. We measure how far our runs are:
-# $\lVert \sum_i g_i \rVert^2 / \sum_i \lVert g_i \rVert^2$. This ratio is 3 for three equal gradients, 1
-# for orthogonal ones, and 0 at the minimum.
+# unless each $g_i$ is zero. So some pairs must conflict. This is normal. We measure how far our
+# runs are: $\lVert \sum_i g_i \rVert^2 / \sum_i \lVert g_i \rVert^2$. This ratio is 3 for three
+# equal gradients, 1 for orthogonal ones, and 0 at the minimum.
 #
 # ??? What is the ratio after 40 steps?
 # - [ ] above 1 || Most pairs conflict.
@@ -215,7 +216,7 @@ def ratio_of_sum(model, examples: dict) -> float:
     learner = Learner(model.eval(), make_balancing("equal", kinds))
     train = {task: part.train for task, part in examples.items()}
     batch = Interference(learner, train, tokenizer, seed=0).batch  # 32 examples of each task
-    G = task_gram(learner, batch)
+    G = task_gram(learner, batch)  # (K, K)
     return float(G.sum() / G.diagonal().sum())
 
 
@@ -228,14 +229,14 @@ true_option(min(ratios) > 1, min(ratios) > 0.05 and max(ratios) < 1, max(ratios)
 assert max(ratios) < 1, "the gradients should partly cancel"
 
 # %% [markdown]
-# So our runs are still far from a minimum: this law explains negative cosines at the end of a long
-# training, and only a part of ours.
+# So our runs are still far from a minimum, and this law does not explain our negative cosines. It
+# predicts them for the end of a long training.
 #
 # ## 4. More seeds, and a learning rate for each method
 #
-# The core page used three seeds and one learning rate. First we train with six *new* seeds.
-# The rule is that of lesson 04: a difference is clear if the mean of the paired differences is
-# larger than two standard errors. (± below is one standard error.)
+# The core page used three seeds, and only one learning rate for the balancing methods. First we
+# train with six *new* seeds. The rule is that of lesson 04: a difference is clear if the mean of
+# the paired differences is larger than two standard errors. (± below is one standard error.)
 #
 # ??? Which run is clearly better than equal weights with 40 steps?
 # - [ ] PCGrad with 40 steps || Its mean difference is almost zero with these seeds.
@@ -329,7 +330,7 @@ PROBABILITIES = torch.tensor([0.9, 0.1])
 
 
 def final_weights(all_terms: bool, steps=1500) -> torch.Tensor:
-    """Mean weights in the second half of a run that samples one task per step."""
+    """Mean weights (2,) in the second half of a run that samples one task per step."""
     balancing, mean = Uncertainty(["classification"] * 2), torch.zeros(2)
     optimizer, g = torch.optim.SGD(balancing.parameters(), lr=0.03), torch.Generator()
     for step in range(steps):
@@ -441,7 +442,7 @@ assert measured["one head"][0] < -0.5, "without information the two gradients ca
 
 # %% [markdown]
 # The task embeddings start at zero. So at first the two gradients cancel, as without them, and
-# it takes some steps until the conflict ends.
+# it takes some steps until the cosine is near 0.
 #
 # ## 7. Which task is a good start for which other task?
 #
@@ -474,7 +475,7 @@ assert worse["tagging"] == 4, "each by more than two standard errors"
 assert sum("▲" in cell for row in after for cell in row) == 3, "the text names three"
 
 # %% [markdown]
-# Three sources are clearly better than the diagonal: *nli* for *topic*, and *tagging* and *qa* for
-# *nli*. With three seeds, chance alone marks about one pair in five, so a single mark means
-# little. And *topic* is best alone, with half of the steps: a second training harmed it. The four
-# marks in the column of *tagging* (▼ in the report) agree, but they share one diagonal value.
+# Three sources are clearly better than the diagonal: *nli* for *topic*, and *tagging* and *qa*
+# for *nli*. With three seeds, chance alone marks about one pair in five, so a single mark means
+# little. And the mean of *topic* is highest alone, with half of the steps. The four marks in the
+# column of *tagging* (▼ in the report) agree, but they share one diagonal value.

@@ -115,12 +115,13 @@ def prefix() -> Drawing:
 
 def balancing() -> Drawing:
     """The walks of five methods with a loss 2 that is 20 times as steep; the start is that of the widget."""
-    methods = {"equal": equal, "PCGrad": pcgrad, "MGDA": mgda, "Nash-MTL": nash_mtl, "CAGrad": cagrad}
-    kinds = ("plain", "data", "wrong", "trained", "gradient")
+    methods = {"PCGrad": pcgrad, "MGDA": mgda, "Nash-MTL": nash_mtl, "CAGrad": cagrad, "equal": equal}
+    kinds = ("data", "wrong", "trained", "gradient", "plain")
     d = Drawing("Five methods walk from one start. Equal weights, PCGrad and CAGrad end near minimum 2, MGDA at minimum 1.", 330)
     to = lambda place: (round(240 + 75 * float(place[0]), 1), round(180 - 75 * float(place[1]), 1))  # noqa: E731
     shares = [1 - (1 - t / 60) ** 3 for t in range(61)]  # the Pareto-optimal points
-    d.line(*[to(pareto_point(1 - share)) for share in shares], kind="frozen")
+    d.line(*[to(pareto_point(share)) for share in shares], kind="frozen")
+    d.text(318, 214, "on this curve, no step lowers both", "small soft middle")
     for name, centre in (("minimum 1", (-1.0, 0.0)), ("minimum 2", (1.0, 1.0))):
         x, y = to(centre)
         d.box(x - 4, y - 4, 8, 8, "frozen", "", round_by=4)

@@ -64,7 +64,7 @@ Widgets.known.balancing = (parent) => {
       shape("ellipse", { cx: toX(1), cy: toY(1), rx: narrow, ry: wide, fill: "none", class: "axis" });
     }
     const curve = Array.from({ length: 61 }, (_, i) => {
-      const [one, two] = [(1 - i / 60) ** 3, state.scale * (1 - (1 - i / 60) ** 3)];
+      const [one, two] = [1 - (1 - i / 60) ** 3, state.scale * (1 - i / 60) ** 3];
       return [(4 * two - one) / (one + 4 * two), two / (4 * one + two)]; // no step lowers both losses
     });
     line(curve, { stroke: "#8a9099", "stroke-width": 7, opacity: 0.35 });
