@@ -30,7 +30,7 @@ demo: setup  ## every method side by side on two tasks (under 6 minutes), report
 PAGES = tutorials/0[0-9]_*.py tutorials/1[0-7]_*.py tutorials/deep/*.py tutorials/topics/*.py
 TEST = $(RUN) -m pytest -q -n 2 --dist worksteal --durations 20
 
-test: setup  ## the tests; the commit chooses four lessons and a quarter of the long commands (6 to 10 minutes on two cores, by processor)
+test: setup  ## the tests; the commit chooses three lessons and a quarter of the long commands (6 to 10 minutes on two cores, by processor)
 	$(TEST) -m 'not slow'
 
 test-lessons: setup  ## execute all lessons (about 12 minutes)

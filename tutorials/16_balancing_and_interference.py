@@ -596,8 +596,8 @@ assert same_direction["Nash-MTL"] and not (same_direction["equal"] or same_direc
 # These commands need a network, and a GPU helps. We did not run them:
 #
 # ```bash
-# python -m multitask --tasks sst2,mrpc,rte --model roberta-base --loss_weighting pcgrad --out
-# runs/pcgrad python -m multitask --tasks sst2,mrpc,rte --model roberta-base
-# --analyze_interference python -m training --task rte --model roberta-base --method full   # one
-# of them alone
+# python -m multitask --tasks sst2,mrpc,rte --model roberta-base --loss_weighting pcgrad \
+#     --out runs/pcgrad
+# python -m multitask --tasks sst2,mrpc,rte --model roberta-base --analyze_interference
+# python -m training --task rte --model roberta-base --method full   # one of them alone
 # ```

@@ -529,7 +529,7 @@ assert torch.allclose(repaired, correct), "with log-probabilities it is our loss
 # These commands need a network, and a GPU helps. We did not run them:
 #
 # ```bash
-# python -m training --task sst2 --model bert-base-uncased --method full --out runs/teacher python
-# -m distill --teacher runs/teacher/adapter --student copy:1,3,5,7,9,11 --losses kd:T=2,a=0.9 \
+# python -m training --task sst2 --model bert-base-uncased --method full --out runs/teacher
+# python -m distill --teacher runs/teacher/adapter --student copy:1,3,5,7,9,11 --losses kd:T=2,a=0.9 \
 #     --train-rows 1000 --transfer-rows 30000 --cache runs/answers --steps 6000 --out runs/student
 # ```

@@ -63,7 +63,9 @@ def _absolute(node: ast.ImportFrom, path: Path, root: Path) -> str:
     return ".".join([*package[: len(package) - node.level + 1], *([node.module] if node.module else [])])
 
 
+@cache
 def _files_of(name: str, root: Path) -> list[Path]:
+    """Cached: without this, the 44 pages ask the file system for the same names again and again."""
     parts = name.split(".")
     if parts[0] not in PACKAGES:
         return []
