@@ -27,7 +27,7 @@ demo: setup  ## every method side by side on two tasks (under 6 minutes), report
 	$(RUN) -m tutorials everything --seeds 1 --out runs/demo
 
 # pages of the second edition: their code has 96 columns, so that it fits on a page
-PAGES = tutorials/0[0-9]_*.py tutorials/1[0-7]_*.py tutorials/deep/*.py tutorials/topics/*.py
+PAGES = tutorials/0[0-9]_*.py tutorials/1[0-9]_*.py tutorials/2[01]_*.py tutorials/deep/*.py tutorials/topics/*.py
 TEST = $(RUN) -m pytest -q -n 2 --dist worksteal --durations 20
 
 test: setup  ## the tests; the commit chooses three lessons and a quarter of the long commands (6 to 10 minutes on two cores, by processor)

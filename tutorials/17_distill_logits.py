@@ -31,6 +31,7 @@ import torch
 import transformers
 from matplotlib import pyplot as plt
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from distill.losses.losses import soft_targets
 from distill.teacher.rows import load_rows
@@ -71,8 +72,10 @@ reader = (tokenizer, trained.max_length)
 
 def inputs(texts: list[dict]) -> dict:
     """Token ids and mask, (B, tokens) each."""
-    names = ("input_ids", "attention_mask")
-    return tokenizer.pad([{n: text[n] for n in names} for text in texts], return_tensors="pt")
+    ids = [torch.tensor(text["input_ids"]) for text in texts]
+    masks = [torch.ones(len(x), dtype=torch.long) for x in ids]
+    padded = pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id)
+    return {"input_ids": padded, "attention_mask": pad_sequence(masks, batch_first=True)}
 
 
 @torch.no_grad()

@@ -382,8 +382,8 @@ for name in ("pruned", "int8", "NF4"):
     assert abs(gap) < 0.05, "no student should lose much"
 
 # %% [markdown]
-# - **Pruning** saves bytes *and* time. It needs no special format and no special kernel.
-# - **int8 and NF4** save bytes and need no training. Here they are slower than float32. On wide layers, and
+# - Pruning saves bytes *and* time. It needs no special format and no special kernel.
+# - int8 and NF4 save bytes and need no training. Here they are slower than float32. On wide layers, and
 #   on processors with int8 instructions, int8 can be faster ([deep
 #   dive](deep/20_distil_prune_quantise.py)).
 #

@@ -34,9 +34,14 @@ def _parser() -> argparse.ArgumentParser:
     ladder.add_argument("number", nargs="?")
     ladder.add_argument("--solutions", action="store_true", help="check ours instead of yours")
     ladder.add_argument("--write", action="store_true", help="write the page of the puzzles from their files")
+    capstone = commands.add_parser("capstone", help="check the runs and the report of your capstone")
+    capstone.add_argument("folder", type=Path)
+    capstone.add_argument("--minutes", type=float, default=30.0, help="the budget of training time")
+    capstone.add_argument("--collect", action="store_true", help="also write runs.json, which replaces the run folders")
     commands.add_parser("book", help="build the HTML book from the rendered pages into build/book")
     commands.add_parser("diagrams", help="write tutorials/diagrams from tutorials/drawing")
     commands.add_parser("notebooks", help="write tutorials/notebooks from the pages' sources")
+    commands.add_parser("reference", help="write the pages in tutorials/reference that are made from other files")
     commands.add_parser("widget-data", help="measure what the book's widgets show (half a minute)")
     every = commands.add_parser("everything", help="every method of the course side by side, on tasks of the small world")
     every.add_argument("--tasks", nargs="+", default=["sentiment", "qa"])
@@ -71,6 +76,10 @@ def _with_torch(wanted: argparse.Namespace) -> int:
         from tutorials.kernels_ladder import command
 
         return command.command(wanted.number, wanted.solutions, wanted.write)
+    if wanted.command == "capstone":
+        from tutorials.capstone import command
+
+        return command.command(wanted.folder, wanted.minutes, wanted.collect)
     if wanted.command == "everything":
         from tutorials import everything_command
 
@@ -92,6 +101,10 @@ def _written_files(command: str) -> int:
         from tutorials import notebook_files
 
         return notebook_files.command()
+    if command == "reference":
+        from tutorials import reference_pages
+
+        return reference_pages.command()
     from tutorials.book import widget_data
 
     return widget_data.command()

@@ -1,10 +1,10 @@
-"""Every method of this course on one task: the same rows, steps and seeds.
+"""Every method of this course on one task: the same examples, steps and seeds.
 
-    share = (metric - untouched) / (best possible - untouched)
+    normalized score = (metric - untouched) / (best possible - untouched)
 
-of the way from the base as it comes to the computed ceiling. Each method has its default learning rate. Two rows cannot be quite
-like the others: the fusion starts from adapters that had their own steps, and the distilled student asks a teacher (the row
-`full`) about further texts without labels.
+is 0 for the base without training and 1 for the computed ceiling. Each method has its default learning rate. Two rows cannot be
+quite like the others: the fusion starts from adapters that had their own steps, and the distilled student learns from a teacher
+(the row `full`) and from further texts without labels.
 """
 
 from collections.abc import Callable
@@ -37,8 +37,8 @@ from training.runs.step_time import times_in_turn, trainer_of
 from training.models.trained import load_trained
 from training.data.world_tasks import WORLD_TASKS
 
-TRANSFER = 2000  # texts without labels that the teacher answers
-WAYS: dict[str, dict[str, Any]] = {
+TRANSFER = 2000  # unlabelled texts for which the teacher gives soft labels
+METHODS: dict[str, dict[str, Any]] = {
     "untouched": {"method": "untouched"},
     "head alone": {"method": "head"},
     "full": {"method": "full"},
@@ -54,82 +54,82 @@ WAYS: dict[str, dict[str, Any]] = {
     "distilled": {"student": "copy:1", "losses": ("kd:T=2,a=0.9",), "transfer_rows": TRANSFER},
 }
 MEMBERS = ("sentiment", "topic", "qa")  # tasks of a fusion's adapters, beside the task's own
-COLOUR = {way: COLOURS[options.get("method", "distilled")] for way, options in WAYS.items()}
+COLOUR = {method: COLOURS[options.get("method", "distilled")] for method, options in METHODS.items()}
 COLOUR |= {"rsLoRA r=32": COLOURS["rslora"], "DoRA": COLOURS["dora"]}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One way on one task with one seed. `metric` is the task's, higher is better; sizes in bytes."""
+    """One method on one task with one seed. `metric` is the task's, higher is better; sizes in bytes."""
 
     task: str
-    way: str
+    method: str
     seed: int
     metric: float
     ceiling: float
     trained: int
     file_bytes: int
     saved_bytes: int
-    """kept by autograd for backward, one batch"""
+    """saved activations: what autograd holds for one batch"""
 
 
 def measure(
-    task: str, ways: list[str], seeds: int, folder: Path, say: Callable[[str], None] = lambda text: None
+    task: str, methods: list[str], seeds: int, folder: Path, say: Callable[[str], None] = lambda text: None
 ) -> list[Measured]:
-    """Train every way with every seed, seed by seed. Runs that are finished are read from `folder`.
+    """Train every method with every seed, seed by seed. Runs that are finished are read from `folder`.
 
-    ValueError for a way that there is not.
+    ValueError for an unknown method.
     """
-    unknown = [way for way in ways if way not in WAYS]
+    unknown = [method for method in methods if method not in METHODS]
     if unknown:
-        raise ValueError(f"ways {unknown}: expected some of {', '.join(WAYS)}")
-    found = []
+        raise ValueError(f"methods {unknown}: expected some of {', '.join(METHODS)}")
+    runs = []
     for seed in range(seeds):
-        for way in ways:
-            run = _distilled if way == "distilled" else _fused if way == "fusion" else _trained
-            found.append(run(task, way, seed, folder))
-            say(f"{task}, seed {seed}: {way}: {found[-1].metric:.3f}")
-    return found
+        for method in methods:
+            run = _distilled if method == "distilled" else _fused if method == "fusion" else _trained
+            runs.append(run(task, method, seed, folder))
+            say(f"{task}, seed {seed}: {method}: {runs[-1].metric:.3f}")
+    return runs
 
 
-def step_times(task: str, ways: list[str], folder: Path, rounds: int) -> dict[str, list[float]]:
-    """Seconds of a training step of every way, in turn, after `measure` left its runs of seed 0 in `folder`."""
+def step_times(task: str, methods: list[str], folder: Path, rounds: int) -> dict[str, list[float]]:
+    """Seconds of a training step of every method, in turn, after `measure` left its runs of seed 0 in `folder`."""
     trainers = {}
-    for way in (way for way in ways if way != "untouched"):
-        if way == "distilled":
-            trainers[way] = _student_trainer(_folder(folder, task, "full", 0) / TRAINED)
+    for method in (method for method in methods if method != "untouched"):
+        if method == "distilled":
+            trainers[method] = _student_trainer(_folder(folder, task, "full", 0) / TRAINED)
         else:
-            members = {"members": ",".join(_members(task, 0, folder))} if way == "fusion" else {}
-            trainers[way] = trainer_of(TrainSettings(task=task, **WAYS[way], **members))
+            members = {"members": ",".join(_members(task, 0, folder))} if method == "fusion" else {}
+            trainers[method] = trainer_of(TrainSettings(task=task, **METHODS[method], **members))
     return times_in_turn(trainers, rounds)
 
 
-def share(found: list[Measured], way: str) -> list[float]:
-    """The share of the way to the ceiling, seed by seed. `found` is of one task."""
-    start = {m.seed: m.metric for m in found if m.way == "untouched"}
-    return [(m.metric - start[m.seed]) / (m.ceiling - start[m.seed]) for m in found if m.way == way]
+def normalized_scores(runs: list[Measured], method: str) -> list[float]:
+    """(metric - untouched) / (ceiling - untouched), seed by seed. `runs` is of one task."""
+    start = {m.seed: m.metric for m in runs if m.method == "untouched"}
+    return [(m.metric - start[m.seed]) / (m.ceiling - start[m.seed]) for m in runs if m.method == method]
 
 
 def _settings(task: str, seed: int) -> dict[str, Any]:
     return {"steps": STEPS.get(task, 300), "eval_every": 10**6, "trackers": "", "seed": seed}
 
 
-def _folder(folder: Path, task: str, way: str, seed: int) -> Path:
-    return folder / f"{task}-{''.join(filter(str.isalnum, way.lower()))}-{seed}"
+def _folder(folder: Path, task: str, method: str, seed: int) -> Path:
+    return folder / f"{task}-{''.join(filter(str.isalnum, method.lower()))}-{seed}"
 
 
-def _trained(task: str, way: str, seed: int, folder: Path, **more: Any) -> Measured:
-    out = str(_folder(folder, task, way, seed))
-    run = train_model(task, out=out, samples=0, **_settings(task, seed), **WAYS[way], **more)
+def _trained(task: str, method: str, seed: int, folder: Path, **more: Any) -> Measured:
+    out = str(_folder(folder, task, method, seed))
+    run = train_model(task, out=out, samples=0, **_settings(task, seed), **METHODS[method], **more)
     if run.ceiling is None:
         raise ValueError(f"task {task!r}: its best possible score is not known; take one of the small world")
     sizes = run.trainable, run.file_bytes, run.saved_bytes
-    return Measured(task, way, seed, run.metric, run.ceiling, *sizes)
+    return Measured(task, method, seed, run.metric, run.ceiling, *sizes)
 
 
-def _fused(task: str, way: str, seed: int, folder: Path) -> Measured:
+def _fused(task: str, method: str, seed: int, folder: Path) -> Measured:
     """A fusion of adapters of this task and of others, each trained on its own before."""
-    return _trained(task, way, seed, folder, members=",".join(_members(task, seed, folder)))
+    return _trained(task, method, seed, folder, members=",".join(_members(task, seed, folder)))
 
 
 def _members(task: str, seed: int, folder: Path) -> list[str]:
@@ -137,27 +137,27 @@ def _members(task: str, seed: int, folder: Path) -> list[str]:
     return [str(_finished(name, "bottleneck", seed, folder)) for name in tasks]
 
 
-def _finished(task: str, way: str, seed: int, folder: Path) -> Path:
+def _finished(task: str, method: str, seed: int, folder: Path) -> Path:
     """The trained folder of a run, which is trained now if it was not before."""
-    out = _folder(folder, task, way, seed)
+    out = _folder(folder, task, method, seed)
     if not (out / RESULT).exists():
-        _trained(task, way, seed, folder)
+        _trained(task, method, seed, folder)
     return out / TRAINED
 
 
-def _distilled(task: str, way: str, seed: int, folder: Path) -> Measured:
-    """One layer of the row `full`, its teacher, which also answers further texts."""
-    teacher, out = _finished(task, "full", seed, folder), _folder(folder, task, way, seed)
+def _distilled(task: str, method: str, seed: int, folder: Path) -> Measured:
+    """One layer of the row `full`, which is the teacher and also gives soft labels for further texts."""
+    teacher, out = _finished(task, "full", seed, folder), _folder(folder, task, method, seed)
     labels = WORLD_TASKS[task].train_rows
     result = run_distillation(
-        DistillSettings(teacher=str(teacher), train_rows=labels, out=str(out), **_settings(task, seed), **WAYS[way])
+        DistillSettings(teacher=str(teacher), train_rows=labels, out=str(out), **_settings(task, seed), **METHODS[method])
     )
-    sizes = result["parameters"], result["file_bytes"], _kept_by_student(out / TRAINED, seed)
-    return Measured(task, way, seed, result["metric"], result["ceiling"], *sizes)
+    sizes = result["parameters"], result["file_bytes"], _saved_by_student(out / TRAINED, seed)
+    return Measured(task, method, seed, result["metric"], result["ceiling"], *sizes)
 
 
-def _kept_by_student(folder: Path, seed: int) -> int:
-    """What autograd keeps of the student's own forward pass, on the first batch that the other rows saw too."""
+def _saved_by_student(folder: Path, seed: int) -> int:
+    """Saved activations of the student, without the teacher, for the batch that the other rows also start with."""
     student = load_trained(folder)
     model, tokenizer, spec = student.base.model.train(), student.base.tokenizer, student.spec
     rows = load_task(spec, None, seed)["train"]
@@ -166,12 +166,12 @@ def _kept_by_student(folder: Path, seed: int) -> int:
 
 
 def _student_trainer(teacher: Path) -> DistillSteps:
-    """The student's trainer as `_distilled` has it: its step asks the teacher too."""
-    big, words = load_trained(teacher), read_losses(WAYS["distilled"]["losses"])
-    student = copy_student(big.base.model, read_copy(WAYS["distilled"]["student"])).requires_grad_(True).train()
+    """The student's trainer as in `_distilled`: a step also runs the teacher."""
+    trained, specs = load_trained(teacher), read_losses(METHODS["distilled"]["losses"])
+    student = copy_student(trained.base.model, read_copy(METHODS["distilled"]["student"])).requires_grad_(True).train()
     none = nn.ModuleDict()
-    asked = Teacher([big.base.model], big.spec.kind)
-    distiller = Distiller(student, none, make_terms(words, big.spec.kind, none, causal=False), None, asked)
-    rows = load_task(big.spec, None, 0)["train"]
-    features = [f | {LABELLED: 1} for f in encode(rows[:], big.spec, big.base.tokenizer, big.max_length).features]
-    return DistillSteps(distiller, Steps(features, big.base.tokenizer, 16, 0), LoopSettings(steps=10**6, warmup_share=0.0))
+    teacher_model = Teacher([trained.base.model], trained.spec.kind)
+    distiller = Distiller(student, none, make_terms(specs, trained.spec.kind, none, causal=False), None, teacher_model)
+    examples = load_task(trained.spec, None, 0)["train"]
+    features = [f | {LABELLED: 1} for f in encode(examples[:], trained.spec, trained.base.tokenizer, trained.max_length).features]
+    return DistillSteps(distiller, Steps(features, trained.base.tokenizer, 16, 0), LoopSettings(steps=10**6, warmup_share=0.0))

@@ -23,10 +23,10 @@ LINES = {
     "15": "Học đa nhiệm: cách lấy mẫu quyết định tác vụ nào được lợi",
     "16": "Cân bằng: các tác vụ xung đột, và trọng số bằng nhau khó bị vượt qua",
     "17": "Chưng cất: mô hình thầy biến văn bản không nhãn thành dữ liệu huấn luyện",
-    "18": "Quan hệ giữa các token của thầy dạy một học trò hẹp nhiều bằng thêm 1.500 văn bản, trạng thái của thầy thì ít hơn",
-    "19": "KL xuôi giữ mọi cách nói; KL ngược, văn bản tìm kiếm chùm và nhiệt độ viết thấp đổi bớt cách nói lấy sự đúng",
-    "20": "Cắt ma trận bớt byte và thời gian, ít bit hơn bớt byte, còn số không chẳng bớt gì nếu định dạng không biết đến",
-    "21": "Phần lớn phương pháp đạt cùng một điểm, nên chi phí quyết định; một hạt giống ngẫu nhiên chọn người thắng nhờ may mắn",
+    "18": "Chưng cất đặc trưng: quan hệ giữa các token giúp nhiều hơn trạng thái ẩn",
+    "19": "Chưng cất mô hình sinh: hướng của KL đổi sự đa dạng lấy sự đúng",
+    "20": "Nén mô hình: cắt tỉa tiết kiệm thời gian, lượng tử hóa tiết kiệm byte",
+    "21": "Mọi phương pháp trên một biểu đồ: chọn theo chi phí",
 }
 
 

@@ -19,6 +19,7 @@ LORA = {"memory": "tutorials/rendered/04_lora_against_full.html", "rank": "tutor
 LORA |= {"nf4": "tutorials/rendered/07_nf4.html", "tiles": "tutorials/rendered/topics/kernel_by_tiles.html"}
 LORA |= {"prefix": "tutorials/rendered/13_prefix_and_prompt.html"}
 LORA |= {"balancing": "tutorials/rendered/16_balancing_and_interference.html"}
+LORA |= {"kl": "tutorials/rendered/19_distill_generation.html"}
 
 
 def press(window, key: str, code: int) -> None:
@@ -172,6 +173,28 @@ def test_a_walk_in_the_browser_is_that_of_the_library(page, name):
         positions = formula(page, "walk", name, start, scale)
         expected = widgets.walk(METHODS[name], start, scale)
         assert positions[-1] == pytest.approx(expected[-1].tolist(), abs=1e-3)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_a_fitted_bump_in_the_browser_is_that_of_torch(page, direction):
+    for bumps, share, start in (((15, 42), 0.6, 22), ((15, 42), 0.6, 35), ((10, 50), 0.3, 5)):
+        p = share * widgets.bump(bumps[0], 3) + (1 - share) * widgets.bump(bumps[1], 3)
+        assert formula(page, "twoBumps", bumps, share, 3) == pytest.approx(p.tolist(), abs=1e-12)
+        expected = widgets.fit_bump(p, direction, start)
+        assert formula(page, "fitBump", p.tolist(), direction, start) == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_the_symptom_table_is_searched(built, window):
+    window.resize(390, 900)
+    window.open((built / "tutorials/reference/symptoms.html").as_uri())
+    shown = "[...document.querySelectorAll('tbody tr')].filter(x => !x.hidden).length"
+    everything = window.run(shown)
+    window.run("document.querySelector('.table-search input').focus()")
+    for letter in "prefix":
+        window.send("Input.insertText", text=letter)
+    assert 0 < window.run(shown) < everything / 4
+    assert "prefix" in window.run("document.querySelector('tbody tr:not([hidden])').textContent").lower()
+    assert window.run("document.documentElement.scrollWidth - innerWidth") <= 0
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

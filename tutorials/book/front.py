@@ -33,6 +33,15 @@ START = (
     ("How to work with a lesson", "tutorials/README"),
     ("Glossary", "tutorials/GLOSSARY"),
 )
+REFERENCE = (
+    ("Symptoms: a table to search", "tutorials/reference/symptoms"),
+    ("Cheat sheet", "tutorials/reference/cheat_sheet"),
+    ("Thirty interview questions", "tutorials/reference/interview_questions"),
+    ("Read a paper's table", "tutorials/reference/read_a_table"),
+    ("Bug museum", "tutorials/reference/bugs"),
+    ("Capstone: a study of your own", "tutorials/capstone/README"),
+    ("Its model solution", "tutorials/capstone/solution/report"),
+)
 BEHIND = (("The library", "library"), ("The project", "README"), ("Claims and what we found", "CLAIMS"))
 
 
@@ -44,6 +53,7 @@ def index() -> str:
     others = [page for page in all_pages() if page.folder]
     topics, dives = ([(_short(x), _document(x)) for x in others if x.folder == folder] for folder in ("topics", "deep"))
     contents += [_contents("Topics", topics), _contents("Deep dives", dives)]
+    contents.append(_contents("Practice and reference", REFERENCE))
     contents.append(_contents("Behind the lessons", BEHIND))
     text = text.replace("<!-- tracks -->", track_table(all_lessons(), "tutorials/rendered"))
     return text.replace("<!-- cards -->", cards("##", ROOT)) + "\n" + "\n\n".join(contents) + "\n"

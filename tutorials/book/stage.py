@@ -51,7 +51,8 @@ def collect(stale: list[Lesson]) -> dict[str, str | bytes]:
 
 def first_pages(stale: list[Lesson]) -> dict[str, str | bytes]:
     """The pages that the sidebar names, but for the library."""
-    pages = {name: (ROOT / name).read_text() for name in ("README.md", "CLAIMS.md", "tutorials/README.md")}
+    names = ["README.md", "CLAIMS.md", "tutorials/README.md", *(f"{page}.md" for _, page in front.REFERENCE)]
+    pages: dict[str, str | bytes] = {name: (ROOT / name).read_text() for name in names}
     pages["index.md"] = front.index()
     pages["tutorials/vi.md"] = front.vietnamese_start()
     pages["tutorials/GLOSSARY.md"] = front.glossary((HERE / "GLOSSARY.md").read_text())

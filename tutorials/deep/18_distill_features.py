@@ -118,8 +118,8 @@ true_option(abs(probes[0] - 0.5) < 0.06, 0.65 < probes[0] < 0.85, probes[0] > 0.
 assert probes[0] + 0.1 < probes[1] < probes[2], "each layer should bring more to [CLS]"
 
 # %% [markdown]
-# So it matters which layer of the student learns from which layer of the teacher. In our library,
-# `hidden:1->2` means: the student's layer 1 from the teacher's layer 2.
+# So it matters which layer of the student learns from which layer of the teacher (the **layer map**).
+# In our library, `hidden:1->2` means: the student's layer 1 from the teacher's layer 2.
 #
 # ## 2. What do relations know?
 #

@@ -318,7 +318,7 @@ assert torch.equal(q.float(), by_hand), "the same integers"
 #
 # ## 4. Formats and kernels for zeros
 #
-# - a *bitmap* has one bit for each position, and then the values that are not zero;
+# - a **bitmap** has one bit for each position, and then the values that are not zero;
 # - an *index* (CSR) stores each value with its column: 8 bytes for each value that is not zero.
 #
 # ??? float32: from which sparsity on is the bitmap smaller than the plain matrix, and from which the

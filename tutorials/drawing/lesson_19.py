@@ -16,8 +16,8 @@ def _curve(d: Drawing, left: float, floor: float, bumps: tuple[tuple[float, floa
 
 def two_bumps() -> Drawing:
     d = Drawing(
-        "The teacher's distribution has two bumps. The student has only one bump. With forward KL it is wide and covers both bumps "
-        "and the gap between them. With reverse KL it is narrow and covers only the larger bump.",
+        "The teacher's distribution has two bumps. The student has only one bump. With forward KL it is wide and covers both "
+        "bumps and the gap between them. With reverse KL it is narrow and covers only the larger bump.",
         224,
     )
     teacher = ((52, 13, 92), (142, 13, 62))

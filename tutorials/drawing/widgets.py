@@ -155,6 +155,36 @@ def walk(method: Callable[[Tensor], Tensor], start: tuple[float, float], scale: 
     return positions
 
 
+def bump(middle: float, width: float) -> Tensor:
+    """A distribution over 60 tokens with one bump, as in lesson 19."""
+    return (-((torch.arange(60, dtype=torch.float64) - middle) ** 2) / (2 * width**2)).softmax(0)
+
+
+def fit_bump(p: Tensor, direction: str, start: float) -> Tensor:
+    """The fit of lesson 19: Adam on the middle and the log of the width. Returns q."""
+    parameters = torch.tensor([start, 1.0], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([parameters], lr=0.1)
+    for _ in range(500):
+        q = bump(parameters[0], parameters[1].exp())
+        loss = (p * (p / q).log()).sum() if direction == "forward" else (q * (q / p).log()).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return bump(parameters[0], parameters[1].exp()).detach()
+
+
+def kl() -> Drawing:
+    """What the widget shows first: a teacher with 60 % at token 15 and 40 % at token 42, and a start at 22."""
+    d = Drawing("A teacher with two bumps. Forward KL gives one wide bump over both, reverse KL one narrow bump.", 226)
+    p = 0.6 * bump(15, 3) + 0.4 * bump(42, 3)
+    to = lambda values: [(round(16 + 7.6 * x, 1), round(180 - 900 * min(float(v), 0.18), 1)) for x, v in enumerate(values)]  # noqa: E731
+    for values, kind in ((p, "frozen"), (fit_bump(p, "forward", 22), "trained"), (fit_bump(p, "reverse", 22), "wrong")):
+        d.line(*to(values), kind=kind)
+    d.line((16, 180), (464, 180))
+    d.legend(214, ("frozen", "teacher"), ("trained", "forward KL"), ("wrong", "reverse KL"))
+    return d
+
+
 DIAGRAMS = {
     "widget_rank": rank,
     "widget_memory": memory,
@@ -163,4 +193,5 @@ DIAGRAMS = {
     "widget_tiles": tiles,
     "widget_prefix": prefix,
     "widget_balancing": balancing,
+    "widget_kl": kl,
 }

@@ -4,7 +4,7 @@ from torch import Tensor
 
 
 def patient_loss(h_s: Tensor, h_t: Tensor, mask: Tensor) -> Tensor:
-    """★ ‖h_S/‖h_S‖ - h_T/‖h_T‖‖² of the first real token of each row, one number a row (B). States (B, T, D), mask (B, T).
+    """★ ‖h_S/‖h_S‖ - h_T/‖h_T‖‖² of the first real token of each text: (B,). Hidden states (B, T, D), mask (B, T).
 
     Padding (0 in the mask) may stand on the left or on the right. Four lines.
     """
@@ -12,7 +12,7 @@ def patient_loss(h_s: Tensor, h_t: Tensor, mask: Tensor) -> Tensor:
 
 
 def transfer_loss(h_s: Tensor, h_t: Tensor, mask: Tensor) -> Tensor:
-    """★★ ‖q_S/‖q_S‖ - q_T/‖q_T‖‖² of each row (B), where q_t = Σ_d h_td² is the map of a row (T), 0 at padding.
+    """★★ ‖q_S/‖q_S‖ - q_T/‖q_T‖‖² of each text: (B,). q_t = Σ_d h_td² for each token, (T,), and 0 at padding.
 
     h_s (B, T, D) and h_t (B, T, D') may have different widths. Three lines.
     """

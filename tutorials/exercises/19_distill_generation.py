@@ -4,7 +4,7 @@ from torch import Tensor
 
 
 def reverse_by_hand(z: Tensor, v: Tensor) -> Tensor:
-    """★ KL(q ‖ p) of each token (*rows), q the student's softmax of z, p the teacher's of v (*rows, V).
+    """★ KL(q ‖ p) of each token (N,): q is the student's softmax of z (N, V), p the teacher's of v (N, V).
 
     The teacher's logits get no gradient. Two lines.
     """
@@ -12,7 +12,7 @@ def reverse_by_hand(z: Tensor, v: Tensor) -> Tensor:
 
 
 def texts_of(choices: list[dict[str, float]]) -> dict[str, float]:
-    """★★ {text: probability} of a grammar: one piece of each choice, in order, joined by one space; "" adds nothing.
+    """★★ {text: probability} of a grammar: one part from each choice, in order, joined by one space; "" adds nothing.
 
     Choices are independent. Two ways to the same text are one text. Six lines.
     """
@@ -20,8 +20,8 @@ def texts_of(choices: list[dict[str, float]]) -> dict[str, float]:
 
 
 def coverage(samples: list[str], truth: dict[str, float]) -> tuple[float, float]:
-    """★★ (share of the samples that are right, share of the grammar's probability that was seen at least once).
+    """★★ (part of the samples that are correct, part of the grammar's probability that occurred at least once).
 
-    truth: {right text: its probability}. Two lines.
+    truth: {correct text: its probability}. Two lines.
     """
     raise NotImplementedError("coverage")

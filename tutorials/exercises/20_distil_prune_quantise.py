@@ -4,7 +4,7 @@ from torch import Tensor
 
 
 def to_int8(w: Tensor) -> tuple[Tensor, Tensor]:
-    """★ Whole numbers (N, K) of dtype int8 and one scale a row (N, 1), so that w ≈ q · scale, off by half a scale at most.
+    """★ Integers (N, K) of dtype int8 and one scale per row (N, 1), so that w ≈ q · scale. The error is half a scale at most.
 
     A row of zeros stays a row of zeros, with any scale above 0. Three lines.
     """
@@ -12,10 +12,10 @@ def to_int8(w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def smallest_storage(numbers: int, zeros: int, bits: int) -> tuple[str, float]:
-    """★ ("plain" | "bitmap" | "index", bytes): the smallest way to store so many numbers of so many bits.
+    """★ ("plain" | "bitmap" | "index", bytes): the smallest storage for this many values of this many bits.
 
-    plain: every number. bitmap: one bit for every place, and the numbers that are not zero. index: each number that is not zero
-    with 32 bits for its place. On a tie the first of the three. Three lines.
+    plain: every value. bitmap: one bit for each position, and the values that are not zero. index: each value that is not zero,
+    with 32 bits for its position. On a tie the first of the three. Three lines.
     """
     raise NotImplementedError("smallest_storage")
 
@@ -23,14 +23,14 @@ def smallest_storage(numbers: int, zeros: int, bits: int) -> tuple[str, float]:
 def head_scores(x: Tensor, slope: Tensor, heads: int) -> Tensor:
     """★★ Importance I_h (H) of the heads, without gates: mean over texts of |∂L/∂g_h| at g = 1.
 
-    x (B, T, D): what the heads hand on, side by side. slope (B, T, D): ∂L/∂x, of a loss that is a sum over texts. Two lines.
+    x (B, T, D): the outputs of the heads, side by side. slope (B, T, D): ∂L/∂x of a loss that is a sum over texts. Two lines.
     """
     raise NotImplementedError("head_scores")
 
 
 def straight_through(v: Tensor, bits: int, top: float) -> Tensor:
-    """★★ v rounded to steps of top / L, with L = 2^(bits-1) - 1; what lies beyond ±top becomes ±top.
+    """★★ v, rounded to steps of top / L with L = 2^(bits-1) - 1. Values beyond ±top become ±top.
 
-    The gradient passes where |v| <= top, and is zero where a number was pushed back to ±top. Three lines.
+    The gradient is that of the identity where |v| <= top, and zero elsewhere. Three lines.
     """
     raise NotImplementedError("straight_through")

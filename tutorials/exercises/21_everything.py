@@ -1,16 +1,16 @@
 """Exercises of lesson 21. Write the functions, then run `python -m tutorials check 21`."""
 
 
-def share_of_the_way(scores: list[float], untouched: list[float], ceilings: list[float]) -> float:
+def normalized_score(scores: list[float], untouched: list[float], ceilings: list[float]) -> float:
     """★ The mean over seeds of (s - s0) / (s* - s0). The three lists have one number for each seed.
 
     One line.
     """
-    raise NotImplementedError("share_of_the_way")
+    raise NotImplementedError("normalized_score")
 
 
 def pareto_front(score: dict[str, float], cost: dict[str, float]) -> set[str]:
-    """★★ The names that no other name beats. A beats B: no lower a score, no higher a cost, and better in one of them.
+    """★★ The methods that no other beats. A beats B: A's score is not lower, its cost not higher, and one is better.
 
     Four lines.
     """

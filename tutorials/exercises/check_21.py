@@ -1,8 +1,8 @@
 """The checks of lesson 21's exercises, for your answers and for ours."""
 
 
-def check_share_of_the_way(answers) -> None:
-    found = answers.share_of_the_way([0.7, 0.9], [0.5, 0.5], [0.9, 1.0])
+def check_normalized_score(answers) -> None:
+    found = answers.normalized_score([0.7, 0.9], [0.5, 0.5], [0.9, 1.0])
     assert abs(found - 0.65) < 1e-9, f"seed by seed 0.5 and 0.8, their mean 0.65, found {found} (means first would give 0.667)"
 
 

@@ -6,14 +6,14 @@ from torch.nn import functional as F
 
 
 def patient_loss(h_s: Tensor, h_t: Tensor, mask: Tensor) -> Tensor:
-    """★ ‖h_S/‖h_S‖ - h_T/‖h_T‖‖² of the first real token of each row, one number a row (B). States (B, T, D), mask (B, T)."""
+    """★ ‖h_S/‖h_S‖ - h_T/‖h_T‖‖² of the first real token of each text: (B,). Hidden states (B, T, D), mask (B, T)."""
     rows, first = torch.arange(len(mask)), mask.argmax(1)  # argmax of 0s and 1s: the first 1
     s, t = (F.normalize(h[rows, first], dim=-1) for h in (h_s, h_t))
     return (s - t).square().sum(-1)
 
 
 def transfer_loss(h_s: Tensor, h_t: Tensor, mask: Tensor) -> Tensor:
-    """★★ ‖q_S/‖q_S‖ - q_T/‖q_T‖‖² of each row (B), where q_t = Σ_d h_td² is the map of a row (T), 0 at padding."""
+    """★★ ‖q_S/‖q_S‖ - q_T/‖q_T‖‖² of each text: (B,). q_t = Σ_d h_td² for each token, (T,), and 0 at padding."""
     s, t = (F.normalize(h.square().sum(-1) * mask, dim=-1) for h in (h_s, h_t))
     return (s - t).square().sum(-1)
 

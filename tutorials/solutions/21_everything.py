@@ -3,13 +3,13 @@
 import statistics
 
 
-def share_of_the_way(scores: list[float], untouched: list[float], ceilings: list[float]) -> float:
+def normalized_score(scores: list[float], untouched: list[float], ceilings: list[float]) -> float:
     """★ The mean over seeds of (s - s0) / (s* - s0). The three lists have one number for each seed."""
     return statistics.mean((s - s0) / (best - s0) for s, s0, best in zip(scores, untouched, ceilings, strict=True))
 
 
 def pareto_front(score: dict[str, float], cost: dict[str, float]) -> set[str]:
-    """★★ The names that no other name beats. A beats B: no lower a score, no higher a cost, and better in one of them."""
+    """★★ The methods that no other beats. A beats B: A's score is not lower, its cost not higher, and one is better."""
 
     def beats(a: str, b: str) -> bool:
         no_worse = score[a] >= score[b] and cost[a] <= cost[b]

@@ -1,0 +1,1 @@
+"""The capstone: its checker and its model solution."""

@@ -1,0 +1,121 @@
+"""The checker of the capstone: the model solution passes, and one planted mistake of each kind is found."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from command import run_module
+
+from tutorials import lessons
+from tutorials.capstone import runs as capstone_runs
+from tutorials.capstone.checks import CHECKS, SECTIONS
+from tutorials.capstone.command import REPORT, problems
+from tutorials.capstone.runs import Run, read_runs, score, study_of
+
+FOLDER = lessons.HERE / "capstone"
+SOLUTION = FOLDER / "solution"
+RUNS = read_runs(SOLUTION)
+TEXT = (SOLUTION / REPORT).read_text()
+
+
+def study(tmp_path: Path, runs: list[Run] = RUNS, report: str = TEXT) -> Path:
+    (tmp_path / capstone_runs.COLLECTED).write_text(json.dumps([vars(run) for run in runs]))
+    (tmp_path / REPORT).write_text(report)
+    return tmp_path
+
+
+def without(method: str) -> list[Run]:
+    return [run for run in RUNS if run.method != method]
+
+
+def changed(method: str, seed: int, **values) -> list[Run]:
+    return [replace(run, **values) if (run.method, run.seed) == (method, seed) else run for run in RUNS]
+
+
+def slower() -> list[Run]:
+    return [replace(run, seconds=run.seconds * 100) for run in RUNS]
+
+
+def one_rate() -> list[Run]:
+    return [run for run in RUNS if run.seed != 1000 or run.method != "lora" or run.learning_rate == 0.005]
+
+
+def of(method: str) -> list[Run]:
+    return study_of(RUNS).row(method)
+
+
+PLANTED = {
+    "untouched is missing": ("baselines", without("untouched"), TEXT, "no row `untouched`"),
+    "head is missing": ("baselines", without("head"), TEXT, "no row `head`"),
+    "one method": ("methods", [r for r in RUNS if r.method in ("untouched", "head", "lora")], TEXT, "at least two"),
+    "no longer run": ("a longer run", [r for r in RUNS if r.steps < 600], TEXT, "no method was trained longer"),
+    "a seed is missing": ("seeds", [r for r in RUNS if (r.method, r.seed) != ("lora", 2)], TEXT, "lora, 300 steps: seeds [0, 1]"),
+    "a seed twice": ("seeds", [*RUNS, next(r for r in RUNS if (r.method, r.seed) == ("lora", 2))], TEXT, "[0, 1, 2, 2]"),
+    "two seeds": ("seeds", [r for r in RUNS if r.seed != 2], TEXT, "at least three"),
+    "one learning rate": ("tuned learning rates", one_rate(), TEXT, "lora: 1 learning rates"),
+    "not the best": ("tuned learning rates", changed("lora", 1, learning_rate=0.1), TEXT, "the best of the tuning is"),
+    "other examples": (
+        "the same data",
+        changed("lora", 1, train_checksum=7),
+        TEXT,
+        "seed 1: rows with different training examples",
+    ),
+    "other test examples": ("the same data", changed("lora", 1, evaluation_checksum=7), TEXT, "evaluation_checksum differs"),
+    "another batch size": ("the same data", changed("lora", 1, batch_size=64), TEXT, "batch_size differs"),
+    "other steps": ("the same steps", [replace(r, steps=450) if r.method == "lora" else r for r in RUNS], TEXT, "'lora': 450"),
+    "over the budget": ("the budget", slower(), TEXT, "the budget is 30"),
+    "no report": ("the report", RUNS, "", "no section `## Question`"),
+    "a section is missing": ("the report", RUNS, TEXT.replace("## Costs", "## Prices"), "no section `## Costs`"),
+    "too long": ("the report", RUNS, TEXT + "word " * 1000, "expected at most 1000"),
+    "a wrong figure": ("figures", RUNS, TEXT.replace(score(of("lora")), "0.999 ± 0.001"), "of lora (300 steps)"),
+    "parameters are missing": (
+        "costs",
+        RUNS,
+        TEXT.replace(f"{of('lora')[0].trainable:,}", "few"),
+        "the trained parameters of lora",
+    ),
+    "bytes are missing": ("costs", RUNS, TEXT.replace(f"{of('lora')[0].file_bytes:,}", "few"), "the bytes of the file of lora"),
+}
+
+
+def test_the_model_solution_has_everything():
+    assert {name: missing for name, missing in problems(SOLUTION).items() if missing} == {}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_mistake_is_found(name, tmp_path):
+    check, runs, report, message = PLANTED[name]
+    found = problems(study(tmp_path, runs, report))
+    assert any(message in sentence for sentence in found[check]), found
+
+
+def test_there_is_a_planted_mistake_for_each_check():
+    assert {check for check, *_ in PLANTED.values()} == set(CHECKS)
+
+
+def test_the_page_names_the_sections_and_20_points():
+    page = (FOLDER / "README.md").read_text()
+    assert all(f"`## {name}`" in page for name in SECTIONS)
+    assert sum(map(int, re.findall(r"^\| (\d) \| ", page, re.MULTILINE))) == 20
+    for target in re.findall(r"\]\(([^)]+)\)", page):
+        assert (FOLDER / target).is_file(), target
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no finished run"):
+        read_runs(tmp_path)
+
+
+def test_the_command_reads_run_folders_and_collects_them(tmp_path):
+    for name, method in (("untouched-0", "untouched"), ("head-0", "head")):
+        options = ["--steps", "1", "--eval-rows", "20", "--train-rows", "32", "--samples", "0", "--trackers", ""]
+        run_module("training", "--task", "qa", "--method", method, *options, "--out", str(tmp_path / name))
+    done = run_module("tutorials", "capstone", str(tmp_path), "--collect")
+    assert done.returncode == 1 and "missing seeds" in done.stdout and "ok      baselines" in done.stdout, (
+        done.stdout + done.stderr
+    )
+    shutil.rmtree(tmp_path / "head-0")
+    assert {run.name for run in read_runs(tmp_path)} == {"untouched-0", "head-0"}

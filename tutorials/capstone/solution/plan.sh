@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# The runs of the model solution: bash tutorials/capstone/solution/plan.sh FOLDER
+set -euo pipefail
+folder=${1:-runs/capstone}
+
+run() { # name, seed, options
+  name=$1 seed=$2
+  shift 2
+  python -m training --task qa --seed "$seed" --samples 0 --trackers '' --out "$folder/$name-$seed" "$@"
+}
+
+bottleneck=(--method bottleneck --placement parallel --reduction-factor 4)
+for rate in 0.003 0.01 0.03; do run "tune-head-$rate" 1000 --method head --learning-rate $rate; done
+for rate in 0.0015 0.005 0.015; do run "tune-lora-$rate" 1000 --method lora --learning-rate $rate; done
+for rate in 0.003 0.01 0.03; do run "tune-bottleneck-$rate" 1000 "${bottleneck[@]}" --learning-rate $rate; done
+for rate in 0.0003 0.001 0.003; do run "tune-full-$rate" 1000 --method full --learning-rate $rate; done
+
+for seed in 0 1 2; do
+  run untouched "$seed" --method untouched
+  run head "$seed" --method head --learning-rate "${HEAD:-0.01}"
+  run lora "$seed" --method lora --learning-rate "${LORA:-0.005}"
+  run bottleneck "$seed" "${bottleneck[@]}" --learning-rate "${BOTTLENECK:-0.01}"
+  run bottleneck-longer "$seed" "${bottleneck[@]}" --learning-rate "${BOTTLENECK:-0.01}" --steps 600
+  run full "$seed" --method full --learning-rate "${FULL:-0.001}"
+done

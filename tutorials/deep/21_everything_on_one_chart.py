@@ -1,0 +1,133 @@
+# %% [markdown]
+# # 21 · Deep dive: what one task costs, and what a hundred tasks cost
+#
+# **Needs** [lesson 21](../21_everything_on_one_chart.py) · **Read and do** 20 minutes
+# · **Runs in** about 10 s on one CPU thread · **Memory** 2 GB
+#
+# The core page compared scores with the size of one file. Here we add the base model, count tasks,
+# and ask which methods are worth considering at all.
+
+# %% tags=["fold"]
+# set-up: imports, our folders, the report of the core page
+import itertools
+import json
+import statistics
+import sys
+from pathlib import Path
+
+ROOT = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "loralib").is_dir())
+sys.path.insert(0, str(ROOT))  # so that Python finds our folders
+
+from matplotlib import pyplot as plt
+
+from training.reports.paired import clearly_better
+from training.reports.records import use_style
+from tutorials.answers import true_option
+from tutorials.everything import COLOUR, METHODS, Measured
+from tutorials.show import show
+
+use_style()
+report = json.loads((ROOT / "tutorials/results/everything/results.json").read_text())
+runs = [Measured(**run) for run in report["runs"]]
+trained = [method for method in METHODS if method != "untouched"]
+
+
+def values(task: str, method: str, name: str = "metric") -> list[float]:
+    """One value for each seed."""
+    return [getattr(m, name) for m in runs if (m.task, m.method) == (task, method)]
+
+
+# %% [markdown]
+# ## 1. Which methods are worth considering?
+#
+# A method is **dominated** if another one has at least its mean score and a smaller file. The
+# methods that are not dominated form the **Pareto front**. (The front does not know about seeds.
+# If two neighbours on it do not clearly differ, take the smaller one.)
+#
+# ??? Is full fine-tuning on the front of sentiment, or of qa?
+# - [ ] of both || A smaller file reaches its mean score.
+# - [ ] of qa only || There, too, a smaller file has a higher mean.
+# - [x] of none || On both tasks, some adapter has at least its score.
+
+
+# %%
+def dominated(task: str, method: str) -> bool:
+    score = statistics.mean(values(task, method))
+    size = values(task, method, "file_bytes")[0]
+    return any(
+        values(task, other, "file_bytes")[0] < size
+        and statistics.mean(values(task, other)) >= score
+        for other in trained
+    )
+
+
+fronts = {t: [m for m in trained if not dominated(t, m)] for t in ("sentiment", "qa")}
+for task, front in fronts.items():
+    print(f"{task}: {', '.join(front)}")
+
+# %% tags=["fold"]
+# check: neighbours on a front that cannot be told apart
+on_front = ["full" in front for front in fronts.values()]
+true_option(all(on_front), on_front == [False, True], not any(on_front))
+for task, front in fronts.items():
+    ordered = sorted(front, key=lambda m, t=task: values(t, m, "file_bytes")[0])
+    for smaller, larger in itertools.pairwise(ordered):
+        if not clearly_better(values(task, larger), values(task, smaller)):
+            print(f"{task}: {larger} is not clearly better than {smaller}")
+
+# %% [markdown]
+# ## 2. The total for 1, 10 and 100 tasks
+#
+# An adapter needs its base. A fully fine-tuned model and a distilled student do not.
+#
+# ??? On sentiment, a full model has 484 kB and a LoRA file 82 kB. From how many tasks on does LoRA need
+#   less space in total?
+# - [ ] 1 || Base and adapter together are larger than one model.
+# - [x] 2 || 484 + 2 · 82 is less than 2 · 484.
+# - [ ] 6 || 484 / 82 is about 6, but the base is needed only once.
+
+# %%
+base = values("sentiment", "full", "file_bytes")[0]  # the base is as large as a full model
+size = {method: values("sentiment", method, "file_bytes")[0] for method in trained}
+complete = ("full", "distilled")
+
+
+def total(method: str, tasks: int) -> float:
+    return tasks * size[method] + (0 if method in complete else base)
+
+
+shown = ("prompt", "bottleneck", "LoRA", "distilled", "full")
+for method in shown:
+    print(f"{method:10}", *(f"{total(method, n) / 1e6:7.2f} MB" for n in (1, 10, 100)))
+
+# %% tags=["fold"]
+# plot: bytes against the number of tasks
+figure, panel = plt.subplots(figsize=(6.4, 3.4))
+counts = range(1, 21)
+for method in shown:
+    lines = [total(method, n) / 1e6 for n in counts]
+    panel.plot(counts, lines, color=COLOUR[method], label=method)
+panel.set(title="from two tasks on, adapters need less space", xlabel="tasks")
+panel.set(ylabel="MB, with the base", xticks=(1, 5, 10, 15, 20))
+panel.legend()
+show(figure, "21_total")
+
+# %% tags=["fold"]
+# check
+first = next(n for n in range(1, 100) if total("LoRA", n) < total("full", n))
+true_option(first == 1, first == 2, first == 6)
+assert total("full", 100) > 5 * total("LoRA", 100), "a hundred tasks: one base, small files"
+
+# %% [markdown]
+# ## 3. What the table does not show
+#
+# - **Help from outside.** The adapters of the fusion had their own 300 steps before (lesson
+#   [14](../14_adapter_fusion.py): the same adapter, trained as long, is as good). The student had
+#   a teacher and 2,000 more texts.
+# - **Memory in training.** LoRA stores about as many activations as full fine-tuning, since each of its
+#   matrices needs the input of its layer. The head alone stores nearly nothing, since nothing below
+#   it has a gradient.
+# - **Time of answering.** The student has half of the layers, so it needs about half of the operations
+#   (lesson [20](../20_distil_prune_quantise.py)). No adapter makes a model faster.
+#
+# **Next:** your own model and data, with the commands of the [README](../../README.md).
