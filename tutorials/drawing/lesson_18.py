@@ -19,8 +19,8 @@ def _relation_matrix(d: Drawing, x: float, y: float, kind: str, values: tuple[tu
 def relations() -> Drawing:
     d = Drawing(
         "Hidden states of the teacher are T times 64, those of the student T times 32. The hidden loss needs a trained "
-        "projection W. The relation matrices of both are T times T and can be compared without a projection. Only the student and W receive "
-        "gradients.",
+        "projection W. The relation matrices of both are T times T and can be compared without a projection. Only the "
+        "student and W receive gradients.",
         352,
     )
     teacher = d.matrix(12, 26, 144, 76, "frozen", "teacher", "T × 64")

@@ -5,9 +5,9 @@ from tutorials.drawing.svg import Drawing
 
 def remove_head() -> Drawing:
     d = Drawing(
-        "The matrices Q, K and V have 64 rows, 16 for each of four heads. The matrix O, which reads the output of the heads, has "
-        "64 columns, 16 for each head. Removing head 3 removes 16 rows of Q, K and V and 16 columns of O. The sizes become 48 by 64 "
-        "and 64 by 48.",
+        "The matrices Q, K and V have 64 rows, 16 for each of four heads. The matrix O, which reads the output of the "
+        "heads, has 64 columns, 16 for each head. Removing head 3 removes 16 rows of Q, K and V and 16 columns of O. The "
+        "sizes become 48 by 64 and 64 by 48.",
         236,
     )
     for i, name in enumerate("QKV"):

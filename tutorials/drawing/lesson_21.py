@@ -13,8 +13,9 @@ QUESTIONS = (
 def decision() -> Drawing:
     d = Drawing(
         "A decision tree. Must the model become smaller or faster: distillation, then pruning and quantization. Is the "
-        "untouched base with a trained head enough: head alone or prompt tuning. Is the base too large for the memory: QLoRA. Do many tasks "
-        "share one base: LoRA or bottleneck adapters. Otherwise: LoRA first, and full fine-tuning if it is clearly better.",
+        "untouched base with a trained head enough: head alone or prompt tuning. Is the base too large for the memory: "
+        "QLoRA. Do many tasks share one base: LoRA or bottleneck adapters. Otherwise: LoRA first, and full fine-tuning if "
+        "it is clearly better.",
         462,
     )
     for i, (first, second, answer, more) in enumerate(QUESTIONS):
