@@ -18,7 +18,10 @@ PACKAGES = ("kernels", "loralib", "adapters", "training", "multitask", "distill"
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py") if p != Path(__file__))
 LESSONS = [path for path in (ROOT / "tutorials").glob("[0-9]*.py") if (path.parent / "deep" / path.name).is_file()]
 LESSONS += [path for name in ("deep", "topics", "drawing") for path in (ROOT / "tutorials" / name).glob("*.py")]
+LESSONS += [path for name in ("bugs", "capstone") for path in (ROOT / "tutorials" / name).glob("*.py")]
+LESSONS += [*sorted((ROOT / "tutorials").glob("everything*.py")), ROOT / "tutorials" / "reference_pages.py"]
 PAGES = [ROOT / name for name in ("README.md", "CLAIMS.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/README.md")]
+PAGES += sorted((ROOT / "tutorials" / "reference").glob("*.md")) + sorted((ROOT / "tutorials" / "capstone").rglob("*.md"))
 
 PROSE = {  # regular expressions
     r"(?:trained|trainable) numbers|numbers (?:that )?train": "parameters",

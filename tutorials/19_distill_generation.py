@@ -114,8 +114,8 @@ one_text = next(
 assert abs(one_text - 0.6 * 0.7 * 0.7 / 8 * 0.5) < 1e-12, "the choices are independent"
 
 # %% [markdown]
-# The teacher is the pretrained decoder, trained on 4,000 lists of facts with *one* text each. Its
-# probability $q(y \mid x)$ of a text is the product of the probabilities of the tokens. From
+# The teacher is the pretrained decoder, trained on 4,000 lists of facts with *one* text each. We
+# get its probability $q(y \mid x)$ of a text by multiplying the probabilities of the tokens. From
 # these we compute two numbers for a model:
 #
 # - **probability of a correct text**: the sum of $q(y \mid x)$ over all 128 correct texts;

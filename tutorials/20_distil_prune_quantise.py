@@ -432,9 +432,13 @@ ours = sparse.bert.encoder.layer[0].intermediate.dense.weight
 assert (ours != layer.weight).sum() <= 1, "the same zeros; at the border a quantile may differ"
 q, scale = quantize(w, 8)
 zero_points = torch.zeros(256, dtype=torch.int32)
-theirs = torch.fake_quantize_per_channel_affine(w, scale[:, 0], zero_points, 0, -127, 127)
-assert ((theirs - q * scale).abs() / scale).max() < 1.01, "only ties may differ, by one step"
-assert (theirs != q * scale).double().mean() < 0.01, "and they are rare"
+fake_quantized = torch.fake_quantize_per_channel_affine(
+    w, scale[:, 0], zero_points, 0, -127, 127
+)
+assert ((fake_quantized - q * scale).abs() / scale).max() < 1.01, (
+    "only ties may differ, by one step"
+)
+assert (fake_quantized != q * scale).double().mean() < 0.01, "and they are rare"
 print("torch.nn.utils.prune gives our zeros, torch.fake_quantize our integers")
 
 # %% [markdown]

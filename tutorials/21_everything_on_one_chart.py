@@ -146,7 +146,7 @@ show_table(
 # ??? On qa, full fine-tuning against the eleven other methods that train something: over how many is it
 #   clearly better?
 # - [ ] all || Several train fewer parameters and are as good.
-# - [x] three to six || The smallest methods are clearly worse. The others cannot be told apart.
+# - [x] three to six || The smallest methods are clearly worse. The other differences are not clear.
 # - [ ] none || The head alone, for example, is far behind.
 
 # %%

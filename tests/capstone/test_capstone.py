@@ -88,8 +88,8 @@ def test_the_model_solution_has_everything():
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_mistake_is_found(name, tmp_path):
     check, runs, report, message = PLANTED[name]
-    found = problems(study(tmp_path, runs, report))
-    assert any(message in sentence for sentence in found[check]), found
+    messages = problems(study(tmp_path, runs, report))
+    assert any(message in sentence for sentence in messages[check]), messages
 
 
 def test_there_is_a_planted_mistake_for_each_check():

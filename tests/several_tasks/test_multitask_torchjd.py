@@ -1,7 +1,7 @@
 """Balanced updates against TorchJD's, which were computed in an environment of its own (tests/golden/make_torchjd.py).
 
-Both libraries solve small problems iteratively, so they agree to about 1e-4. The directions are equal. The lengths of Nash-MTL and
-Aligned-MTL have another convention in TorchJD: a factor of √K, and of K for K tasks.
+Both libraries solve small problems iteratively, so they agree to about 1e-4. The directions are equal. The lengths of Nash-MTL
+and Aligned-MTL have another convention in TorchJD: a factor of √K, and of K for K tasks.
 """
 
 import json

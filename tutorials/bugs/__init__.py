@@ -1,1 +1,1 @@
-"""Twelve silent bugs of this course as short programs: a wrong one, the fixed one, and a test that tells them apart."""
+"""Twelve silent bugs as short programs: a wrong one, the fixed one, and a function that distinguishes their results."""

@@ -34,9 +34,9 @@ def seeds(study: Study, report: str, minutes: float) -> list[str]:
     """Three seeds, the same for each row."""
     problems = [] if len(study.seeds) >= 3 else [f"seeds {study.seeds}: expected at least three untouched runs"]
     for (method, steps), runs in study.rows.items():
-        found = sorted(run.seed for run in runs)
-        if found != study.seeds:
-            problems.append(f"{method}, {steps} steps: seeds {found}, expected {study.seeds}, each once")
+        of_row = sorted(run.seed for run in runs)
+        if of_row != study.seeds:
+            problems.append(f"{method}, {steps} steps: seeds {of_row}, expected {study.seeds}, each once")
     return problems
 
 

@@ -20,11 +20,11 @@ def problems(folder: Path, minutes: float = MINUTES) -> dict[str, list[str]]:
 def command(folder: Path, minutes: float, gather: bool) -> int:
     if gather:
         print(f"wrote {collect(folder)}")
-    found = problems(folder, minutes)
-    for name, missing in found.items():
+    results = problems(folder, minutes)
+    for name, missing in results.items():
         print(f"{'ok     ' if not missing else 'missing'} {name}")
         for sentence in missing:
             print(f"        - {sentence}")
-    count = sum(not missing for missing in found.values())
-    print(f"{count} of {len(found)} checks passed")
-    return 0 if count == len(found) else 1
+    count = sum(not missing for missing in results.values())
+    print(f"{count} of {len(results)} checks passed")
+    return 0 if count == len(results) else 1

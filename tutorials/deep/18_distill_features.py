@@ -124,8 +124,8 @@ assert probes[0] + 0.1 < probes[1] < probes[2], "each layer should bring more to
 # ## 2. What do relations know?
 #
 # In attention, each token has a **value**: the vector that it gives to the tokens that attend to
-# it. We compute the relations of the values of layer 2 for the text "the day was good . the room
-# was bad . the street was not bad . the light was not good ."
+# it. We compute the relations of the values of layer 2 for the text "the day was good . the
+# garden was bad . the street was not bad . the light was not good ."
 #
 # ??? "The street was *not* bad." Is the value of this "not" more similar to that of "good" or "bad"?
 # - [ ] bad: it stands next to it || The teacher was trained to predict the mood.
@@ -133,7 +133,7 @@ assert probes[0] + 0.1 < probes[1] < probes[2], "each layer should bring more to
 # - [ ] equally similar to both || It is several times more similar to one of them.
 
 # %%
-text = "the day was good . the room was bad . the street was not bad . the light was not good ."
+text = "the day was good . the garden was bad . the street was not bad . the light was not good ."
 words = tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
 inputs = dict(tokenizer([text], return_tensors="pt"))
 V = teacher.see(inputs, attention=True).attentions[1].joined("value")[0]  # (T, D)

@@ -219,8 +219,8 @@ assert torch.equal(fake_int8_linear(x, w, layer.bias), exported), "trained as it
 importances, increases, pairs = {}, {}, {}
 for seed in SEEDS:
     sites = find_sites(plain[seed], "heads")
-    found = importance(plain[seed], sites, some_batches(seed), loss_on(seed))[sites[0].path]
-    importances[seed] = found.tolist()
+    of_heads = importance(plain[seed], sites, some_batches(seed), loss_on(seed))[sites[0].path]
+    importances[seed] = of_heads.tolist()
 
     @torch.no_grad()
     def loss_without(*heads: int, seed=seed) -> float:
@@ -274,7 +274,7 @@ for seed in SEEDS:
 #
 # ??? How large is the relative error of an int8 layer, with widths of 64 to 1,024?
 # - [x] below 2 % for all widths || The number of levels decides, and it is the same.
-# - [ ] it grows with the width, to above 2 % || Errors of single products partly cancel out in a sum.
+# - [ ] it grows with the width, to above 2 % || The errors of the terms partly cancel out in a sum.
 # - [ ] above 2 % for all widths || 255 levels are finer than this.
 
 
@@ -436,8 +436,10 @@ for seed in SEEDS:
     student = copy.deepcopy(plain[seed])
     for kind in ("heads", "ffn"):
         sites = find_sites(student, kind)
-        found = importance(student, sites, some_batches(seed), loss_on(seed))
-        shrink(student, choose(found, keep=sum(map(len, found.values())) // 2))
+        scores_by_site = importance(student, sites, some_batches(seed), loss_on(seed))
+        shrink(
+            student, choose(scores_by_site, keep=sum(map(len, scores_by_site.values())) // 2)
+        )
     scores["half, at the end"].append(accuracy(student))
 for name in ("half, in rounds", "half, at the end"):
     print(f"{name:16}", *(f"{value:.3f}" for value in scores[name]))

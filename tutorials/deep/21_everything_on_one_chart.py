@@ -66,7 +66,7 @@ for task, front in fronts.items():
     print(f"{task}: {', '.join(front)}")
 
 # %% tags=["fold"]
-# check: neighbours on a front that cannot be told apart
+# check: neighbours on a front without a clear difference
 on_front = ["full" in front for front in fronts.values()]
 true_option(all(on_front), on_front == [False, True], not any(on_front))
 for task, front in fronts.items():

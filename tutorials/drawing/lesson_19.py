@@ -61,7 +61,7 @@ def choices() -> Drawing:
         left += width + 5
         if name != "order":
             d.text(left - 2.5, 190, "·", "middle bold")
-    d.text(240, 212, "= 128 texts; the probability of a text is the product of its five", "small middle")
+    d.text(240, 212, "= 128 texts; multiply the five probabilities of a text", "small middle")
     return d
 
 
