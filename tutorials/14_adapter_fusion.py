@@ -319,9 +319,8 @@ assert torch.allclose(shares.sum(-1), torch.ones(len(shares))), "shares of a tok
 # The same comparison with a real encoder (22 M parameters) and real data. The fusions combine the
 # adapters of these three tasks: SST-2 (good or bad review), SICK (does one sentence follow from
 # another?) and SQuAD (find the answer; F1 counts shared words). Each adapter and each fusion has 400
-# steps, the longer one 800. There are three seeds (two for the longer adapter and for full
-# fine-tuning on SQuAD). [The report](../multitask/results/fusion/report.md) has the command and more
-# rows.
+# steps, the longer one 800. There are three seeds. [The report](../multitask/results/fusion/report.md) has the
+# command and more rows.
 #
 # ??? On how many of the three tasks is the fusion more than 0.02 better than the adapter that was
 #   trained as long?
@@ -354,8 +353,8 @@ assert max(gains) < 0.02, "the text says that no fusion is clearly ahead"
 assert all(row[column["full fine-tuning"]] == max(row) for row in values), "the highest means"
 
 # %% [markdown]
-# Full fine-tuning has the highest mean on each task. On SST-2, the fusion is below the longer adapter
-# by more than two standard errors.
+# Full fine-tuning has the highest mean on each task. On SST-2 and SQuAD, the fusion is below the longer
+# adapter by more than two standard errors.
 #
 # On SICK, the own adapter failed with two of three seeds, and the longer one with the third: their
 # training loss hardly fell. (The learning rate of 3e-3 is high.) With one of the two failed

@@ -169,7 +169,7 @@ for panel, (name, paths) in zip(panels[:5], walks.items(), strict=True):
     panel.set(title={"equal": "equal weights"}.get(name, name), xlim=(-2, 2), ylim=(-2, 2.4))
     panel.grid(visible=False)
     panel.plot(*MINIMA.T, "k+", markersize=7)
-figure.suptitle("all walks end on one curve; the method decides where")
+figure.suptitle("from this start, the methods end at different places of one curve")
 panels[0].set(ylabel="y")
 panels[3].set(ylabel="y", xlabel="x")
 panels[4].set(xlabel="x")
@@ -204,7 +204,7 @@ assert min(moved.values()) > 0.1, "the other methods depend on it"
 # %% [markdown]
 # All methods end on the curve. The sum and CAGrad end at the same point, near the minimum of the
 # steep loss. PCGrad equals the sum where there is no conflict. MGDA and Nash-MTL end elsewhere.
-# Only Nash-MTL does not depend on the scale of a loss at all.
+# Of these five, only Nash-MTL does not depend on the scale of a loss at all.
 #
 # So a balancing method chooses which compromise you get.
 #
@@ -218,7 +218,7 @@ assert min(moved.values()) > 0.1, "the other methods depend on it"
 #
 # ## 2. Learn the weights of the losses
 #
-# **Uncertainty weighting** (Kendall et al. 2018, section 3.2) learns one number $s_i$ for each
+# **Uncertainty weighting** (Kendall et al. 2018, section 3.2) learns one parameter $s_i$ for each
 # task together with the model. The cross-entropy $L_i$ of a task enters the total loss as
 #
 # $$e^{-s_i} L_i + \tfrac{1}{2} s_i.$$
@@ -358,14 +358,14 @@ assert longer > sum(mean_scores["PCGrad"]) / 3, "60 plain steps should be at lea
 # The uncertainty weights (printed for seed 2) have a learning rate of 0.01: 40 steps are too few
 # for them.
 #
-# Kurin et al. (2022) and Xin et al. (2022) found the same on large benchmarks. A balancing method
+# Kurin et al. (2022) and Xin et al. (2022) found on large benchmarks that plain sums match such methods. A balancing method
 # can still be useful if the losses have very different scales and you cannot tune their weights.
 #
 # Now **break it on purpose:** we make two tasks that must conflict. *Sarcasm* has the texts of
 # *sentiment*, the opposite labels, and the same head.
 #
 # ??? What is the mean accuracy of the two tasks, with equal weights and with PCGrad?
-# - [x] 0.5 with both || This is arithmetic: if one is correct, the other is wrong.
+# - [x] 0.5 with both || This is arithmetic: each prediction is correct for exactly one task.
 # - [ ] 0.5 with equal weights, more with PCGrad || One function cannot give two answers to one text.
 # - [ ] about 0.9 with both || One head gives one answer to one text.
 
@@ -415,7 +415,7 @@ assert abs(plain - 0.5) < 1e-9, "the two accuracies add up to 1 for every model"
 
 # %% [markdown]
 # No weights can solve this: the model does not know which task is asked. So tell it. A **task
-# embedding** is a learned vector for each task that is added to each token of the text:
+# embedding** is a learned vector of a task. It is added to the embedding of each token:
 #
 # ![One text goes in twice, with the vector of each task, and gets two answers](diagrams/16_task_embedding.svg)
 #
@@ -454,7 +454,7 @@ assert min(informed) > 0.8, "with the task known, one head should answer both"
 # optimizer.zero_grad()
 # ```
 #
-# This course does not need the package otherwise. So we ran it in an environment of its own
+# Only this comparison needs TorchJD. So we ran it in an environment of its own
 # (`tests/golden/make_torchjd.py`) and stored its results. Here we compare them with ours:
 
 # %% tags=["fold"]
@@ -519,8 +519,8 @@ true_option(id(log_vars) not in updated, False, False)
 # - [ ] It makes them orthogonal. || Only a part against the other task is removed.
 # - [ ] It takes the shorter one. || That is closer to MGDA.
 #
-# ??? A loss is measured in cents in place of dollars, so it becomes 100 times larger. Whose direction
-#   does not change?
+# ??? A loss is measured in cents in place of dollars, so it becomes 100 times larger. Which method's
+#   update keeps its direction?
 # - [ ] equal weights || The sum follows the larger loss.
 # - [x] Nash-MTL || It depends only on the directions of the gradients.
 # - [ ] PCGrad || After the projection, the longer gradient still has more influence on the sum.

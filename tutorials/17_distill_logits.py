@@ -5,8 +5,8 @@
 # · **Runs in** about 35 s on one CPU thread · **Memory** 2 GB
 #
 # A large model gives good predictions, but it is slow. You want a small model, and you have only
-# 50 labels: those of the large model's training are not yours. Can the small model learn from the
-# large one?
+# 50 labels: you do not have those that the large model was trained on. Can the small model learn
+# from the large one?
 #
 # ![A text goes to the frozen teacher and to the student; only the student gets gradients](diagrams/17_distillation.svg)
 #
@@ -91,8 +91,7 @@ truth = posteriors("topic", test.rows).float()  # p* (N, C)
 
 # %% [markdown]
 # We compare two sources with $p^*$ by the **total variation distance**: half the sum of the
-# absolute differences. It is 0 for equal probabilities, and 1 if no class has a probability above
-# 0 in both.
+# absolute differences. It is 0 for equal probabilities, and 1 if they share no possible class.
 #
 # ??? On average over 500 test texts, which is closer to the true probabilities?
 # - [ ] the labels, as probabilities of 0 and 1 || Each is 0 or 1. Only their mean over many equal
@@ -364,11 +363,11 @@ assert abs(far["2,000, soft labels"] - far["2,000, pseudo-labels"]) < 0.03, "abo
 assert far["2,000, soft labels"] < far["2,000, true labels"], "soft labels should be closer"
 
 # %% [markdown]
-# The number of texts matters most. If you have a teacher and texts without labels, use them. With
+# Of these three changes, the number of texts matters most here. If you have a teacher and texts without labels, use them. With
 # 2,000 texts, soft labels bring the student closer to $p^*$ than true labels do (with one seed
 # only just). Between soft labels and pseudo-labels, three seeds do not decide. ("Best possible"
-# is an expected value. The accuracy on 500 sampled labels varies by about 0.015, so the teacher
-# can be above it.)
+# is an expected value. The accuracy on 500 sampled labels has a standard deviation of about 0.015, so the
+# teacher can be above it.)
 #
 # Three seeds, one task and one learning rate are not much. The [deep
 # dive](deep/17_distill_logits.py) has another temperature, another task, and the question of what
@@ -405,7 +404,7 @@ def gradient_norm(loss) -> float:
 labels_norm = gradient_norm(0.1 * F.cross_entropy(z, labels))
 for name, loss in (("correct", correct), ("default", default)):
     factor = gradient_norm(0.9 * loss) / labels_norm
-    print(f"{name}: the teacher's gradient is {factor:.2f} times the one of the labels")
+    print(f"{name}: the teacher's gradient is {factor:.2f} times that of the labels")
 
 # %% tags=["fold"]
 # check
@@ -491,7 +490,7 @@ assert torch.allclose(repaired, correct), "with log-probabilities it is our loss
 #
 # | symptom | likely cause | check |
 # |:--|:--|:--|
-# | with labels, the student is as good as without a teacher | the mean over classes | section 5: both gradients |
+# | adding the teacher to labels changes nothing | the mean over classes | section 5: both gradients |
 # | with labels, a larger T makes it worse | $T^2$ is missing | section 2 |
 # | the loss is negative | probabilities in place of log-probabilities | find the bug |
 # | soft labels differ in each epoch | the teacher is in training mode | deep dive, section 4 |

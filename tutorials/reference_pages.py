@@ -28,7 +28,7 @@ lessons; "section" means a section of the lesson in the last column. In the book
 BUGS = """# Bug museum: twelve silent bugs
 
 Each program runs without an error, and its result is wrong. Read the symptom and the program, and find the bug before you open
-the answer. To try your repair, copy the program from [`tutorials/bugs/`](../bugs/__init__.py).
+the answer. To try your repair, copy its file from `tutorials/bugs/`.
 """
 
 

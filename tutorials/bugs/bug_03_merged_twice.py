@@ -5,7 +5,7 @@ Symptom: After merging and saving, the predictions differ from those during trai
 Question: How often is the update in the weight?
 
 Cause: `merge` was called twice: once before the evaluation, and once before saving. The weight
-then contains 2 · s · B A. A merge must remember that it is done.
+then contains 2 · s · B A. A model must record that its adapter is merged.
 
 Lesson: 06
 """

@@ -15,7 +15,7 @@ from torch import nn
 
 
 def wrong() -> float:
-    """Which part of the gradient comes from the answer."""
+    """What share of the gradient comes from the answer."""
     torch.manual_seed(0)
     ids, prompt = torch.randint(50, (4, 15)), 12
     logits = torch.randn(4, 15, 50, requires_grad=True)
@@ -27,7 +27,7 @@ def wrong() -> float:
 
 
 def fixed() -> float:
-    """Which part of the gradient comes from the answer."""
+    """What share of the gradient comes from the answer."""
     torch.manual_seed(0)
     ids, prompt = torch.randint(50, (4, 15)), 12
     logits = torch.randn(4, 15, 50, requires_grad=True)

@@ -1,6 +1,6 @@
 """The adapter guesses after loading
 
-Symptom: The accuracy is 1.00 after training. After saving and loading it is that of guessing.
+Symptom: The accuracy is 0.98 after training. After saving and loading it is that of guessing.
 
 Question: Which trained parameters are in the file?
 

@@ -1,12 +1,11 @@
-"""Every second value is wrong
+"""The weights are wrong, their histogram is perfect
 
-Symptom: Every second pair of weights is exchanged after decoding. The histogram of the values
-looks perfect.
+Symptom: The decoded weights give bad outputs. The histogram of their values looks perfect.
 
 Question: Which half of a byte holds the first index?
 
 Cause: Packing puts the first index into the high half of the byte, decoding reads the low half
-first. Test packing with an odd pattern, and not with a histogram.
+first. Test packing with an asymmetric pattern, such as 0, 1, 2, 3.
 
 Lesson: 07
 """

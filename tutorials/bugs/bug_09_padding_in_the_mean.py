@@ -7,7 +7,7 @@ Question: What is in the mean?
 Cause: The mean over tokens includes the padding, so it depends on the longest text of the
 batch. Multiply by the mask, and divide by the number of real tokens.
 
-Lesson: 03
+Lesson: 15
 """
 
 import torch

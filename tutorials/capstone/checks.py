@@ -1,114 +1,135 @@
-"""What the checker of the capstone looks at: each check returns what is missing, in plain sentences."""
+"""What the checker of the capstone looks at: each check returns what is missing or wrong, in plain sentences."""
 
+import math
 import re
 from collections.abc import Callable
+from itertools import permutations
 
+from training.reports.paired import paired_gap
 from tutorials.capstone.runs import Run, Study, score
 
 WORDS = 1000
-"""of a report: about two printed pages"""
+"""of a report without its tables: about two printed pages"""
 SECTIONS = ("Question", "Setting", "Results", "Costs", "What we do not know")
 BASELINES = ("untouched", "head")
+LONGER = 1.5
+SCORE = re.compile(r"(?<![+\-−\d.])\d+\.\d+ ± \d+\.\d+(?!\d)")
+DIFFERENCE = re.compile(r"[+\-−]\d+\.\d+ ± \d+\.\d+(?!\d)")
 
 
 def baselines(study: Study, report: str, minutes: float) -> list[str]:
     """An untouched row and a head alone."""
-    return [f"no row `{name}`: train it with --method {name}" for name in BASELINES if not study.row(name)]
+    return [f"no row `{name}`: train it with --method {name}" for name in BASELINES if not study.of(name)]
 
 
 def methods(study: Study, report: str, minutes: float) -> list[str]:
-    """At least two methods to compare, beside the baselines."""
-    names = sorted({method for method, _ in study.rows} - set(BASELINES))
-    return [] if len(names) > 1 else [f"methods {names}: expected at least two beside {' and '.join(BASELINES)}"]
+    """At least two rows to compare, beside the baselines: two methods, or two options of one."""
+    names = sorted({f"{row.method} {row.options}".strip() for row in study.rows} - set(BASELINES))
+    return [] if len(names) > 1 else [f"rows {names}: expected at least two beside {' and '.join(BASELINES)}"]
 
 
 def longer(study: Study, report: str, minutes: float) -> list[str]:
-    """One of the methods, trained at least 1.5 times as long."""
-    by_method = {method: [steps for name, steps in study.rows if name == method] for method, _ in study.rows}
-    if any(max(steps) >= 1.5 * min(steps) for method, steps in by_method.items() if method not in BASELINES):
-        return []
-    return ["no method was trained longer: repeat one with at least 1.5 times the --steps"]
+    """One row repeated with at least 1.5 times the steps, and everything else the same."""
+    rows = [row for row in study.rows if row.method not in BASELINES]
+    for one, other in permutations(rows, 2):
+        same = one[:2] == other[:2] and _rates(study.rows[one]) == _rates(study.rows[other])
+        if same and other.steps >= LONGER * one.steps:
+            return []
+    return [f"no row was trained longer: repeat one with {LONGER} times the --steps, and the same options and learning rate"]
 
 
 def seeds(study: Study, report: str, minutes: float) -> list[str]:
-    """Three seeds, the same for each row."""
-    problems = [] if len(study.seeds) >= 3 else [f"seeds {study.seeds}: expected at least three untouched runs"]
-    for (method, steps), runs in study.rows.items():
+    """Three seeds, the same for each row, and other ones for the tuning."""
+    problems = [] if len(study.seeds) >= 3 else [f"seeds {study.seeds}: expected at least three"]
+    for row, runs in study.rows.items():
         of_row = sorted(run.seed for run in runs)
         if of_row != study.seeds:
-            problems.append(f"{method}, {steps} steps: seeds {of_row}, expected {study.seeds}, each once")
-    return problems
+            problems.append(f"{row}: seeds {of_row}, expected {study.seeds}, each once")
+    shared = sorted({run.seed for run in study.tuning} & set(study.seeds))
+    return problems + ([f"seeds {shared} are compared and used for tuning: take another seed for one of them"] if shared else [])
 
 
 def tuning(study: Study, report: str, minutes: float) -> list[str]:
-    """Three learning rates for each trained method, on another seed, and the best of them is used."""
+    """Three learning rates for each trained row on seeds of their own; the best is used, and is not at the edge."""
     problems = []
-    for method in sorted({method for method, _ in study.rows} - {"untouched"}):
-        tried = [run for run in study.tuning if run.method == method]
-        rates = {run.learning_rate for run in tried}
-        if len(rates) < 3:
-            problems.append(f"{method}: {len(rates)} learning rates on a seed of their own, expected at least three")
+    for method, options in sorted({row[:2] for row in study.trained()}):
+        name = f"{method} {options}".strip()
+        means = _mean_by_rate([run for run in study.tuning if (run.method, run.options) == (method, options)])
+        if len(means) < 3:
+            problems.append(f"{name}: {len(means)} learning rates in folders `tune...`, expected at least three")
             continue
-        best = _best(tried).learning_rate
-        used = {run.learning_rate for (name, _), runs in study.rows.items() if name == method for run in runs}
-        if used != {best}:
-            problems.append(f"{method}: uses the learning rates {sorted(used)}, the best of the tuning is {best}")
+        best = {rate for rate, mean in means.items() if mean == max(means.values())}
+        used = {rate for row, runs in study.rows.items() if row[:2] == (method, options) for rate in _rates(runs)}
+        if not used <= best:
+            problems.append(f"{name}: uses the learning rates {sorted(used)}, the best of the tuning is {sorted(best)}")
+        if best <= {min(means), max(means)}:
+            problems.append(
+                f"{name}: the best learning rate {sorted(best)} is at the edge of those that were tried: try one more"
+            )
     return problems
 
 
 def same_data(study: Study, report: str, minutes: float) -> list[str]:
-    """The same task and examples for each row of a seed, and the same settings."""
-    runs = [run for row in study.rows.values() for run in row]
-    problems = []
+    """The same task, examples and settings for each row, and for the tuning where it can be."""
+    runs, problems = [run for row in study.rows.values() for run in row], []
     for seed in study.seeds:
         if len({run.train_checksum for run in runs if run.seed == seed}) > 1:
             problems.append(f"seed {seed}: rows with different training examples (--train-rows, --data-dir, --task)")
-    for name in ("task", "evaluation_checksum", "batch_size", "max_length"):
-        values = sorted({getattr(run, name) for run in runs})
+    for name in ("task", "batch_size", "max_length", "evaluation_checksum"):
+        values = sorted({getattr(run, name) for run in [*runs, *study.tuning]})
         if len(values) > 1:
-            problems.append(f"{name} differs between the rows: {values}")
+            problems.append(f"{name} differs between the runs: {values}")
+    for name in sorted({name for run in runs for name in run.shared}):
+        values = sorted({str(run.shared[name]) for run in [*runs, *study.tuning]})
+        if len(values) > 1:
+            problems.append(f"{name} differs between the runs: {values}")
     return problems
 
 
 def same_steps(study: Study, report: str, minutes: float) -> list[str]:
-    """All methods have the same number of steps in their usual row."""
-    steps = {method: study.row(method)[0].steps for method, _ in study.rows if method != "untouched"}
-    return [] if len(set(steps.values())) <= 1 else [f"different numbers of steps: {steps}"]
+    """The shortest row of each method, and the tuning, have the same number of steps."""
+    shortest: dict[str, int] = {}
+    for row in study.trained():
+        name = f"{row.method} {row.options}".strip()
+        shortest[name] = min(row.steps, shortest.get(name, row.steps))
+    shortest |= {f"the run {run.name}": run.steps for run in study.tuning if run.steps not in shortest.values()}
+    return [] if len(set(shortest.values())) <= 1 else [f"different numbers of steps: {shortest}"]
 
 
 def budget(study: Study, report: str, minutes: float) -> list[str]:
-    """The training time of all runs together, with those for tuning."""
-    seconds = sum(run.seconds for run in [*study.tuning, *(run for row in study.rows.values() for run in row)])
-    return [] if seconds <= 60 * minutes else [f"{seconds / 60:.1f} minutes of training in total, the budget is {minutes:g}"]
+    """The seconds of all training steps together, with those for tuning."""
+    used = training_minutes(study)
+    return [] if used <= minutes else [f"{used:.1f} minutes of training in total, the budget is {minutes:g}"]
 
 
 def sections(study: Study, report: str, minutes: float) -> list[str]:
-    """The parts of the report, and its length."""
-    titles = re.findall(r"^## (.+)$", report, re.MULTILINE)
+    """The parts of the report, and its length without code and tables."""
+    titles = re.findall(r"^## (.+?)\s*$", report, re.MULTILINE)
     problems = [f"the report has no section `## {name}`" for name in SECTIONS if name not in titles]
-    words = len(re.findall(r"\w[\w'’-]*", re.sub(r"```.*?```", "", report, flags=re.DOTALL)))
+    text = re.sub(r"```.*?```", "", report, flags=re.DOTALL)
+    words = len(re.findall(r"\w[\w'’-]*", re.sub(r"^\|.*$", "", text, flags=re.MULTILINE)))
     return problems + ([f"the report has {words} words, expected at most {WORDS} (two pages)"] if words > WORDS else [])
 
 
 def figures(study: Study, report: str, minutes: float) -> list[str]:
-    """Each row's mean ± standard deviation is in the section Results."""
+    """Results has each row's mean ± standard deviation, and no score or difference that the runs do not have."""
     results = _section(report, "Results")
-    return [
-        f"Results lacks `{score(runs)}`, the {runs[0].metric_name} of {method} ({steps} steps)"
-        for (method, steps), runs in study.rows.items()
-        if score(runs) not in results
-    ]
+    scores = {row: score(runs) for row, runs in study.rows.items()}
+    problems = [f"Results lacks `{text}`, the score of {row}" for row, text in scores.items() if text not in results]
+    unknown = sorted(set(SCORE.findall(results)) - set(scores.values()))
+    problems += [f"Results has `{text}`, which is the score of no row" for text in unknown]
+    differences = _differences(study)
+    unknown = sorted({text.replace("−", "-") for text in DIFFERENCE.findall(results)} - differences)
+    return problems + [f"Results has `{text}`, which is no paired difference ± standard error of two rows" for text in unknown]
 
 
 def costs(study: Study, report: str, minutes: float) -> list[str]:
-    """Trained parameters and bytes of the file of each method are in the section Costs."""
-    text, problems = _section(report, "Costs"), []
-    for method in sorted({method for method, _ in study.rows} - {"untouched"}):
-        run = study.row(method)[0]
-        if f"{run.trainable:,}" not in text:
-            problems.append(f"Costs lacks `{run.trainable:,}`, the trained parameters of {method}")
-        if f"{run.file_bytes:,}" not in text:
-            problems.append(f"Costs lacks `{run.file_bytes:,}`, the bytes of the file of {method}")
+    """Trained parameters and bytes of the file of each trained row are in the section Costs."""
+    numbers, problems = set(re.findall(r"(?<![\d,])\d[\d,]*\d", _section(report, "Costs"))), []
+    for row, runs in study.trained().items():
+        for value, what in ((runs[0].trainable, "trained parameters"), (runs[0].file_bytes, "bytes of the file")):
+            if f"{value:,}" not in numbers:
+                problems.append(f"Costs lacks `{value:,}`, the {what} of {row}")
     return problems
 
 
@@ -127,11 +148,34 @@ CHECKS: dict[str, Callable[[Study, str, float], list[str]]] = {
 }
 
 
-def _best(runs: list[Run]) -> Run:
-    """The highest metric; the lowest if the metric is a loss."""
-    sign = -1 if runs[0].metric_name == "loss" else 1
-    return max(runs, key=lambda run: sign * run.metric)
+def training_minutes(study: Study) -> float:
+    return sum(run.seconds for run in [*study.tuning, *(run for row in study.rows.values() for run in row)]) / 60
+
+
+def _rates(runs: list[Run]) -> set[float]:
+    return {run.learning_rate for run in runs}
+
+
+def _mean_by_rate(runs: list[Run]) -> dict[float, float]:
+    """{learning rate: mean over the tuning seeds}, where higher is better; a run without a number is the worst."""
+    sign = -1 if runs and runs[0].metric_name == "loss" else 1
+    values = {rate: [sign * run.metric for run in runs if run.learning_rate == rate] for rate in _rates(runs)}
+    return {rate: -math.inf if any(map(math.isnan, x)) else sum(x) / len(x) for rate, x in values.items()}
+
+
+def _differences(study: Study) -> set[str]:
+    """`+0.012 ± 0.004` for each pair of rows with the same seeds: mean and standard error of the paired differences."""
+    texts = set()
+    for one, other in permutations(study.rows, 2):
+        by_seed = [{run.seed: run.metric for run in study.rows[row]} for row in (one, other)]
+        if by_seed[0].keys() == by_seed[1].keys() and len(by_seed[0]) > 1:
+            mean, error = paired_gap(*([values[seed] for seed in sorted(values)] for values in by_seed))
+            texts.add(f"{mean:+.3f} ± {error:.3f}")
+    return texts
 
 
 def _section(report: str, title: str) -> str:
-    return report.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    """The text of a section, without bold type and with ± as one sign."""
+    plain = re.sub(r"[*`]", "", report).replace(r"\pm", "±")
+    parts = re.split(r"^## (.+?)\s*$", plain, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True)).get(title, "")

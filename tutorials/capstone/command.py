@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tutorials.capstone.checks import CHECKS
+from tutorials.capstone.checks import CHECKS, training_minutes
 from tutorials.capstone.runs import collect, read_runs, study_of
 
 REPORT = "report.md"
@@ -25,6 +25,7 @@ def command(folder: Path, minutes: float, gather: bool) -> int:
         print(f"{'ok     ' if not missing else 'missing'} {name}")
         for sentence in missing:
             print(f"        - {sentence}")
+    print(f"training: {training_minutes(study_of(read_runs(folder))):.1f} of {minutes:g} minutes")
     count = sum(not missing for missing in results.values())
     print(f"{count} of {len(results)} checks passed")
     return 0 if count == len(results) else 1

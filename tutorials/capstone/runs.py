@@ -1,12 +1,20 @@
-"""The runs of a study, read from their folders, and their rows: untouched, head, the methods, and a method trained longer."""
+"""The runs of a study, read from their folders: the rows that are compared, and the runs that chose the learning rates."""
 
 import json
-import statistics
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+from training.reports.paired import spread
 
 COLLECTED = "runs.json"
+TUNING = "tune"
+"""Names of folders with runs for tuning start with this."""
+OPTIONS = ("r", "lora_alpha", "target_modules", "use_dora", "use_rslora", "placement", "reduction_factor", "num_virtual_tokens")
+"""Two runs of one method with other values of these are two rows."""
+SHARED = ("model", "random_weights", "accumulation", "optimizer", "schedule", "warmup_share", "weight_decay", "keep")
+"""Settings that must be the same for all rows, beside those in the fields of `Run`."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +25,9 @@ class Run:
     """of its folder"""
     task: str
     method: str
+    options: str
+    """of the method, where they differ from run to run: `r=8, placement=parallel`"""
+    shared: dict[str, str | float | bool | None]
     seed: int
     steps: int
     learning_rate: float
@@ -29,35 +40,45 @@ class Run:
     trainable: int
     file_bytes: int
     seconds: float
+    """of all training steps, without the evaluations"""
+
+
+class Row(NamedTuple):
+    """What the runs of one row have in common."""
+
+    method: str
+    options: str
+    steps: int
+
+    def __str__(self) -> str:
+        return f"{self.method} ({self.options}, {self.steps} steps)" if self.options else f"{self.method} ({self.steps} steps)"
 
 
 @dataclass(frozen=True)
 class Study:
-    """The rows that are compared, and the runs that chose the learning rates."""
+    """The rows that are compared, each with its runs by seed; and the runs that chose the learning rates."""
 
-    rows: dict[tuple[str, int], list[Run]]
-    """{(method, steps): runs, by seed}"""
+    rows: dict[Row, list[Run]]
     tuning: list[Run]
-    """runs on seeds that no row uses"""
 
     @property
     def seeds(self) -> list[int]:
-        """Those of the untouched row."""
-        return sorted(run.seed for (method, _), runs in self.rows.items() if method == "untouched" for run in runs)
+        return sorted({run.seed for runs in self.rows.values() for run in runs})
 
-    def row(self, method: str) -> list[Run]:
-        """The runs of a method with its usual (smallest) number of steps."""
-        steps = sorted(steps for name, steps in self.rows if name == method)
-        return self.rows[method, steps[0]] if steps else []
+    def of(self, method: str) -> dict[Row, list[Run]]:
+        return {row: runs for row, runs in self.rows.items() if row.method == method}
+
+    def trained(self) -> dict[Row, list[Run]]:
+        return {row: runs for row, runs in self.rows.items() if row.method != "untouched"}
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """All finished runs below a folder; or those of its `runs.json`. ValueError if there is none."""
-    if (folder / COLLECTED).is_file():
+    """The finished runs in the folders of `folder`; if there are none, those of its `runs.json`. ValueError without any."""
+    runs = [_read(path.parent) for path in sorted(folder.glob("*/result.json"))]
+    if not runs and (folder / COLLECTED).is_file():
         return [Run(**run) for run in json.loads((folder / COLLECTED).read_text())]
-    runs = [_read(path.parent) for path in sorted(folder.rglob("result.json"))]
     if not runs:
-        raise ValueError(f"{folder}: found no finished run (a folder with result.json). Train with --out {folder}/NAME")
+        raise ValueError(f"{folder}: no finished run (a folder with result.json) in it. Train with --out {folder}/NAME")
     return runs
 
 
@@ -69,23 +90,29 @@ def collect(folder: Path) -> Path:
 
 
 def study_of(runs: list[Run]) -> Study:
-    """Seeds with an untouched run are compared; all others are for tuning."""
-    compared = {run.seed for run in runs if run.method == "untouched"}
-    rows: dict[tuple[str, int], list[Run]] = defaultdict(list)
-    for run in sorted(runs, key=lambda run: run.seed):
-        if run.seed in compared:
-            rows[run.method, run.steps].append(run)
-    return Study(dict(rows), [run for run in runs if run.seed not in compared])
+    rows: dict[Row, list[Run]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: (run.seed, run.name)):
+        if not run.name.startswith(TUNING):
+            rows[Row(run.method, run.options, run.steps)].append(run)
+    return Study(dict(rows), [run for run in runs if run.name.startswith(TUNING)])
 
 
 def score(runs: list[Run]) -> str:
-    """Mean ± standard deviation, as a report writes it."""
-    values = [run.metric for run in runs]
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.3f} ± {deviation:.3f}"
+    """Mean ± standard deviation, as `python -m training report` writes it."""
+    return spread([run.metric for run in runs])
 
 
 def _read(folder: Path) -> Run:
     result, config = (json.loads((folder / name).read_text()) for name in ("result.json", "config.json"))
-    known = {name: {**config, **result}[name] for name in Run.__dataclass_fields__ if name != "name"}
-    return Run(name=folder.name, **known)
+    known = {**config, **result, "name": folder.name, "steps": result["steps"] if config["epochs"] else config["steps"]}
+    known["options"] = ", ".join(f"{name}={config[name]}" for name in _changed(config))
+    known["shared"] = {name: config[name] for name in SHARED}
+    return Run(**{name: known[name] for name in Run.__dataclass_fields__})
+
+
+def _changed(config: dict) -> list[str]:
+    """The options of the run's method that are not the defaults."""
+    from training.runs.settings import TrainSettings
+
+    default = TrainSettings()
+    return [name for name in OPTIONS if config[name] != getattr(default, name)]

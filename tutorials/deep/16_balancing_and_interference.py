@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 16 · Deep dive: conflicts are normal; the learning rate matters more than the method
+# # 16 · Deep dive: conflicts between tasks are normal
 #
 # **Needs** [lesson 16](../16_balancing_and_interference.py) · **Read and do** 60 minutes
 # · **Runs in** about 80 s on one CPU thread · **Memory** 2 GB
@@ -191,18 +191,18 @@ assert affinity.sum(0).min() > 0, "together, the three steps should lower each l
 # %% [markdown]
 # Most cosines are negative, and a step for *sentiment* raises the loss of *tagging*. But the
 # steps are taken together. In the right panel, the sum of each column is positive: to first
-# order, a step for all three tasks lowers each of the three losses (*tagging* only just). So a
-# conflict does not mean that joint training harms a task.
+# order, a step for all three tasks lowers each of the three losses (*tagging* only just). So
+# despite conflicts, a small joint step lowers all three losses on average.
 #
-# ## 3. Near convergence, gradients must point against each other
+# ## 3. At a minimum of the sum, some gradients point against each other
 #
 # At a minimum of the sum of the losses, the gradients sum to zero: $\sum_i g_i = 0$. Then
 #
 # $$\sum_{i \ne j} g_i \cdot g_j = -\sum_i \lVert g_i \rVert^2 < 0,$$
 #
 # unless each $g_i$ is zero. So some pairs must conflict. This is normal. We measure how far our
-# runs are: $\lVert \sum_i g_i \rVert^2 / \sum_i \lVert g_i \rVert^2$. This ratio is 3 for three
-# equal gradients, 1 for orthogonal ones, and 0 at the minimum.
+# runs are from such a minimum: $\lVert \sum_i g_i \rVert^2 / \sum_i \lVert g_i \rVert^2$. This
+# ratio is 3 for three equal gradients, 1 for orthogonal ones, and 0 at such a minimum.
 #
 # ??? What is the ratio after 40 steps?
 # - [ ] above 1 || Most pairs conflict.
@@ -229,8 +229,8 @@ true_option(min(ratios) > 1, min(ratios) > 0.05 and max(ratios) < 1, max(ratios)
 assert max(ratios) < 1, "the gradients should partly cancel"
 
 # %% [markdown]
-# So our runs are still far from a minimum, and this law does not explain our negative cosines. It
-# predicts them for the end of a long training.
+# The gradients cancel only partly (on these 32 examples of each task), so this law does not explain our
+# negative cosines. It predicts them for the end of a long training, unless each gradient becomes zero.
 #
 # ## 4. More seeds, and a learning rate for each method
 #
@@ -238,10 +238,11 @@ assert max(ratios) < 1, "the gradients should partly cancel"
 # train with six *new* seeds. The rule is that of lesson 04: a difference is clear if the mean of
 # the paired differences is larger than two standard errors. (± below is one standard error.)
 #
-# ??? Which run is clearly better than equal weights with 40 steps?
-# - [ ] PCGrad with 40 steps || Its mean difference is almost zero with these seeds.
-# - [ ] equal weights with 60 steps || Its mean difference is larger, but it varies much by seed.
-# - [x] none of the two || The gain of PCGrad with the seeds 0 to 2 did not appear again.
+# ??? PCGrad needs a backward pass for each of the three tasks. How long does its step take, compared
+#   with a step with equal weights?
+# - [ ] about as long || Three backward passes cost more than one.
+# - [x] 1.15 to 2.5 times as long || The forward pass and the optimizer are needed once in both.
+# - [ ] about three times as long || Only the backward pass is repeated.
 
 # %%
 NEW_SEEDS = range(3, 9)
@@ -261,15 +262,20 @@ for way in ("PCGrad", "60 steps"):
 
 # %% tags=["fold"]
 # check
-true_option(clear["PCGrad"], clear["60 steps"], not any(clear.values()))
-assert 0.6 < seconds["PCGrad"] / seconds["60 steps"] < 1.7, "about as long"
+longer = (seconds["PCGrad"] / 40) / (seconds["60 steps"] / 60)
+print(f"a step of PCGrad takes {longer:.1f} times as long")
+true_option(longer < 1.15, 1.15 <= longer <= 2.5, longer > 2.5)
+assert not any(clear.values()), "the text says: neither is clearly better"
 
 # %% [markdown]
+# Neither PCGrad nor 60 plain steps is clearly better than equal weights with 40 steps. The gain of
+# PCGrad with the seeds 0 to 2 is not confirmed.
+#
 # Is the learning rate of 3e-3 unfair to one of the methods? We try three learning rates for
 # three methods, with three seeds.
 #
 # ??? How many of the three methods have a best learning rate other than 3e-3?
-# - [x] none || Here, tuning the learning rate of equal weights tunes it for all.
+# - [x] none || In this grid, the three methods share the best learning rate.
 # - [ ] one || With AdamW, a constant factor on all gradients changes almost nothing.
 # - [ ] two or more || The best value is inside the grid, and it is the same.
 
@@ -298,7 +304,7 @@ for (weights, marker), colour in zip(looks.items(), ("equal", "broken", "pcgrad"
 panel.set_xscale("log")
 panel.set_xticks(RATES, [f"{rate:.0e}".replace("e-0", "e-") for rate in RATES])
 panel.minorticks_off()
-panel.set(title="all methods have the same best learning rate", ylim=(0, 1))
+panel.set(title="three methods share the best of three learning rates", ylim=(0, 1))
 panel.set(xlabel="learning rate", ylabel="mean score (thin: seeds)")
 panel.legend(loc="lower right")
 show(figure, "16_learning_rates")
@@ -310,19 +316,19 @@ others = sum(rate != 3e-3 for rate in best.values())
 true_option(others == 0, others == 1, others >= 2)
 
 # %% [markdown]
-# The learning rate changes the score much more than the method. (DWA is not in the comparison:
+# Within this grid, the learning rate changes the score much more than the method. (DWA is not in the comparison:
 # its period is 50 steps, so in 40 steps its weights stay 1.)
 #
 # ## 5. Break it on purpose: uncertainty weighting with one task per step
 #
 # Some code samples **one task per step**, and adds $e^{-s_i} L_i + \tfrac12 s_i$ for all tasks,
-# with a loss of 0 for those that are absent. Then *every* $s_i$ is pushed down in each step. No
-# error is raised.
+# with a loss of 0 for those that are absent. Then the term $\tfrac12 s_i$ pulls *every* $s_i$ down in each step, even if task $i$ is absent.
+# No error is raised.
 #
 # ??? Two tasks have the same loss, 0.5. Task A is sampled in 90 % of the steps, B in 10 %. What is the
-#   weight of B, if the terms of all tasks are added in each step?
-# - [ ] 1, as it should be || This needs the term of B only in the steps of B.
-# - [ ] 0.1 || The other direction: s of B is pushed down in nine steps of ten.
+#   weight of B when s no longer changes, if the terms of all tasks are added in each step?
+# - [ ] 1 || This needs the term of B only in the steps of B.
+# - [ ] 0.1 || The weight grows: s of B is pulled down in nine steps of ten.
 # - [x] about 10 || Then the rare task gets rare and very large steps.
 
 # %%
@@ -374,10 +380,10 @@ assert torch.allclose(torch.exp(-s.detach()) * 2 * fixed, torch.tensor(2.0).doub
 # On the core page, *sarcasm* and *sentiment* shared a head and conflicted. Now each has a head
 # of its own. There is no task embedding.
 #
-# ??? What is the cosine of the two gradients at the first measurement (step 15)?
-# - [ ] near -1 || The labels are opposite, but the heads can be opposite, too.
-# - [ ] near 0 || The tasks need the same hidden states.
-# - [x] above 0.5 || One head has the opposite sign, and the backbone learns one thing for both.
+# ??? After 75 steps, what is the mean score of the two tasks with a head each (one seed)?
+# - [ ] about 0.5 || This is so with one shared head without information.
+# - [ ] 0.55 to 0.75 || The two heads can have opposite signs.
+# - [x] above 0.75 || The backbone learns one thing for both, and the heads turn it around.
 
 # %% tags=["fold"]
 # set-up: the examples of sentiment, and the same examples with the opposite labels
@@ -412,12 +418,13 @@ HEADS = {
     },
     "a head each": {},
 }
-pair, measured = conflicting(0), {}
+pair, measured, of_heads = conflicting(0), {}, {}
 for name, options in HEADS.items():
     model, log = trained(pair, steps=75, **PAIR, **options)
     key = "cosine/sentiment~sarcasm"
     measured[name] = [row[key] for row in log if key in row]
-    print(f"{name:26} {mean_score(model, pair):.2f}, cosine {measured[name][0]:+.2f}", end=" ")
+    of_heads[name] = mean_score(model, pair)
+    print(f"{name:26} {of_heads[name]:.2f}, cosine {measured[name][0]:+.2f}", end=" ")
     print(f"at step 15, {measured[name][-1]:+.2f} at step 75")
 
 # %% tags=["fold"]
@@ -436,27 +443,29 @@ show(figure, "16_heads")
 
 # %% tags=["fold"]
 # check
-start = measured["a head each"][0]
-true_option(start < -0.5, abs(start) <= 0.5, start > 0.5)
+value = of_heads["a head each"]
+true_option(abs(value - 0.5) < 0.05, 0.55 <= value <= 0.75, value > 0.75)
+assert measured["a head each"][0] > 0.5, "the heads should get opposite signs early"
 assert measured["one head"][0] < -0.5, "without information the two gradients cancel"
 
 # %% [markdown]
-# The task embeddings start at zero. So at first the two gradients cancel, as without them, and
-# it takes some steps until the cosine is near 0.
+# The task embeddings start at zero. So at first the two gradients cancel, as without them. Later the
+# cosine moves towards 0, but not in each measurement (this is one seed).
 #
 # ## 7. Which task is a good start for which other task?
 #
 # In place of training tasks together, one can train them one after the other (Vu et al. 2020):
-# first a source task, then a target task, from the backbone of the source. The target can become
-# better (**positive transfer**) or worse (**negative transfer**).
+# first a source task, then a target task, starting with the source's backbone. The target can become
+# better (**positive transfer**) or worse (**negative transfer**) than with the same steps without the
+# source.
 # [The report](../../multitask/results/transfer/report.md) has the command, and marks the clear
 # differences. A row is a source, a column is a target; ± is the standard deviation over three
 # seeds. We compare with the diagonal, the same task twice, since it has had as many steps.
 #
 # ??? For which target is every other source worse than a second training on the target itself?
-# - [ ] topic || After *nli*, *tagging* and *qa* it is better than after itself.
-# - [x] tagging || It has 40 sentences, and more steps on them help most.
-# - [ ] qa || After *sentiment*, its mean is higher than after itself.
+# - [ ] topic || After *nli*, *tagging* and *qa*, its mean is higher than after itself.
+# - [x] tagging || It has 40 sentences. Perhaps it needs more steps on them most.
+# - [ ] nli || After *tagging* and *qa*, its mean is higher than after itself.
 
 # %% tags=["fold"]
 # table: from the committed report
@@ -470,7 +479,7 @@ targets = ("sentiment", "topic", "nli", "tagging", "qa")
 worse = {name: sum("▼" in row[i] for row in after) for i, name in enumerate(targets)}
 means = {(i, j): float(after[i][j].split()[0]) for i in range(5) for j in range(5)}
 below = [all(means[i, j] < means[j, j] for i in range(5) if i != j) for j in range(5)]
-true_option(below[1], below[3], below[4])
+true_option(below[1], below[3], below[2])
 assert worse["tagging"] == 4, "each by more than two standard errors"
 assert sum("▲" in cell for row in after for cell in row) == 3, "the text names three"
 
@@ -479,3 +488,19 @@ assert sum("▲" in cell for row in after for cell in row) == 3, "the text names
 # for *nli*. With three seeds, chance alone marks about one pair in five, so a single mark means
 # little. And the mean of *topic* is highest alone, with half of the steps. The four marks in the
 # column of *tagging* (▼ in the report) agree, but they share one diagonal value.
+#
+# ## What could go wrong
+#
+# | symptom | likely cause | check |
+# |:--|:--|:--|
+# | rare tasks get very large weights | $s_i$ is in the loss of absent tasks | section 5 |
+# | a method is better in one report only | few seeds | section 4: six new seeds |
+# | many negative cosines | normal near a minimum | section 3: does each loss fall? |
+#
+# ## Summary
+#
+# 1. Conflicts are normal: they are no reason for a balancing method by themselves.
+# 2. With six new seeds, neither PCGrad nor 60 plain steps was clearly better than equal weights.
+# 3. A head for each task gives the model the information which task is asked.
+#
+# **Next:** [lesson 17](../17_distill_logits.py).

@@ -133,7 +133,9 @@ assert probes[0] + 0.1 < probes[1] < probes[2], "each layer should bring more to
 # - [ ] equally similar to both || It is several times more similar to one of them.
 
 # %%
-text = "the day was good . the garden was bad . the street was not bad . the light was not good ."
+text = (
+    "the day was good . the garden was bad . the street was not bad . the light was not good ."
+)
 words = tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
 inputs = dict(tokenizer([text], return_tensors="pt"))
 V = teacher.see(inputs, attention=True).attentions[1].joined("value")[0]  # (T, D)
@@ -169,9 +171,8 @@ assert R[not_good, bad] > 3 * R[not_good, good], 'and "not" before "good" is sim
 #
 # ## 3. Rotations, and half the width
 #
-# A rotation of the teacher's hidden states by an orthogonal matrix $U$ can be undone in the next
-# layer, so the predictions stay the same. On the core page, the hidden loss changed, and
-# relations did not. Does a trained projection $W$ help? And can 32 dimensions hold what 64 hold?
+# On the core page, we multiplied the teacher's hidden states by an orthogonal matrix $U$. The hidden
+# loss changed, and relations did not. Does a trained projection $W$ help? And can 32 dimensions hold what 64 hold?
 #
 # ??? The squared lengths of the teacher's hidden states, added up over tokens: which part lies outside of
 #   their best 32 of 64 directions?
@@ -281,7 +282,7 @@ assert abs(library - sum(parts)) < 1e-4, "the sum of three losses, a mean over r
 # %% [markdown]
 # ## 5. Do they help? With distances and costs
 #
-# The five ways of the core page again, with 1,000 test texts. `relations:2->2,heads=1` adds the
+# The four ways of the core page and a fifth, with 1,000 test texts. `relations:2->2,heads=1` adds the
 # losses of queries, keys and values. The weights of 10 were chosen with other seeds (11 to 13),
 # from 1, 10, 100 for `hidden` and 0.3, 1, 10 for `relations`.
 #

@@ -39,14 +39,14 @@ def two_bumps() -> Drawing:
 def choices() -> Drawing:
     d = Drawing(
         "Five independent choices of the grammar: the place last or first, two sentences about the friend, eight adjectives, two "
-        "sentences about the day, and the order of the last two sentences. 2 times 2 times 8 times 2 times 2 is 128 texts.",
-        222,
+        "sentences about the day, and the order of the last two sentences.",
+        206,
     )
     columns = (
         ("place", ("last", "first"), (0.6, 0.4)),
         ("friend", ("X was there too", "then N met X"), (0.7, 0.3)),
         ("adjective", ("bad", "gloomy", "... 8 words"), (0.125, 0.125, 0.125)),
-        ("day", ("it was a A day", "the day was A"), (0.7, 0.3)),
+        ("day", ("it was a W day", "the day was W"), (0.7, 0.3)),
         ("order", ("friend, day", "day, friend"), (0.5, 0.5)),
     )
     widths, left = (56, 116, 84, 104, 84), 8
@@ -57,11 +57,8 @@ def choices() -> Drawing:
             d.box(left, y, width, 34, "data", "", round_by=4)
             d.text(left + width / 2, y + 15, words, "small middle")
             d.text(left + width / 2, y + 29, f"{chance:g}" if "..." not in words else "0.125 each", "small middle soft")
-        d.text(left + width / 2, 190, str(len(options) if len(options) == 2 else 8), "middle bold")
         left += width + 5
-        if name != "order":
-            d.text(left - 2.5, 190, "·", "middle bold")
-    d.text(240, 212, "= 128 texts; multiply the five probabilities of a text", "small middle")
+    d.text(240, 194, "the five choices are independent: multiply their probabilities", "small middle")
     return d
 
 

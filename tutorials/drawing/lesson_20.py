@@ -27,7 +27,7 @@ def remove_head() -> Drawing:
         d.text(367 + 26 * head, 90, str(head + 1), "small middle" + (" word wrong" if head == 2 else ""))
     d.text(406, 158, "64 × 64", "small soft middle")
     d.text(406, 176, "→ 64 × 48", "small middle")
-    d.text(240, 202, "16 rows of Q, K, V and 16 columns of O; no other shape changes", "small soft middle")
+    d.text(240, 202, "16 rows (and biases) of Q, K, V; 16 columns of O", "small soft middle")
     d.legend(226, ("trained", "remains"), ("wrong", "removed with head 3"))
     return d
 
