@@ -229,7 +229,7 @@ assert len(gains("e2e-135m")[0]) >= 2, "more than one seed"
 #
 # | question | our runs, 0.1 to 135 M | what others measured |
 # |:--|:--|:--|
-# | LoRA or full fine-tuning? | LoRA is close, but behind | equal with few data and LoRA in all layers [1]; worse on much code [2] |
+# | LoRA or full fine-tuning? | LoRA is close, but behind | equal with few data, LoRA in all layers [1]; worse on much code [2] |
 # | a 4-bit base? | no clear loss, small models ([08](08_qlora.py)) | no loss against 16-bit LoRA, 7 to 65 B [3] |
 # | prompt tuning? | good on easy tasks ([13](13_prefix_and_prompt.py)) | far behind up to 1 B, equal at 11 B [4] |
 # | a smaller model? | unlabelled texts help ([17](17_distill_logits.py)) | training on its own texts helps, 0.1 to 7 B [5] |

@@ -21,7 +21,7 @@ RUNS = read_runs(SOLUTION)
 TEXT = (SOLUTION / REPORT).read_text()
 
 
-def study(tmp_path: Path, runs: list[Run] = RUNS, report: str = TEXT) -> Path:
+def folder_of(tmp_path: Path, runs: list[Run] = RUNS, report: str = TEXT) -> Path:
     (tmp_path / capstone_runs.COLLECTED).write_text(json.dumps([vars(run) for run in runs]))
     (tmp_path / REPORT).write_text(report)
     return tmp_path
@@ -35,49 +35,55 @@ def changed(method: str, seed: int, **values) -> list[Run]:
     return [replace(run, **values) if (run.method, run.seed) == (method, seed) else run for run in RUNS]
 
 
-def slower() -> list[Run]:
-    return [replace(run, seconds=run.seconds * 100) for run in RUNS]
+def only_rates(*rates: float) -> list[Run]:
+    return [run for run in RUNS if not (run.name.startswith("tune-lora") and run.learning_rate not in rates)]
 
 
-def one_rate() -> list[Run]:
-    return [run for run in RUNS if run.seed != 1000 or run.method != "lora" or run.learning_rate == 0.005]
+def used(**values) -> list[Run]:
+    """LoRA's compared runs, changed."""
+    return [replace(run, **values) if run.name.startswith("lora") else run for run in RUNS]
 
 
-def of(method: str) -> list[Run]:
-    return study_of(RUNS).row(method)
-
-
+[LORA] = [runs for row, runs in study_of(RUNS).rows.items() if row.method == "lora"]
+OTHER_MODEL = used(shared={**LORA[0].shared, "model": "other"})
 PLANTED = {
     "untouched is missing": ("baselines", without("untouched"), TEXT, "no row `untouched`"),
     "head is missing": ("baselines", without("head"), TEXT, "no row `head`"),
     "one method": ("methods", [r for r in RUNS if r.method in ("untouched", "head", "lora")], TEXT, "at least two"),
-    "no longer run": ("a longer run", [r for r in RUNS if r.steps < 600], TEXT, "no method was trained longer"),
-    "a seed is missing": ("seeds", [r for r in RUNS if (r.method, r.seed) != ("lora", 2)], TEXT, "lora, 300 steps: seeds [0, 1]"),
-    "a seed twice": ("seeds", [*RUNS, next(r for r in RUNS if (r.method, r.seed) == ("lora", 2))], TEXT, "[0, 1, 2, 2]"),
-    "two seeds": ("seeds", [r for r in RUNS if r.seed != 2], TEXT, "at least three"),
-    "one learning rate": ("tuned learning rates", one_rate(), TEXT, "lora: 1 learning rates"),
-    "not the best": ("tuned learning rates", changed("lora", 1, learning_rate=0.1), TEXT, "the best of the tuning is"),
-    "other examples": (
-        "the same data",
-        changed("lora", 1, train_checksum=7),
+    "no longer run": ("a longer run", [r for r in RUNS if r.steps < 600], TEXT, "no row was trained longer"),
+    "the longer run has another learning rate": (
+        "a longer run",
+        [replace(r, learning_rate=0.5) if r.steps == 600 else r for r in RUNS],
         TEXT,
-        "seed 1: rows with different training examples",
+        "no row was trained longer",
     ),
+    "a seed is missing": ("seeds", [r for r in RUNS if r.name != "lora-2"], TEXT, "lora (300 steps): seeds [0, 1]"),
+    "a seed twice": ("seeds", [*RUNS, *(r for r in RUNS if r.name == "lora-2")], TEXT, "[0, 1, 2, 2]"),
+    "two seeds": ("seeds", [r for r in RUNS if r.seed != 2], TEXT, "at least three"),
+    "tuned on a compared seed": ("seeds", [replace(r, seed=0) if r.seed == 1000 else r for r in RUNS], TEXT, "seeds [0]"),
+    "one learning rate": ("tuned learning rates", only_rates(0.005), TEXT, "lora: 1 learning rates"),
+    "not the best": ("tuned learning rates", used(learning_rate=0.1), TEXT, "the best of the tuning is [0.005]"),
+    "at the edge": (
+        "tuned learning rates",
+        [replace(r, learning_rate=0.05) if r.name == "tune-lora-0.0015-1000" else r for r in RUNS],
+        TEXT,
+        "is at the edge",
+    ),
+    "other examples": ("the same data", changed("lora", 1, train_checksum=7), TEXT, "seed 1: rows with different"),
     "other test examples": ("the same data", changed("lora", 1, evaluation_checksum=7), TEXT, "evaluation_checksum differs"),
     "another batch size": ("the same data", changed("lora", 1, batch_size=64), TEXT, "batch_size differs"),
-    "other steps": ("the same steps", [replace(r, steps=450) if r.method == "lora" else r for r in RUNS], TEXT, "'lora': 450"),
-    "over the budget": ("the budget", slower(), TEXT, "the budget is 30"),
+    "another model": ("the same data", OTHER_MODEL, TEXT, "model differs"),
+    "other steps": ("the same steps", used(steps=450), TEXT, "'lora': 450"),
+    "short tuning": ("the same steps", [replace(r, steps=1) if r.seed == 1000 else r for r in RUNS], TEXT, "the run tune-"),
+    "over the budget": ("the budget", [replace(r, seconds=100 * r.seconds) for r in RUNS], TEXT, "the budget is 30"),
     "no report": ("the report", RUNS, "", "no section `## Question`"),
     "a section is missing": ("the report", RUNS, TEXT.replace("## Costs", "## Prices"), "no section `## Costs`"),
     "too long": ("the report", RUNS, TEXT + "word " * 1000, "expected at most 1000"),
-    "a wrong figure": ("figures", RUNS, TEXT.replace(score(of("lora")), "0.999 ± 0.001"), "of lora (300 steps)"),
-    "parameters are missing": (
-        "costs",
-        RUNS,
-        TEXT.replace(f"{of('lora')[0].trainable:,}", "few"),
-        "the trained parameters of lora",
-    ),
-    "bytes are missing": ("costs", RUNS, TEXT.replace(f"{of('lora')[0].file_bytes:,}", "few"), "the bytes of the file of lora"),
+    "a score is missing": ("figures", RUNS, TEXT.replace(score(LORA), "good"), "the score of lora (300 steps)"),
+    "an invented score": ("figures", RUNS, TEXT.replace(score(LORA), f"{score(LORA)}, 0.999 ± 0.001"), "the score of no row"),
+    "an invented difference": ("figures", RUNS, TEXT.replace(score(LORA), f"{score(LORA)}, +0.111 ± 0.001"), "no paired"),
+    "parameters are missing": ("costs", RUNS, TEXT.replace(f"{LORA[0].trainable:,}", "few"), "the trained parameters of lora"),
+    "bytes are missing": ("costs", RUNS, TEXT.replace(f"{LORA[0].file_bytes:,}", "few"), "the bytes of the file of lora"),
 }
 
 
@@ -88,7 +94,7 @@ def test_the_model_solution_has_everything():
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_mistake_is_found(name, tmp_path):
     check, runs, report, message = PLANTED[name]
-    messages = problems(study(tmp_path, runs, report))
+    messages = problems(folder_of(tmp_path, runs, report))
     assert any(message in sentence for sentence in messages[check]), messages
 
 
@@ -104,13 +110,22 @@ def test_the_page_names_the_sections_and_20_points():
         assert (FOLDER / target).is_file(), target
 
 
+def test_good_studies_are_not_rejected(tmp_path):
+    """Equal best learning rates; two options of one method; bold figures; a LaTeX sign."""
+    tie = max(run.metric for run in RUNS if run.name.startswith("tune-lora"))
+    tied = [replace(run, metric=tie) if run.name.startswith("tune-lora") else run for run in RUNS]
+    options = [replace(run, options="r=4") if run.method == "bottleneck" else run for run in tied]
+    report = TEXT.replace(score(LORA), f"**{score(LORA)}**".replace("±", r"\pm"))
+    assert {name: x for name, x in problems(folder_of(tmp_path, options, report)).items() if x} == {}
+
+
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no finished run"):
         read_runs(tmp_path)
 
 
 def test_the_command_reads_run_folders_and_collects_them(tmp_path):
-    for name, method in (("untouched-0", "untouched"), ("head-0", "head")):
+    for name, method in (("untouched-0", "untouched"), ("tune-head", "head")):
         options = ["--steps", "1", "--eval-rows", "20", "--train-rows", "32", "--samples", "0", "--trackers", ""]
         run_module("training", "--task", "qa", "--method", method, *options, "--out", str(tmp_path / name))
     done = run_module("tutorials", "capstone", str(tmp_path), "--collect")

@@ -322,7 +322,8 @@ true_option(others == 0, others == 1, others >= 2)
 # ## 5. Break it on purpose: uncertainty weighting with one task per step
 #
 # Some code samples **one task per step**, and adds $e^{-s_i} L_i + \tfrac12 s_i$ for all tasks,
-# with a loss of 0 for those that are absent. Then the term $\tfrac12 s_i$ pulls *every* $s_i$ down in each step, even if task $i$ is absent.
+# with a loss of 0 for those that are absent. Then the term $\tfrac12 s_i$ pulls *every* $s_i$ down
+# in each step, even if task $i$ is absent.
 # No error is raised.
 #
 # ??? Two tasks have the same loss, 0.5. Task A is sampled in 90 % of the steps, B in 10 %. What is the
