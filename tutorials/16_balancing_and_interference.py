@@ -204,9 +204,8 @@ assert min(moved.values()) > 0.1, "the other methods depend on it"
 # %% [markdown]
 # All methods end on the curve. The sum and CAGrad end at the same point, near the minimum of the
 # steep loss. PCGrad equals the sum where there is no conflict. MGDA and Nash-MTL end elsewhere.
-# Of these five, only Nash-MTL does not depend on the scale of a loss at all.
-#
-# So a balancing method chooses which compromise you get.
+# Of these five, only Nash-MTL does not depend on the scale of a loss. So methods choose a
+# compromise.
 #
 # <div class="widget" data-widget="balancing">
 #

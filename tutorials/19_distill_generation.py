@@ -211,6 +211,7 @@ def fit(direction: str, middle: float) -> torch.Tensor:
     return bump(parameters[0], parameters[1].exp()).detach()
 
 
+# %%
 fitted = {"forward": fit("forward", 22), "reverse": fit("reverse", 22)}
 fitted["reverse, other start"] = fit("reverse", 35)
 middles = {name: float((q * token).sum()) for name, q in fitted.items()}
@@ -280,21 +281,22 @@ LOSSES = {  # z, v: logits of student and teacher, (N, V); y: the next tokens (N
 }
 
 
+def logits_of(model, batch):
+    """Of the answer tokens: logits (N, V) and the next tokens (N,)."""
+    y = batch["labels"][:, 1:]  # position t predicts token t + 1
+    return model(**model_inputs(batch)).logits[:, :-1][y != -100], y[y != -100]
+
+
+# %%
 def train(student, features, loss, steps: int, learning_rate: float, seed: int):
     student = copy.deepcopy(student).train().requires_grad_(True)
     optimizer = torch.optim.AdamW(student.parameters(), lr=learning_rate, weight_decay=0)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, steps)
     for (batch,) in itertools.islice(Steps(features, tokenizer, 16, seed), steps):
-        y = batch["labels"][:, 1:]  # position t predicts token t + 1
-        answer = y != -100
-        z = student(**model_inputs(batch)).logits[:, :-1][answer]
-        v = (
-            None
-            if loss == "references"
-            else teacher(**model_inputs(batch)).logits[:, :-1][answer]
-        )
+        z, y = logits_of(student, batch)
+        v = None if loss == "references" else logits_of(teacher, batch)[0]
         optimizer.zero_grad()
-        LOSSES[loss](z, v, y[answer]).backward()
+        LOSSES[loss](z, v, y).backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         decay.step()
@@ -419,7 +421,7 @@ probability, _ = correct_and_diversity(log_q(shifted))
 true_option(False, probability > 0.3, probability < 0.01)
 batch = next(batches(references[:16], tokenizer, 16))
 with torch.no_grad():
-    v = teacher(**model_inputs(batch)).logits[:, :-1][batch["labels"][:, 1:] != -100]
+    v, _ = logits_of(teacher, batch)
 own = {loss: float(LOSSES[loss](v, v, None)) for loss in ("forward KL", "off by one")}
 print("loss of the teacher as its own student:", {k: round(abs(x), 3) for k, x in own.items()})
 assert abs(own["forward KL"]) < 1e-6 and own["off by one"] > 1, "this test finds the mistake"

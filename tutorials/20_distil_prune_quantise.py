@@ -110,9 +110,8 @@ with torch.device("meta"):  # shapes without values
     minilm = transformers.BertForSequenceClassification(minilm)
 for name, model in (("our student", new_student), ("MiniLM (22 M)", minilm)):
     part = linear_part(model)
-    print(
-        f"{name:13}: {part:.0%} in linear layers, int8: {1 / (1 - 0.75 * part):.1f} times smaller"
-    )
+    times = 1 / (1 - 0.75 * part)
+    print(f"{name:13}: {part:.0%} in linear layers, int8: {times:.1f} times smaller")
 
 # %% tags=["fold"]
 # check
@@ -357,10 +356,13 @@ times = answering_seconds(loaded, test_batches[0], rounds=12)
 speeds = {name: speed_up(times, name, to="teacher")[1] for name in loaded}
 
 # %%
-print(f"{'':13} accuracy  kB in the file  speed (teacher: 1)")
 for name in loaded:
-    size, mean = sizes[name] / 1000, statistics.mean(scores[name])
-    print(f"{name:13} {mean:8.3f} {size:15.0f} {speeds[name]:14.1f}")
+    print(f"{name:13} accuracy {statistics.mean(scores[name]):.3f}")
+
+# %%
+print(f"{'':13} kB in the file   speed, relative to the teacher")
+for name in loaded:
+    print(f"{name:13} {sizes[name] / 1000:10.0f} {speeds[name]:20.1f}")
 
 # %% tags=["fold"]
 # plot: accuracy against bytes and against speed, with labels at the points

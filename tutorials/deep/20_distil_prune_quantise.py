@@ -161,6 +161,7 @@ class Rounded(torch.nn.Module):
         return straight_through(w, self.bits)
 
 
+# %%
 def in_bits(student, bits: int):
     student = copy.deepcopy(student)
     for path in int8_paths(student, None, None):
@@ -360,7 +361,7 @@ assert torch.allclose(csr @ tokens, sparse @ tokens, atol=1e-3), (
 #
 # ## 5. All students, trained for their form
 #
-# Now the library makes the students smaller *while* they are trained: zeros (80 %), half of the
+# Now the library makes the students smaller *while* they are trained: 80 % zeros (**magnitude pruning**), half of the
 # heads and units in four rounds, and a very small student (one head, 8 units) trained with int8 in
 # its forward pass. 120 steps each. The rule of the course: a paired difference counts if its mean
 # is larger than two standard errors.
