@@ -69,7 +69,7 @@ train_model("topic", method="full", out=str(folder / "teacher"), **options)
 trained = load_trained(folder / "teacher" / "adapter")
 teacher, tokenizer = trained.base.model.eval().requires_grad_(False), trained.base.tokenizer
 reader = (tokenizer, trained.max_length)
-test = load_rows(trained.spec, None, 0, (1, 0), 1000, reader, reader).held_out
+test = load_rows(trained.spec, None, 0, (1, 0), 500, reader, reader).held_out
 test_batches = list(batches(test.encoded.features, tokenizer, 100))
 test_labels = torch.tensor(test.rows["label"])
 

@@ -273,8 +273,8 @@ for task in ("sentiment", "qa"):
 
 # %% tags=["fold"]
 # plot: the scores of each seed
-figure, panels = plt.subplots(1, 2, figsize=(8.2, 3.4))
-SHOWN = ("bottleneck", "prefix", "LoRA", "QLoRA", "full", "prompt")
+figure, panels = plt.subplots(1, 2, figsize=(7.4, 2.9))
+SHOWN = ("bottleneck", "LoRA", "QLoRA", "full", "prompt")
 for panel, task in zip(panels, ("sentiment", "qa"), strict=True):
     for method in SHOWN:
         panel.plot(range(3), values(task, method), "o-", color=COLOUR[method], label=method)
@@ -285,7 +285,7 @@ for panel, task in zip(panels, ("sentiment", "qa"), strict=True):
         linestyle="--",
     )
 panels[0].set(title="sentiment: each seed has another order", ylabel="score")
-panels[1].set(title="qa: only clear differences remain")
+panels[1].set(title="qa: prompt tuning is behind with each seed")
 panels[1].legend(loc="upper left", bbox_to_anchor=(1.02, 1))
 show(figure, "21_seeds")
 

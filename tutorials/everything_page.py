@@ -41,7 +41,7 @@ def chart(runs: list[Measured]) -> Figure:
     """A panel for each task: normalized score (mean, and a line from the worst to the best seed) against the file's size."""
     use_style()
     tasks = list(dict.fromkeys(m.task for m in runs))
-    figure, panels = plt.subplots(1, len(tasks), figsize=(4.9 * len(tasks), 4.2), squeeze=False)
+    figure, panels = plt.subplots(1, len(tasks), figsize=(4.4 * len(tasks), 3.8), squeeze=False, dpi=96)
     for panel, task in zip(panels[0], tasks, strict=True):
         of_task = [m for m in runs if m.task == task]
         _points(panel, of_task)

@@ -65,7 +65,8 @@ def symptoms(lessons: list[Lesson]) -> str:
             if not line.startswith("|"):
                 break
             linked = LINK.sub(lambda link: f"](../rendered/{link[1].removesuffix('.py')}.md)", line)
-            lines.append(f"{linked} [{lesson.number}](../rendered/{lesson.page.name}) |")
+            name = lesson.path.stem.replace("_", " ")  # so that a search for a method finds its lesson
+            lines.append(f"{linked} [{name}](../rendered/{lesson.page.name}) |")
     return SYMPTOMS + "\n".join(lines) + "\n"
 
 
