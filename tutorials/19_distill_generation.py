@@ -376,7 +376,7 @@ panel.plot(*reversed(correct_and_diversity(p_star.log())), "*", color="black", m
 panel.annotate("grammar", (102, 0.97), ha="center", va="top")
 panel.set(title="with equal diversity, forward KL is more often correct", ylim=(None, 1.03))
 panel.set(xlabel="diversity (mean of three seeds)", ylabel="probability of a correct text")
-panel.legend(title="square: temperature 1", loc="lower left", bbox_to_anchor=(0.15, 0))
+panel.legend(title="square: temperature 1", loc="lower left")
 show(figure, "19_temperature")
 
 # %% tags=["fold"]

@@ -284,8 +284,8 @@ for panel, task in zip(panels, ("sentiment", "qa"), strict=True):
         color=COLOURS["ceiling"],
         linestyle="--",
     )
-panels[0].set(title="sentiment: each seed has another order", ylabel="score")
-panels[1].set(title="qa: prompt tuning is behind with each seed")
+panels[0].set(title="sentiment: the order changes", ylabel="score")
+panels[1].set(title="qa: prompt tuning is behind")
 panels[1].legend(loc="upper left", bbox_to_anchor=(1.02, 1))
 show(figure, "21_seeds")
 
