@@ -201,22 +201,20 @@ def gains(path: str) -> tuple[list[float], list[float]]:
     return tuple([a - b for a, b in zip(x, untouched, strict=True)] for x in (lora, full))
 
 
-REPORTS = {"260 K, E2E": "e2e", "22 M, SST-2": "sst2", "135 M, E2E": "e2e-135m"}
+REPORTS = {"260 K": "e2e", "22 M": "sst2", "135 M": "e2e-135m"}
 parts = {}
 for name, path in REPORTS.items():
     lora, full = gains(path)
     parts[name] = statistics.mean(lora) / statistics.mean(full)
     gap, error = paired_gap(*([abs(x) for x in gain] for gain in (lora, full)))
-    print(
-        f"{name:12}: LoRA reaches {parts[name]:.0%} of full's gain ({gap:+.3f} ± {error:.3f})"
-    )
+    print(f"{name:5}: LoRA reaches {parts[name]:.0%} of full's gain ({gap:+.3f} ± {error:.3f})")
 
 # %% tags=["fold"]
 # check
 true_option(
     max(parts.values()) < 0.65,
     min(parts.values()) > 0.8,
-    parts["135 M, E2E"] > 0.8 > parts["22 M, SST-2"],
+    parts["135 M"] > 0.8 > parts["22 M"],
 )
 assert len(gains("e2e-135m")[0]) >= 2, "more than one seed"
 

@@ -129,9 +129,7 @@ def test_the_command_reads_run_folders_and_collects_them(tmp_path):
         options = ["--steps", "1", "--eval-rows", "20", "--train-rows", "32", "--samples", "0", "--trackers", ""]
         run_module("training", "--task", "qa", "--method", method, *options, "--out", str(tmp_path / name))
     done = run_module("tutorials", "capstone", str(tmp_path), "--collect")
-    assert done.returncode == 1 and "missing seeds" in done.stdout and "no row `head`" in done.stdout, (
-        done.stdout + done.stderr
-    )
+    assert done.returncode == 1 and "missing seeds" in done.stdout and "no row `head`" in done.stdout, done.stdout + done.stderr
     shutil.rmtree(tmp_path / "untouched-0")
     shutil.rmtree(tmp_path / "tune-head")
     assert {run.name for run in read_runs(tmp_path)} == {"untouched-0", "tune-head"}
