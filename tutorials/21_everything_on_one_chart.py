@@ -150,8 +150,8 @@ show_table(
 #
 # ??? On qa, full fine-tuning against the eleven other methods that train something: than how many is it
 #   clearly better?
-# - [ ] all eleven || Several train fewer parameters and are as good.
-# - [x] some, but fewer than eight || These are the smallest ones. The other differences are small.
+# - [ ] all eleven || Several train fewer parameters, and are not clearly different.
+# - [x] some, but fewer than eight || These are four of the five smallest. The other differences are small.
 # - [ ] none || The head alone, for example, is far behind.
 
 # %%
@@ -219,20 +219,21 @@ true_option(
 assert len(gains("e2e-135m")[0]) >= 2, "more than one seed"
 
 # %% [markdown]
-# (± is one standard error.) LoRA is close, but full fine-tuning is clearly better where the gap is
-# larger than two standard errors. We have no measurement for "many tasks share one base": this
-# branch rests on the sizes of the files ([deep dive](deep/21_everything_on_one_chart.py)).
+# (± is one standard error, with three seeds, and two at 135 M, where the learning rates were not
+# tuned.) LoRA is close, but in all three reports the gap is larger than two standard errors. We have
+# no measurement for "many tasks share one base": this branch rests on the sizes of the files ([deep
+# dive](deep/21_everything_on_one_chart.py)).
 #
 # We ran all this on a CPU. Others measured larger models, of 1 to 8 B parameters and more:
 #
 # | question | our runs, 0.1 to 135 M | what others measured |
 # |:--|:--|:--|
-# | LoRA or full fine-tuning? | LoRA is close, but behind | equal with few data, LoRA in all layers [1]; worse on much code [2] |
+# | LoRA or full fine-tuning? | 2 to 11 % behind (above) | equal with few data [1]; worse on much code [2] |
 # | a 4-bit base? | no clear loss, small models ([08](08_qlora.py)) | no loss against 16-bit LoRA, 7 to 65 B [3] |
 # | prompt tuning? | good on easy tasks ([13](13_prefix_and_prompt.py)) | far behind up to 1 B, equal at 11 B [4] |
-# | a smaller model? | unlabelled texts help ([17](17_distill_logits.py)) | training on its own texts helps, 0.1 to 7 B [5] |
+# | a smaller model? | unlabelled texts help ([17](17_distill_logits.py)) | texts that the student writes help, 0.1 to 7 B [5] |
 #
-# [1] Schulman et al. 2025, "LoRA Without Regret", 1 to 8 B. [2] Biderman et al. 2024, 7 B; LoRA
+# [1] Schulman et al. 2025, "LoRA Without Regret", 1 to 8 B, with LoRA in all layers. [2] Biderman et al. 2024, 7 B; LoRA
 # also forgets less. [3] Dettmers et al. 2023, section 4. [4] Lester et al. 2021, figure 1. [5] Gu
 # et al. 2024.
 #
@@ -244,10 +245,10 @@ assert len(gains("e2e-135m")[0]) >= 2, "more than one seed"
 # α = 5.66, so its scale is 1.0. Somebody keeps LoRA's usual α = 16: the scale becomes 2.8, with the
 # same learning rate.
 #
-# ??? What is the score on sentiment then? (With α = 5.66, it is about 0.98.)
-# - [ ] about 0.98 || The larger scale makes each step larger.
-# - [ ] about 0.9 || It is worse than this.
-# - [x] about 0.5, like guessing || The training breaks, and the method gets the blame.
+# ??? How does this change the score on sentiment, which is 0.97 with α = 5.66?
+# - [ ] by less than 0.02 || A larger scale makes each step larger.
+# - [ ] it is 0.02 to 0.2 lower || It is much lower than this.
+# - [x] it is more than 0.2 lower || The training breaks, and the method gets the blame.
 
 # %%
 careless = METHODS["rsLoRA r=32"] | {"lora_alpha": 16}
@@ -258,11 +259,18 @@ print(f"rsLoRA with alpha 16: {run.metric:.2f}, with alpha 5.66: {fitting:.2f}")
 
 # %% tags=["fold"]
 # check
-true_option(run.metric > 0.95, 0.8 < run.metric <= 0.95, run.metric < 0.6)
+lost = fitting - run.metric
+true_option(abs(lost) < 0.02, 0.02 <= lost <= 0.2, lost > 0.2)
 assert fitting > 0.9, "with a scale that fits, the same method works"
 
 # %% [markdown]
-# A method that looks bad often has a bad setting. The second mistake is a single seed:
+# A method that looks bad often has a bad setting. (This was one seed; the failure is far larger than
+# the spread of seeds.) The second mistake is a single seed.
+#
+# ??? Each of the three seeds names its best method on qa. How many different names are there?
+# - [ ] one || Then one seed would be enough.
+# - [ ] two || The best methods are so close that each seed has another order.
+# - [x] three || With one seed, you would believe in a winner.
 
 # %%
 for task in ("sentiment", "qa"):
@@ -272,10 +280,10 @@ for task in ("sentiment", "qa"):
 # %% tags=["fold"]
 # plot: the scores of each seed
 figure, panels = plt.subplots(1, 2, figsize=(7.4, 2.9))
-SHOWN = ("bottleneck", "LoRA", "QLoRA", "full", "prompt")
+SHOWN = ("LoRA", "bottleneck", "(IA)³", "fusion", "QLoRA", "distilled")
 for panel, task in zip(panels, ("sentiment", "qa"), strict=True):
     for method in SHOWN:
-        panel.plot(range(3), values(task, method), "o-", color=COLOUR[method], label=method)
+        panel.plot(range(3), values(task, method), "o", color=COLOUR[method], label=method)
     panel.set(xlabel="seed", xticks=range(3))
     panel.axhline(
         statistics.mean(values(task, "full", "ceiling")),
@@ -283,7 +291,7 @@ for panel, task in zip(panels, ("sentiment", "qa"), strict=True):
         linestyle="--",
     )
 panels[0].set(title="sentiment: the order changes", ylabel="score")
-panels[1].set(title="qa: prompt tuning is behind")
+panels[1].set(title="qa: (IA)³ is behind")
 panels[1].legend(loc="upper left", bbox_to_anchor=(1.02, 1))
 show(figure, "21_seeds")
 
@@ -293,10 +301,12 @@ best_of = {
     task: {max(trained, key=lambda m, i=i, t=task: values(t, m)[i]) for i in range(3)}
     for task in ("sentiment", "qa")
 }
-assert max(map(len, best_of.values())) > 1, "if all seeds agreed, one seed would be enough"
+names = len(best_of["qa"])
+true_option(names == 1, names == 2, names == 3)
+assert len(best_of["sentiment"]) == 3, "the text says: each seed names another winner"
 
 # %% [markdown]
-# Each seed names another winner on at least one of the tasks.
+# On both tasks, each seed names another winner.
 #
 # ## The same in SciPy
 

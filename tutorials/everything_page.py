@@ -83,7 +83,7 @@ def _as_far_as_full(of_task: list[Measured]) -> str:
     """How many methods come within 0.05 of full fine-tuning's normalized score, or above it."""
     means = {m.method: statistics.mean(normalized_scores(of_task, m.method)) for m in of_task if m.trained}
     others = [value for method, value in means.items() if method != "full"]
-    return f"{sum(value > means['full'] - 0.05 for value in others)} of {len(others)} methods reach full"
+    return f"{sum(value > means['full'] - 0.05 for value in others)} of {len(others)} within 0.05 of full"
 
 
 def page(runs: list[Measured], times: dict[str, Times], picture: str, command: str) -> str:

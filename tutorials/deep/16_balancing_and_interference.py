@@ -238,11 +238,11 @@ assert max(ratios) < 1, "the gradients should partly cancel"
 # train with six *new* seeds. The rule is that of lesson 04: a difference is clear if the mean of
 # the paired differences is larger than two standard errors. (± below is one standard error.)
 #
-# ??? PCGrad needs a backward pass for each of the three tasks. How long does its step take, compared
-#   with a step with equal weights?
-# - [ ] about as long || Three backward passes cost more than one.
-# - [x] 1.15 to 2.5 times as long || The forward pass and the optimizer are needed once in both.
-# - [ ] about three times as long || Only the backward pass is repeated.
+# ??? How many of these two are clearly better than equal weights with 40 steps: PCGrad with 40 steps,
+#   equal weights with 60 steps?
+# - [x] none || Six seeds do not decide. The gain of PCGrad on the core page is not confirmed.
+# - [ ] one || Both mean differences are below two of their standard errors.
+# - [ ] both || Both mean differences are below two of their standard errors.
 
 # %%
 NEW_SEEDS = range(3, 9)
@@ -264,8 +264,8 @@ for way in ("PCGrad", "60 steps"):
 # check
 longer = (seconds["PCGrad"] / 40) / (seconds["60 steps"] / 60)
 print(f"a step of PCGrad takes {longer:.1f} times as long")
-true_option(longer < 1.15, 1.15 <= longer <= 2.5, longer > 2.5)
-assert not any(clear.values()), "the text says: neither is clearly better"
+true_option(sum(clear.values()) == 0, sum(clear.values()) == 1, all(clear.values()))
+assert 1 < longer < 3, "three backward passes, but one forward pass and one optimizer step"
 
 # %% [markdown]
 # Neither PCGrad nor 60 plain steps is clearly better than equal weights with 40 steps. The gain of
@@ -274,10 +274,11 @@ assert not any(clear.values()), "the text says: neither is clearly better"
 # Is the learning rate of 3e-3 unfair to one of the methods? We try three learning rates for
 # three methods, with three seeds.
 #
-# ??? How many of the three methods have a best learning rate other than 3e-3?
-# - [x] none || In this grid, the three methods share the best learning rate.
-# - [ ] one || With AdamW, a constant factor on all gradients changes almost nothing.
-# - [ ] two or more || The best value is inside the grid, and it is the same.
+# ??? What changes the mean score more: another of the three methods, or another of the three learning
+#   rates?
+# - [x] the learning rate || In this grid, the three methods share the best learning rate.
+# - [ ] the method || With AdamW, a constant factor on all gradients changes almost nothing.
+# - [ ] both about equally || The differences between learning rates are several times larger.
 
 # %%
 RATES, METHODS = (1e-3, 3e-3, 1e-2), ("equal", "gradnorm", "pcgrad")
@@ -313,7 +314,14 @@ show(figure, "16_learning_rates")
 # check
 best = {w: max(RATES, key=lambda rate: grid_means[w, rate]) for w in METHODS}
 others = sum(rate != 3e-3 for rate in best.values())
-true_option(others == 0, others == 1, others >= 2)
+by_rate = max(grid_means["equal", rate] for rate in RATES) - min(
+    grid_means["equal", rate] for rate in RATES
+)
+by_method = max(grid_means[w, 3e-3] for w in METHODS) - min(
+    grid_means[w, 3e-3] for w in METHODS
+)
+true_option(by_rate > 2 * by_method, by_method > 2 * by_rate, 0.5 <= by_rate / by_method <= 2)
+assert others == 0, "the text says: the three methods share the best learning rate"
 
 # %% [markdown]
 # Within this grid, the learning rate changes the score much more than the method. (DWA is not in the comparison:
@@ -326,8 +334,8 @@ true_option(others == 0, others == 1, others >= 2)
 # in each step, even if task $i$ is absent.
 # No error is raised.
 #
-# ??? Two tasks have the same loss, 0.5. Task A is sampled in 90 % of the steps, B in 10 %. What is the
-#   weight of B when s no longer changes, if the terms of all tasks are added in each step?
+# ??? Two tasks have the same loss, 0.5. Task A is sampled in 90 % of the steps, B in 10 %. Which is the
+#   value around which the weight of B settles, if the terms of all tasks are added in each step?
 # - [ ] 1 || This needs the term of B only in the steps of B.
 # - [ ] 0.1 || The weight grows: s of B is pulled down in nine steps of ten.
 # - [x] about 10 || Then the rare task gets rare and very large steps.
@@ -365,7 +373,9 @@ fixed, s = torch.tensor([2.0, 0.02, 0.5]).double(), torch.zeros(3).double().requ
 for _ in range(3000):
     (slope,) = torch.autograd.grad((torch.exp(-s) * fixed + s).sum(), s)
     s = (s - 0.05 * slope).detach().requires_grad_()
-assert torch.allclose(torch.exp(-s.detach()) * 2 * fixed, torch.tensor(2.0).double(), atol=0.05)
+assert torch.allclose(
+    torch.exp(-s.detach()) * 2 * fixed, torch.tensor(2.0).double(), atol=0.05
+), "with s in place of s / 2, all weights are twice as large"
 
 # %% [markdown]
 # The wrong weights settle at $1 / (2 p_i L_i)$. An average step follows $p_i w_i$ (lesson 15), so
@@ -378,7 +388,8 @@ assert torch.allclose(torch.exp(-s.detach()) * 2 * fixed, torch.tensor(2.0).doub
 #
 # ## 6. A head for each task is information, too
 #
-# On the core page, *sarcasm* and *sentiment* shared a head and conflicted. Now each has a head
+# On the core page, *sarcasm* (the texts of *sentiment* with opposite labels) and *sentiment* shared a
+# head and conflicted. Now each has a head
 # of its own. There is no task embedding.
 #
 # ??? After 75 steps, what is the mean score of the two tasks with a head each (one seed)?
@@ -451,7 +462,7 @@ assert measured["one head"][0] < -0.5, "without information the two gradients ca
 
 # %% [markdown]
 # The task embeddings start at zero. So at first the two gradients cancel, as without them. Later the
-# cosine moves towards 0, but not in each measurement (this is one seed).
+# cosine is no longer near -1, and it changes from measurement to measurement (this is one seed).
 #
 # ## 7. Which task is a good start for which other task?
 #
@@ -496,7 +507,7 @@ assert sum("▲" in cell for row in after for cell in row) == 3, "the text names
 # |:--|:--|:--|
 # | rare tasks get very large weights | $s_i$ is in the loss of absent tasks | section 5 |
 # | a method is better in one report only | few seeds | section 4: six new seeds |
-# | many negative cosines | normal near a minimum | section 3: does each loss fall? |
+# | many negative cosines | this is normal, also far from a minimum | section 2: does each loss fall? |
 #
 # ## Summary
 #
