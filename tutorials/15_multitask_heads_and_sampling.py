@@ -23,13 +23,14 @@ from pathlib import Path
 ROOT = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "loralib").is_dir())
 sys.path.insert(0, str(ROOT))  # so that Python finds our folders
 
-import datasets
 import numpy as np
 import torch
 import transformers
 from matplotlib import pyplot as plt
 from torch.nn import functional as F
 
+# %% tags=["fold"]
+# set-up: our library
 from multitask.balancing.balancing import make_balancing
 from multitask.data.data_manager import MultitaskDataManager
 from multitask.data.sampling import task_probabilities
@@ -41,15 +42,10 @@ from multitask.runs.trainer import MultitaskTrainer
 from training.data.batching import batches
 from training.models.base_models import Source, load_backbone
 from training.reports.paired import paired_gap
-from training.reports.records import use_style
 from tutorials.answers import true_option
-from tutorials.show import show
+from tutorials.show import prepare_page, show
 
-torch.set_num_threads(1)
-transformers.utils.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
-datasets.disable_progress_bars()
-use_style()
+prepare_page()  # one thread, no progress bars, our plot style
 
 # %% tags=["fold"]
 # set-up: five tasks of the small world, and a model with five heads
@@ -454,7 +450,6 @@ assert abs(probabilities((1000, 4000), 2)[1] - 2 / 3) < 1e-9 and round(1600 * 40
 # | the head of a decoder learns nothing | it reads the first token | section 1 |
 # | predictions change with the batch size | padding is part of the mean | deep dive, section 1 |
 # | one task dominates the loss | one mean over all answers | section 2: count answers |
-# | one task is sampled all the time | softmax of the sizes | find the bug |
 # | the small task is far behind at first | proportional sampling | section 4, step 30 |
 # | losses change after the first evaluation | dropout is off | section 5: `assert model.training` |
 #

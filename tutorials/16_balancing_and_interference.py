@@ -23,11 +23,11 @@ from pathlib import Path
 ROOT = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "loralib").is_dir())
 sys.path.insert(0, str(ROOT))  # so that Python finds our folders
 
-import datasets
 import torch
-import transformers
 from matplotlib import pyplot as plt
 
+# %% tags=["fold"]
+# set-up: our library
 from multitask.balancing.balancing import Uncertainty
 from multitask.balancing.gradients import cagrad, equal, mgda, nash_mtl, pcgrad
 from multitask.runs.run import build_model, load_rows
@@ -36,16 +36,12 @@ from multitask.runs.trainer import MultitaskTrainer
 from training.data.tasks import TASKS, find_task
 from training.evaluation.evaluation import HeldOut
 from training.reports.paired import paired_gap
-from training.reports.records import COLOURS, use_style
+from training.reports.records import COLOURS
 from training.reports.seed_dots import dots_by_seed
 from tutorials.answers import true_option
-from tutorials.show import show
+from tutorials.show import prepare_page, show
 
-torch.set_num_threads(1)
-transformers.utils.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
-datasets.disable_progress_bars()
-use_style()
+prepare_page()  # one thread, no progress bars, our plot style
 
 # %% [markdown]
 # ## 1. Combine the gradients: a walk on a plane
@@ -553,7 +549,6 @@ assert same_direction["Nash-MTL"] and not (same_direction["equal"] or same_direc
 # |:--|:--|:--|
 # | all uncertainty weights stay at 1 | the optimizer does not have `log_vars` | find the bug |
 # | the total loss is below 0 | uncertainty weighting with small losses | section 2: not a bug |
-# | a rare task has a huge weight | $s_i$ of absent tasks is added | deep dive, section 5 |
 # | two tasks stay at chance level together | one function cannot answer both | section 3 |
 # | PCGrad is "better" | its baseline had less time | section 3: 60 plain steps |
 # | cosines are negative late in training | this is normal near convergence | deep dive, section 3 |

@@ -2,11 +2,11 @@
 # # 17 · Distillation: a teacher turns unlabelled texts into training data
 #
 # **Needs** lesson [03](03_lora_for_classification.py) · **Read and do** 60 minutes
-# · **Runs in** about 35 s on one CPU thread · **Memory** 2 GB
+# · **Runs in** about 40 s on one CPU thread · **Memory** 2 GB
 #
 # A large model gives good predictions, but it is slow. You want a small model, and you have only
-# 50 labels: you do not have those that the large model was trained on. Can the small model learn
-# from the large one?
+# 50 labels. The labels that the large model was trained on are not available. Can the small
+# model learn from the large one?
 #
 # ![A text goes to the frozen teacher and to the student; only the student gets gradients](diagrams/17_distillation.svg)
 #
@@ -26,27 +26,23 @@ from pathlib import Path
 ROOT = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "loralib").is_dir())
 sys.path.insert(0, str(ROOT))  # so that Python finds our folders
 
-import datasets
 import torch
-import transformers
 from matplotlib import pyplot as plt
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+# %% tags=["fold"]
+# set-up: our library
 from distill.losses.losses import soft_targets
 from distill.teacher.rows import load_rows
 from distill.teacher.truth import posteriors
 from training import train_model
 from training.models.trained import load_trained
-from training.reports.records import use_style
+from training.reports.records import COLOURS
 from tutorials.answers import true_option
-from tutorials.show import show
+from tutorials.show import prepare_page, show
 
-torch.set_num_threads(1)
-transformers.utils.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
-datasets.disable_progress_bars()
-use_style()
+prepare_page()  # one thread, no progress bars, our plot style
 folder = Path(tempfile.mkdtemp())
 
 # %% [markdown]
@@ -120,10 +116,11 @@ unlikely = [
 i, names = unlikely[0], trained.spec.labels
 figure, panel = plt.subplots(figsize=(6.4, 2.8))
 one_hot = F.one_hot(test_labels, 4)
+colours = (COLOURS["ceiling"], "tab:gray", COLOURS["full"])
 rows = {"p*": truth[i], "label": one_hot[i], "teacher": teacher_logits[i].softmax(-1)}
 for place, (name, values) in enumerate(rows.items()):
     x = torch.arange(4) + 0.27 * (place - 1)
-    panel.bar(x, values, width=0.25, color=("black", "tab:gray", "tab:blue")[place], label=name)
+    panel.bar(x, values, width=0.25, color=colours[place], label=name)
 panel.set_xticks(range(4), names)
 panel.set(title="one text: an unlikely label, and a teacher close to p*", ylim=(0, 1.05))
 panel.set_ylabel("probability")
@@ -149,7 +146,8 @@ assert (truth.sort(descending=True).values - by_hand).abs().sum(1).min() < 1e-5,
 # ## 2. The loss: temperature and T²
 #
 # Let $v$ be the teacher's logits and $z$ the student's, (N, C) each: N texts, C classes. Both are
-# divided by a **temperature** $T$. A larger T makes the probabilities more equal:
+# divided by a **temperature** $T$. (In other lessons, T is the number of tokens.) A larger T makes
+# the probabilities more equal:
 #
 # $$p = \mathrm{softmax}(v / T), \qquad q = \mathrm{softmax}(z / T),$$
 #
@@ -205,7 +203,9 @@ shrinks = (norms[4] / 16) / (norms[16] / 256)
 true_option(shrinks < 3, 3 <= shrinks <= 6, 11 < shrinks < 21)
 T = 4
 (gradient,) = torch.autograd.grad(soft_loss(z, v, T).sum(), z)
-assert gradient.sum(-1).abs().max() < 1e-4, "q and p both add up to 1, so this sum is 0"
+assert gradient.sum(-1).abs().max() < 1e-4, (
+    "the sum over classes must be 0: is a softmax missing?"
+)
 
 # %% [markdown]
 # ## 3. The complete loop
@@ -219,10 +219,10 @@ assert gradient.sum(-1).abs().max() < 1e-4, "q and p both add up to 1, so this s
 def distill(student, texts, T=2.0, steps=80, seed=0):
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
     for step in range(steps):
-        batch = inputs([texts[i] for i in sample(len(texts), seed, step)])
+        batch = inputs([texts[i] for i in sample(len(texts), seed, step)])  # (B, tokens)
         with torch.no_grad():
-            v = teacher(**batch).logits
-        loss = soft_loss(student(**batch).logits, v, T).mean()
+            v = teacher(**batch).logits  # (B, C)
+        loss = soft_loss(student(**batch).logits, v, T).mean()  # one value
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -252,10 +252,12 @@ def accuracy(model) -> float:
     return float((logits_of(model.eval(), test_texts).argmax(1) == test_labels).float().mean())
 
 
-unlabelled = load_rows(trained.spec, None, 1, (50, 2000), 1, reader, reader).train[50:]
 student = new_student()
 parameters = [sum(p.numel() for p in model.parameters()) for model in (student, teacher)]
 print(f"{parameters[0]:,} of {parameters[1]:,} parameters")
+
+# %%
+unlabelled = load_rows(trained.spec, None, 1, (50, 2000), 1, reader, reader).train[50:]
 print(f"before: accuracy {accuracy(student):.2f}")
 distill(student.train(), unlabelled, seed=1)
 print(f"after:  accuracy {accuracy(student):.2f} (the teacher: {accuracy(teacher):.2f})")
@@ -337,14 +339,19 @@ best = float(truth.max(1).values.mean())
 goals = (best, 0), (accuracy(teacher), teacher_distance)
 for i, panel in enumerate(panels):
     for place, (way, pairs) in enumerate(results.items()):
-        colour = "tab:blue" if "soft" in way else "tab:green" if "pseudo" in way else "dimgrey"
+        colour = COLOURS[
+            "random" if way.endswith("0, labels") or "true" in way else "distilled"
+        ]
+        filled = "white" if "pseudo" in way else colour
         for seed, marker in enumerate("os^"):
-            panel.plot(pairs[seed][i], place, marker, color=colour, markersize=7)
-    panel.axvline(goals[0][i], color="black", linestyle=":", label="best possible")
-    panel.axvline(goals[1][i], color="tab:red", linestyle="-", linewidth=1, label="teacher")
+            x, y = pairs[seed][i], place + 0.2 * (seed - 1)
+            panel.plot(x, y, marker, color=colour, markerfacecolor=filled, markersize=6)
+        panel.plot([sum(pair[i] for pair in pairs) / 3] * 2, [place - 0.3, place + 0.3], "k-")
+    panel.axvline(goals[0][i], color=COLOURS["ceiling"], linestyle="--", label="best possible")
+    panel.axvline(goals[1][i], color=COLOURS["full"], linewidth=1, label="teacher")
 panels[0].set_yticks(range(len(results)), list(results))
 panels[0].invert_yaxis()
-panels[0].set(title="more texts help most", xlabel="accuracy (markers: seeds)")
+panels[0].set(title="more texts help most", xlabel="accuracy (markers: seeds, bars: means)")
 panels[1].set(title="and bring the student closer to p*", xlabel="distance to p*")
 panels[1].legend(loc="center right")
 show(figure, "17_what_helps")
@@ -358,9 +365,13 @@ gains = (
     mean["2,000, soft labels"] - mean["2,000, pseudo-labels"],
 )
 true_option(gains[0] == max(gains), gains[1] == max(gains), gains[2] == max(gains))
-far = {way: sum(far for _, far in pairs) / 3 for way, pairs in results.items()}  # from p*
-assert abs(far["2,000, soft labels"] - far["2,000, pseudo-labels"]) < 0.03, "about the same"
-assert far["2,000, soft labels"] < far["2,000, true labels"], "soft labels should be closer"
+distances = {way: sum(d for _, d in pairs) / 3 for way, pairs in results.items()}  # to p*
+assert abs(distances["2,000, soft labels"] - distances["2,000, pseudo-labels"]) < 0.03, (
+    "they should be about equally close: do both ways use the same texts?"
+)
+assert distances["2,000, soft labels"] < distances["2,000, true labels"], (
+    "soft labels should be closer: are the true labels those of the same texts?"
+)
 
 # %% [markdown]
 # Of these three changes, the number of texts matters most here. If you have a teacher and texts without labels, use them. With
@@ -462,7 +473,7 @@ assert torch.allclose(repaired, correct), "with log-probabilities it is our loss
 #
 # ??? Whose parameters change in distillation?
 # - [x] the student's || The teacher is frozen.
-# - [ ] the teacher's || It only answers.
+# - [ ] the teacher's || It only predicts.
 # - [ ] both || Then the teacher could learn to agree with a bad student.
 #
 # ??? Why can soft labels be better than true labels?
@@ -495,7 +506,6 @@ assert torch.allclose(repaired, correct), "with log-probabilities it is our loss
 # | the loss is negative | probabilities in place of log-probabilities | find the bug |
 # | soft labels differ in each epoch | the teacher is in training mode | deep dive, section 4 |
 # | all predictions are the same | stored logits in another order | deep dive, section 5 |
-# | soft labels bring nothing | the teacher is certain for all texts | deep dive, section 2 |
 #
 # ## Exercises
 #

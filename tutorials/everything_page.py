@@ -12,6 +12,7 @@ from training.runs.step_time import ratios
 from tutorials.everything import COLOUR, MEMBERS, TRANSFER, Measured, normalized_scores
 
 HEADER = ("", "score", "normalized score", "trained parameters", "file", "saved activations", "time of a step")
+MARKERS = {"rsLoRA r=32": "s", "DoRA": "D", "QLoRA": "^", "(IA)³": "v", "head alone": "X"}  # similar colours, other shapes
 LEADER = {"arrowstyle": "-", "color": "grey", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
 Times = dict[str, list[float]]
 
@@ -59,7 +60,7 @@ def _points(panel: Axes, of_task: list[Measured]) -> None:
         size, scores = next(m.file_bytes for m in of_task if m.method == method), normalized_scores(of_task, method)
         points[method] = size, statistics.mean(scores)
         panel.plot([size, size], [min(scores), max(scores)], color=COLOUR[method], linewidth=1, alpha=0.6)
-        panel.plot(*points[method], "o", color=COLOUR[method], markersize=6)
+        panel.plot(*points[method], MARKERS.get(method, "o"), color=COLOUR[method], markersize=6)
     low, high = min(y for _, y in points.values()), max(y for _, y in points.values())
     panel.set_ylim(low - 0.35 * (1 - low), high + 0.6 * (1.02 - high) + 0.1 * (high - low))
     heights: list[tuple[float, float]] = []

@@ -1,4 +1,7 @@
-"""Show a figure, or a table of a committed report: in the page in Jupyter, else as a file in build/pictures, or as text."""
+"""Show a figure, or a table of a committed report: in the page in Jupyter, else as a file in build/pictures, or as text.
+
+`prepare_page` makes the settings that every page needs.
+"""
 
 import base64
 import io
@@ -12,6 +15,21 @@ from matplotlib.figure import Figure
 from training.reports.figures import table
 
 PICTURES = Path("build/pictures")
+
+
+def prepare_page() -> None:
+    """One CPU thread, no messages and progress bars of transformers and datasets, and the course's plot style."""
+    import datasets
+    import torch
+    import transformers
+
+    from training.reports.records import use_style
+
+    torch.set_num_threads(1)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    use_style()
 
 
 def show(figure: Figure, name: str) -> None:

@@ -26,7 +26,7 @@ LINES = {
     "18": "Chưng cất đặc trưng: quan hệ giữa các token giúp nhiều hơn trạng thái ẩn",
     "19": "Chưng cất mô hình sinh: hướng của KL đổi sự đa dạng lấy sự đúng",
     "20": "Nén mô hình: cắt tỉa có cấu trúc tiết kiệm thời gian, lượng tử hóa tiết kiệm byte",
-    "21": "Mọi phương pháp trên một biểu đồ: chọn theo chi phí",
+    "21": "Mọi phương pháp trên một biểu đồ: với tác vụ dễ, chi phí quyết định",
 }
 
 

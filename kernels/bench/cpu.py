@@ -1,6 +1,7 @@
 """The benchmarks on a CPU: the torch paths of ours, peft and bitsandbytes, as tables; for LoRA also rows and a plot."""
 
 import csv
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +11,25 @@ from rich.console import Console
 from rich.progress import track
 
 from kernels.bench import dora, grouped, lora, nf4
-from kernels.bench.lora import RANKS, Case, Result, measure
+from kernels.bench.lora import DROPOUTS, RANKS, Case, Result, measure
 from kernels.bench.machine import device_name, revision
 from kernels.bench.timing import ratio
 from training.reports.records import COLOURS, markdown_table, save_figure, use_style
 
-HEADER = ("shape", "r", "threads", "ours ms", "peft / ours", "ceiling (peft / bare)", "GFLOP/s", "saved ours", "saved peft")
+HEADER = (
+    "shape",
+    "r",
+    "dropout",
+    "threads",
+    "ours ms",
+    "peft / ours",
+    "ceiling (peft / bare)",
+    "GFLOP/s",
+    "saved ours",
+    "saved peft",
+)
 
-COLUMNS = ("device", "torch", "git", "dtype", "M", "K", "N", "r", "threads", "contender")
+COLUMNS = ("device", "torch", "git", "dtype", "M", "K", "N", "r", "dropout", "threads", "contender")
 COLUMNS += ("median_s", "low_s", "high_s", "flops", "saved_bytes")
 
 
@@ -53,7 +65,8 @@ def run(name: str, plan: Plan, out: Path, console: Console) -> str:
 
 def bench_lora(plan: Plan, out: Path, console: Console) -> str:
     results, shapes = [], lora.TINY if plan.tiny else lora.SHAPES
-    cases = [(t, Case(*shape, r, plan.dtype)) for t in plan.threads for shape in shapes for r in RANKS]
+    several = itertools.product(plan.threads, DROPOUTS, shapes, RANKS)
+    cases = [(t, Case(*shape, r, plan.dtype, dropout)) for t, dropout, shape, r in several]
     for count, case in track(cases, console=console, description="timing lora"):
         torch.set_num_threads(count)
         results.append((count, measure(case, plan.rounds, "cpu")))
@@ -68,6 +81,7 @@ def row(threads: int, result: Result) -> tuple[str, ...]:
     return (
         case.name,
         str(case.r),
+        f"{case.dropout:g}",
         str(threads or "-"),
         f"{1e3 * ours.median:.2f} ({1e3 * ours.low:.2f}–{1e3 * ours.high:.2f})",
         result.over("peft", "ours"),
@@ -85,20 +99,30 @@ def write_csv(results: list[tuple[int, Result]], path: Path) -> None:
         for threads, result in results:
             case = result.case
             for name, time in result.times.items():
-                head = (device_name("cpu"), torch.__version__, revision(), case.dtype, case.M, case.K, case.N, case.r, threads)
-                writer.writerow((*head, name, time.median, time.low, time.high, case.flops, result.saved[name]))
+                head = (
+                    device_name("cpu"),
+                    torch.__version__,
+                    revision(),
+                    case.dtype,
+                    case.M,
+                    case.K,
+                    case.N,
+                    case.r,
+                    case.dropout,
+                )
+                writer.writerow((*head, threads, name, time.median, time.low, time.high, case.flops, result.saved[name]))
 
 
 def draw(results: list[tuple[int, Result]], path: Path) -> None:
     use_style()
-    figure, axis = plt.subplots(figsize=(9, 3.8))
+    figure, axis = plt.subplots(figsize=(11, 4.2))
     places = range(len(results))
     ours = [ratio(r.times["peft"], r.times["ours"]) for _, r in results]
     limits = [ratio(r.times["peft"], r.times["bare"]) for _, r in results]
     axis.bar(places, ours, color=COLOURS["lora"], width=0.55, label="peft / ours")
     axis.plot(places, limits, "_", color=COLOURS["ceiling"], ms=22, mew=2.5, label="ceiling: a free LoRA branch")
     axis.axhline(1, color=COLOURS["full"], lw=1)
-    labels = [f"{r.case.name}\nr={r.case.r}, {t} threads" for t, r in results]
+    labels = [f"{r.case.name}, r={r.case.r}\ndropout {r.case.dropout:g}, {t} threads" for t, r in results]
     axis.set_xticks(list(places), labels, fontsize=7, rotation=35, ha="right")
     title = f"LoRA layer, forward + backward on a CPU: at least {min(ours):.2f} times peft's speed"
     axis.set(ylabel="times faster than peft", title=title)

@@ -1,7 +1,8 @@
 """One LoRA layer, forward + backward: ours against peft, with the zero-cost ceiling (the bare frozen layer) beside it.
 
 `ceiling` = peft / bare is the ratio that a LoRA branch of no cost at all would reach; `peft / ours` cannot exceed it by
-more than noise. Gradients are checked against float64 before anything is timed. Without peft, ours and the bare layer remain.
+more than noise. Gradients are checked against float64 (without dropout) before anything is timed. Without peft, ours and the bare
+layer remain.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from kernels.measure import saved_bytes
 SHAPES = ((2048, 768, 768), (2048, 768, 3072), (512, 2048, 2048))
 TINY = ((16, 24, 40),)
 RANKS = (8, 16)
+DROPOUTS = (0.0, 0.1)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -31,6 +33,7 @@ class Case:
     N: int
     r: int
     dtype: str = "fp32"
+    dropout: float = 0.0
 
     @property
     def flops(self) -> int:
@@ -63,7 +66,7 @@ def measure(case: Case, rounds: int, device: str) -> Result:
     for layer in layers.values():
         layer.load_state_dict(base.state_dict())
         layer.to(device, dtype).requires_grad_(False)
-    settings = {"r": case.r, "lora_alpha": 16, "target_modules": ["0"], "init_lora_weights": False}
+    settings = {"r": case.r, "lora_alpha": 16, "lora_dropout": case.dropout, "target_modules": ["0"], "init_lora_weights": False}
     loralib.inject(layers["ours"], loralib.LoraConfig(**settings))
     if "peft" in layers:
         layers["peft"] = peft_layer(layers["peft"], layers["ours"], settings)
@@ -71,7 +74,8 @@ def measure(case: Case, rounds: int, device: str) -> Result:
     dy = torch.randn(case.M, case.N, device=device, dtype=dtype)
     A, B = factors(layers["ours"])
     wanted = exact_gradients(lambda x, A, B: lora_matmul_reference(x, *frozen(base), A, B, 16 / case.r), (x, A, B), dy)
-    check_gradients({name: layer for name, layer in layers.items() if name != "bare"}, x, dy, wanted)
+    check_gradients({name: layer.eval() for name, layer in layers.items() if name != "bare"}, x, dy, wanted)
+    layers = {name: layer.train() for name, layer in layers.items()}
     times = interleaved({name: step(layer, x, dy) for name, layer in layers.items()}, rounds, device)
     saved = {name: saved_bytes(lambda layer=layer: layer(x), layer.parameters()) for name, layer in layers.items()}
     return Result(case, times, saved)

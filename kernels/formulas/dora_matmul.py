@@ -13,7 +13,7 @@ Letters as in `lora_matmul.py`: M tokens, K = d_in, N = d_out, r rank.
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -77,13 +77,12 @@ def dora_backward(
     lora_B: Float[Tensor, "N r"],
     S: Float[Tensor, "M r"],
     scaling: float,
-    keep: Bool[Tensor, "M K"] | None,
-    p: float,
+    keep: UInt8[Tensor, "M K"] | Bool[Tensor, "M K"] | None,
     need: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Float[Tensor, " N"], Float[Tensor, "M N"]]:
     """Returns (dx, dA, dB, dm, dv); the first three None where `need` says so."""
     scratch = dy * v
     dm = scratch.sum(0, dtype=norm.dtype) / norm
     dv = torch.mul(dy, gain, out=scratch)  # one (M, N) buffer serves both matmuls
-    dx, dA, dB = lora_backward(dv, x, weight, lora_A, lora_B, S, scaling, ((0, len(weight)),), keep, p, need)
+    dx, dA, dB = lora_backward(dv, x, weight, lora_A, lora_B, S, scaling, ((0, len(weight)),), keep, need)
     return dx, dA, dB, dm, dv

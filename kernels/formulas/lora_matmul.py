@@ -1,6 +1,7 @@
 """The LoRA matmul  y = x Wᵀ + b + s · (x̃ Aᵀ) Bᵀ  and its gradients, in plain PyTorch (Hu et al. 2021, section 4.1).
 
-x̃ is x, or x after dropout. The weight W is frozen as a rule, so the rank-r path is all that needs care:
+x̃ is x, or x ⊙ m with dropout's mask m; then s holds the factor 1 / P(m = 1) (`dropout.py`). The weight W is frozen as a
+rule, so the rank-r path is all that needs care:
 
     S  = x̃ Aᵀ                      (M, r)   saved for the backward pass
     dB = s · dyᵀ S                 (N, r)
@@ -15,7 +16,7 @@ Letters: M tokens, K = d_in, N = d_out, r rank, p parts.
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -58,11 +59,10 @@ def lora_backward(
     S: Float[Tensor, "M pr"],
     scaling: float,
     parts: Parts,
-    keep: Bool[Tensor, "M K"] | None,
-    p: float,
+    keep: UInt8[Tensor, "M K"] | Bool[Tensor, "M K"] | None,
     need: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Returns (dx, dA, dB), each None where `need` says so. `keep` is the dropout mask, p the dropout probability."""
+    """Returns (dx, dA, dB), each None where `need` says so. `keep` is the dropout mask."""
     need_x, need_A, need_B = need
     stacks = list(_stacks(S.T, lora_B, parts))
     # Sᵀ dy, then transposed: dyᵀ S would read the large dy against its rows, which is much slower on a CPU
@@ -70,23 +70,18 @@ def lora_backward(
     if not (need_x or need_A):
         return None, None, dB
     dS = _join([_scaled(dy[:, a:b], B, scaling) for (a, b), _, B in stacks], 1)  # (M, p·r)
-    dA = dS.T @ (x if keep is None else drop(x, keep, p)) if need_A else None
+    dA = dS.T @ (x if keep is None else x * keep) if need_A else None
     if not need_x:
         return None, dA, dB
     dx = dS @ lora_A  # the small matmul first: the large one then adds to it in place, without a pass of its own
     if keep is not None:
-        dx = drop(dx, keep, p)
+        dx *= keep
     return dx.addmm_(dy, weight), dA, dB
 
 
 def _scaled(a: Tensor, b: Tensor, scaling: float) -> Tensor:
     """scaling · a b in one operation."""
     return a.new_empty(a.shape[0], b.shape[1]).addmm_(a, b, beta=0, alpha=scaling)  # beta=0 never reads what was there
-
-
-def drop(x: Tensor, keep: Tensor, p: float) -> Tensor:
-    """Inverted dropout with a given mask: kept entries are divided by 1 - p (Srivastava et al. 2014)."""
-    return x * keep.to(x.dtype).div_(1 - p)
 
 
 def _join(pieces: list[Tensor], dim: int) -> Tensor:

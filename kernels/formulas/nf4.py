@@ -97,12 +97,15 @@ def quantize(
     return finish(packed, absmax, weight, blocksize, quant_type, double_quant, name)
 
 
-def dequantize(quantized: Quantized, dtype: torch.dtype | None = None) -> Tensor:
-    """The numbers again, computed in float32 and rounded once to `dtype` (None: the dtype that was quantised)."""
+def dequantize(quantized: Quantized, dtype: torch.dtype | None = None, out: Tensor | None = None) -> Tensor:
+    """The numbers again, computed in float32 and rounded once to `dtype` (None: the dtype that was quantised).
+
+    `out`: a flat buffer of this dtype with two elements for each packed byte; the result is a view of it.
+    """
     count, blocksize = math.prod(quantized.shape), quantized.blocksize
     absmax, packed = scales(quantized), quantized.packed.view(-1)
     pairs = level_pairs(quantized.quant_type, packed.device)
-    even = torch.empty(2 * len(packed), dtype=dtype or quantized.dtype, device=packed.device)
+    even = torch.empty(2 * len(packed), dtype=dtype or quantized.dtype, device=packed.device) if out is None else out
     for start, stop in _chunks(len(even)):
         target = even[start:stop]
         values = target if target.dtype == torch.float32 else torch.empty(stop - start, device=packed.device)

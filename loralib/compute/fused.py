@@ -8,7 +8,7 @@ single token, and is decoded first for more.
 import torch
 from torch import Tensor
 
-from kernels.formulas.lora_matmul import Parts, drop
+from kernels.formulas.lora_matmul import Parts
 from kernels.formulas.nf4 import Quantized
 from kernels.triton_kernels.philox import keep_mask
 from loralib.compute.casting import cast, compute_dtype, without_autocast
@@ -50,7 +50,7 @@ def _derived_again(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
     def formula(x, weight, bias, lora_A, lora_B):
         rows = cast(x, S.dtype)
         keep = None if seed is None else keep_mask(seed, rows.shape[:-1].numel(), rows.shape[-1], p).view(rows.shape)
-        dropped = rows if keep is None else drop(rows, keep, p)
+        dropped = rows if keep is None else rows * keep / (1 - p)
         matrix = decoded(weight if ctx.packed is None else ctx.packed, S.dtype)
         return plain_lora(
             rows, matrix, None if bias is None else cast(bias, S.dtype), lora_A, lora_B, scaling, parts, dropped

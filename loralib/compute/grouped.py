@@ -43,23 +43,21 @@ def grouped_update(
 ) -> Tensor:
     """y (*batch, N) plus every row's own s (x Aᵀ) Bᵀ; `factors` are (A, B) by adapter, `scales` in the same order."""
     from kernels.triton_kernels.grouped_lora_triton import HEIGHT
+    from kernels.triton_kernels.tiles_triton import padded_rank
 
     per_row = x.shape[1:-1].numel()
     table = batch_table(rows, tuple(factors), per_row, HEIGHT, x.device)
-    stacked = stack_of(layer, factors, compute_dtype(x))
+    stacked = stack_of(layer, factors, padded_rank(max(len(A) for A, _ in factors.values())), compute_dtype(x))
     flat = y.reshape(-1, y.shape[-1]), x.reshape(-1, x.shape[-1])
     return GroupedLoraFunction.apply(*flat, *stacked, scales_on(tuple(scales), x.device), table).view(y.shape)
 
 
-def stack_of(layer, factors: Factors, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The factors as (L, R, K) and (L, N, R). Without gradients the layer keeps them until one of its adapters changes."""
-    from kernels.triton_kernels.tiles_triton import padded_rank
-
-    rank = padded_rank(max(len(A) for A, _ in factors.values()))
+def stack_of(layer, factors: Factors, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The factors as (L, rank, K) and (L, N, rank). Without gradients the layer keeps them until an adapter changes."""
     every = [factor for pair in factors.values() for factor in pair]
     cacheable = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or any(f.is_inference() for f in every))
     now = (
-        (dtype, *((name, A.data_ptr(), A._version, B.data_ptr(), B._version) for name, (A, B) in factors.items()))
+        (dtype, rank, *((name, A.data_ptr(), A._version, B.data_ptr(), B._version) for name, (A, B) in factors.items()))
         if cacheable
         else None
     )
@@ -86,9 +84,9 @@ def batch_table(rows: Rows, adapters: tuple[str, ...], per_row: int, height: int
 
 
 @lru_cache(maxsize=64)
-def scales_on(scales: tuple[float, ...], device: torch.device) -> Tensor:
+def scales_on(scales: tuple[float, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
     with torch.inference_mode(False):
-        return torch.tensor(scales, device=device, dtype=torch.float32)
+        return torch.tensor(scales, device=device, dtype=dtype)
 
 
 class GroupedLoraFunction(torch.autograd.Function):

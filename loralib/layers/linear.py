@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D as PlainConv1D
 
 from kernels.formulas.nf4 import dequantize
+from loralib.compute.few_examples import batched_rows
 from loralib.compute.functional import lora_linear
 from loralib.compute.grouped import grouped_rows
 from loralib.compute.rows import Rows
@@ -51,8 +52,11 @@ class Projection(LoraLayer):
         return lora_linear(input, matrix, self.bias, A, B, scaling, dropout, variant.ranges(len(matrix)))
 
     def _forward_rows(self, input: Tensor, rows: Rows) -> Tensor:
-        grouped = grouped_rows(self, input, rows)
-        return super()._forward_rows(input, rows) if grouped is None else grouped
+        for way in (grouped_rows, batched_rows):
+            y = way(self, input, rows)
+            if y is not None:
+                return y
+        return super()._forward_rows(input, rows)
 
 
 class Linear(Projection, nn.Linear):

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kernels.formulas.dora_matmul import dora_backward, dora_forward, row_norms, squared_rows
-from kernels.formulas.lora_matmul import drop
 from loralib.compute.casting import cast, compute_dtype, without_autocast
 from loralib.compute.functional import dropout_mask
 from loralib.compute.plain_autograd import derived, plain_dora, second_derivative_asked, transformed
@@ -102,26 +101,28 @@ def dora_linear(
     if transformed():
         gain = magnitude / row_norms(weight, weight_squares, lora_A, lora_B, scaling).detach()
         return plain_dora(x, weight, bias, lora_A, lora_B, gain, scaling, F.dropout(x, dropout))
-    keep = dropout_mask(x, dropout)
-    y = DoraLinearFunction.apply(x, weight, bias, lora_A, lora_B, magnitude, weight_squares, scaling, keep, dropout)
+    keep, branch_scale = dropout_mask(x, dropout, scaling)
+    y = DoraLinearFunction.apply(x, weight, bias, lora_A, lora_B, magnitude, weight_squares, scaling, keep, branch_scale)
     return y.view(*x.shape[:-1], len(weight))  # out here, so that a model may change it in place
 
 
 class DoraLinearFunction(torch.autograd.Function):
-    """Forward and backward of `dora_linear`."""
+    """Forward and backward of `dora_linear`. `branch_scale`: `scaling`, divided by the probability of `keep`."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, lora_A, lora_B, magnitude, weight_squares, scaling, keep, p):
+    def forward(ctx, x, weight, bias, lora_A, lora_B, magnitude, weight_squares, scaling, keep, branch_scale):
         dtype = compute_dtype(x)
         rows = cast(x.reshape(-1, x.shape[-1]), dtype)  # (M, K)
         mask = None if keep is None else keep.view(rows.shape)
-        dropped = None if mask is None else drop(rows, mask, p)
+        dropped = None if mask is None else rows * mask
         norm = row_norms(weight, weight_squares, lora_A, lora_B, scaling)
         gain = (magnitude / norm).to(dtype)
         bias_ = None if bias is None else cast(bias, dtype)
-        y, v, S = dora_forward(rows, cast(weight, dtype), bias_, cast(lora_A, dtype), cast(lora_B, dtype), gain, scaling, dropped)
+        y, v, S = dora_forward(
+            rows, cast(weight, dtype), bias_, cast(lora_A, dtype), cast(lora_B, dtype), gain, branch_scale, dropped
+        )
         ctx.save_for_backward(x, weight, bias, lora_A, lora_B, magnitude, S, v, gain, norm, mask)
-        ctx.settings = scaling, p
+        ctx.branch_scale = branch_scale
         return y  # (M, N)
 
     @staticmethod
@@ -133,25 +134,25 @@ class DoraLinearFunction(torch.autograd.Function):
 def _derived_again(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
     """The same gradients, by autograd, so that they can be derived once more; the norm stays a constant."""
     *given, S, _, _, norm, mask = ctx.saved_tensors
-    scaling, p = ctx.settings
 
     def formula(x, weight, bias, lora_A, lora_B, magnitude):
         rows = cast(x, S.dtype)
-        dropped = rows if mask is None else drop(rows, mask.view(rows.shape), p)
+        dropped = rows if mask is None else rows * mask.view(rows.shape)
         bias = None if bias is None else cast(bias, S.dtype)
-        return plain_dora(rows, cast(weight, S.dtype), bias, lora_A, lora_B, magnitude / norm, scaling, dropped).reshape(dy.shape)
+        return plain_dora(rows, cast(weight, S.dtype), bias, lora_A, lora_B, magnitude / norm, ctx.branch_scale, dropped).reshape(
+            dy.shape
+        )
 
     return *derived(formula, given, dy), *(None,) * 4
 
 
 def _backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, lora_A, lora_B, magnitude, S, v, gain, norm, mask = ctx.saved_tensors
-    scaling, p = ctx.settings
     need_x, need_weight, need_bias, need_A, need_B, *_ = ctx.needs_input_grad
     dtype = S.dtype
     rows, grads = cast(x.reshape(-1, x.shape[-1]), dtype), dy.reshape(-1, dy.shape[-1])
     factors = cast(weight, dtype), cast(lora_A, dtype), cast(lora_B, dtype)
-    dx, dA, dB, dm, dv = dora_backward(grads, v, gain, norm, rows, *factors, S, scaling, mask, p, (need_x, need_A, need_B))
+    dx, dA, dB, dm, dv = dora_backward(grads, v, gain, norm, rows, *factors, S, ctx.branch_scale, mask, (need_x, need_A, need_B))
     return (
         None if dx is None else cast(dx.view(x.shape), x.dtype),
         cast(dv.T @ rows, weight.dtype) if need_weight else None,

@@ -62,7 +62,7 @@ PLANTED = {
     "two seeds": ("seeds", [r for r in RUNS if r.seed != 2], TEXT, "at least three"),
     "tuned on a compared seed": ("seeds", [replace(r, seed=0) if r.seed == 1000 else r for r in RUNS], TEXT, "seeds [0]"),
     "one learning rate": ("tuned learning rates", only_rates(0.005), TEXT, "lora: 1 learning rates"),
-    "not the best": ("tuned learning rates", used(learning_rate=0.1), TEXT, "the best of the tuning is [0.005]"),
+    "not the best": ("tuned learning rates", used(learning_rate=0.1), TEXT, "the best of the tuning: [0.005]"),
     "at the edge": (
         "tuned learning rates",
         [replace(r, learning_rate=0.05) if r.name == "tune-lora-0.0015-1000" else r for r in RUNS],
@@ -76,13 +76,15 @@ PLANTED = {
     "other steps": ("the same steps", used(steps=450), TEXT, "'lora': 450"),
     "short tuning": ("the same steps", [replace(r, steps=1) if r.seed == 1000 else r for r in RUNS], TEXT, "the run tune-"),
     "over the budget": ("the budget", [replace(r, seconds=100 * r.seconds) for r in RUNS], TEXT, "the budget is 30"),
-    "no report": ("the report", RUNS, "", "no section `## Question`"),
+    "no report": ("the report", RUNS, "", "no report.md"),
     "a section is missing": ("the report", RUNS, TEXT.replace("## Costs", "## Prices"), "no section `## Costs`"),
     "too long": ("the report", RUNS, TEXT + "word " * 1000, "expected at most 1000"),
     "a score is missing": ("figures", RUNS, TEXT.replace(score(LORA), "good"), "the score of lora (300 steps)"),
     "an invented score": ("figures", RUNS, TEXT.replace(score(LORA), f"{score(LORA)}, 0.999 ± 0.001"), "the score of no row"),
     "an invented difference": ("figures", RUNS, TEXT.replace(score(LORA), f"{score(LORA)}, +0.111 ± 0.001"), "no paired"),
     "parameters are missing": ("costs", RUNS, TEXT.replace(f"{LORA[0].trainable:,}", "few"), "the trained parameters of lora"),
+    "no difference": ("figures", RUNS, re.sub(r"[+\-−]\d\.\d+ ± \S+", "some", TEXT), "no paired difference, such as"),
+    "a difference without a sign": ("figures", RUNS, TEXT.replace("+0.025 ±", "0.025 ±"), "needs its sign"),
     "bytes are missing": ("costs", RUNS, TEXT.replace(f"{LORA[0].file_bytes:,}", "few"), "the bytes of the file of lora"),
 }
 
@@ -111,11 +113,12 @@ def test_the_page_names_the_sections_and_20_points():
 
 
 def test_good_studies_are_not_rejected(tmp_path):
-    """Equal best learning rates; two options of one method; bold figures; a LaTeX sign."""
+    """Learning rates that are equal as they are printed; two options of one method; other ways to write numbers and titles."""
     tie = max(run.metric for run in RUNS if run.name.startswith("tune-lora"))
-    tied = [replace(run, metric=tie) if run.name.startswith("tune-lora") else run for run in RUNS]
+    tied = [replace(run, metric=tie - 0.0001 * run.learning_rate) if run.name.startswith("tune-lora") else run for run in RUNS]
     options = [replace(run, options="r=4") if run.method == "bottleneck" else run for run in tied]
-    report = TEXT.replace(score(LORA), f"**{score(LORA)}**".replace("±", r"\pm"))
+    report = TEXT.replace(score(LORA), f"**{score(LORA)}**".replace("±", r"\pm")).replace("## Results", "## results")
+    report = report.replace("+0.025 ± 0.009", "+0.0250+-0.0095")
     assert {name: x for name, x in problems(folder_of(tmp_path, options, report)).items() if x} == {}
 
 

@@ -27,7 +27,7 @@ def test_forward_and_backward_equal_autograd_of_the_definition(M, K, part, count
     dy = torch.randn(y.shape, dtype=torch.float64)
     wanted = torch.autograd.grad(y, leaves, dy)
     ours, S = lora_forward(x, W, b, A, B, 0.7, parts)
-    grads = lora_backward(dy, x, W, A, B, S, 0.7, parts, None, 0.0, (True, True, True))
+    grads = lora_backward(dy, x, W, A, B, S, 0.7, parts, None, (True, True, True))
     torch.testing.assert_close(ours, y.detach(), rtol=1e-12, atol=1e-12)
     for got, want in zip(grads, wanted, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
@@ -37,8 +37,8 @@ def test_backward_computes_only_what_is_needed():
     x, W, _, A, B, parts = make(5, 4, 6, 1, [0], 2)
     S = x @ A.T
     dy = torch.ones(5, 6, dtype=torch.float64)
-    assert [g is not None for g in lora_backward(dy, x, W, A, B, S, 1.0, parts, None, 0.0, (False, True, False))] == [0, 1, 0]
-    assert [g is not None for g in lora_backward(dy, x, W, A, B, S, 1.0, parts, None, 0.0, (False, False, True))] == [0, 0, 1]
+    assert [g is not None for g in lora_backward(dy, x, W, A, B, S, 1.0, parts, None, (False, True, False))] == [0, 1, 0]
+    assert [g is not None for g in lora_backward(dy, x, W, A, B, S, 1.0, parts, None, (False, False, True))] == [0, 0, 1]
 
 
 def test_forward_is_three_operations():

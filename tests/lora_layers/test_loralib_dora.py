@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import loralib as lora
 from kernels.formulas.dora_matmul import dora_matmul_reference, row_norms
+from kernels.formulas.dropout import keep_mask, plain_dropout
 from lora_layers.test_loralib_variants import peft
 from loralib.variants.dora import dora_linear, updated_norms
 
@@ -46,7 +47,7 @@ def test_dora_drops_the_lora_branch_alone():
     torch.manual_seed(1)
     result = layer(x)
     torch.manual_seed(1)
-    dropped = x * torch.empty(x.shape, dtype=torch.bool).bernoulli_(0.5) / 0.5
+    dropped = plain_dropout(x, keep_mask(x.shape, 0.5), 0.5)
     A, B = layer.lora_A["default"], layer.lora_B["default"]
     gain = layer.lora_magnitude_vector["default"] / updated_norms(layer, "default")
     wanted = gain * (x @ layer.weight.T + layer.variants["default"].scaling * dropped @ A.T @ B.T) + layer.bias

@@ -37,6 +37,7 @@ COLOURS = {
     "equal": "#332288",
     "pcgrad": "#44AA99",
     "cagrad": "#882255",
+    "gradnorm": "#EE3377",
     "mgda": "#999933",
     "nash_mtl": "#AA4499",
 }

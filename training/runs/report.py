@@ -31,9 +31,13 @@ class Run:
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
-    """The runs in these folders, themselves or one level below. ValueError for a path without any."""
-    runs = []
-    for path in paths:
+    """The runs in these folders, themselves or one level below. ValueError for a path without any.
+
+    Files next to run folders, such as `runs/*` gives them, are left out if there is a folder.
+    """
+    runs, paths = [], list(paths)
+    folders_given = [path for path in paths if path.is_dir()]
+    for path in folders_given or paths:
         folders = [path] if (path / CONFIG).exists() else sorted(p.parent for p in path.glob(f"*/{CONFIG}"))
         folders = [f for f in folders if (f / ROWS).exists()]
         if not folders:

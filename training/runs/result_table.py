@@ -3,7 +3,7 @@
 from training.reports.records import file_size
 from training.runs.result import TrainResult
 
-HEADER = ("task", "method", "metric", "before", "after", "best", "trained", "file", "saved", "ms/step")
+HEADER = ("task", "method", "metric", "before", "after", "best possible", "trained", "file", "saved", "ms/step")
 
 
 def table_rows(results: list[TrainResult]) -> list[tuple[str, ...]]:

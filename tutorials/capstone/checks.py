@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from itertools import permutations
 
-from training.reports.paired import paired_gap
+from tutorials.capstone.figures import differences, scores, written
 from tutorials.capstone.runs import Run, Study, score
 
 WORDS = 1000
@@ -13,8 +13,6 @@ WORDS = 1000
 SECTIONS = ("Question", "Setting", "Results", "Costs", "What we do not know")
 BASELINES = ("untouched", "head")
 LONGER = 1.5
-SCORE = re.compile(r"(?<![+\-−\d.])\d+\.\d+ ± \d+\.\d+(?!\d)")
-DIFFERENCE = re.compile(r"[+\-−]\d+\.\d+ ± \d+\.\d+(?!\d)")
 
 
 def baselines(study: Study, report: str, minutes: float) -> list[str]:
@@ -25,7 +23,11 @@ def baselines(study: Study, report: str, minutes: float) -> list[str]:
 def methods(study: Study, report: str, minutes: float) -> list[str]:
     """At least two rows to compare, beside the baselines: two methods, or two options of one."""
     names = sorted({f"{row.method} {row.options}".strip() for row in study.rows} - set(BASELINES))
-    return [] if len(names) > 1 else [f"rows {names}: expected at least two beside {' and '.join(BASELINES)}"]
+    return (
+        []
+        if len(names) > 1
+        else [f"compared rows: {', '.join(names) or 'none'}; expected at least two, beside {' and '.join(BASELINES)}"]
+    )
 
 
 def longer(study: Study, report: str, minutes: float) -> list[str]:
@@ -35,7 +37,9 @@ def longer(study: Study, report: str, minutes: float) -> list[str]:
         same = one[:2] == other[:2] and _rates(study.rows[one]) == _rates(study.rows[other])
         if same and other.steps >= LONGER * one.steps:
             return []
-    return [f"no row was trained longer: repeat one with {LONGER} times the --steps, and the same options and learning rate"]
+    return [
+        f"no row was trained longer: repeat one with twice the --steps (at least {LONGER} times), same options and learning rate"
+    ]
 
 
 def seeds(study: Study, report: str, minutes: float) -> list[str]:
@@ -58,10 +62,10 @@ def tuning(study: Study, report: str, minutes: float) -> list[str]:
         if len(means) < 3:
             problems.append(f"{name}: {len(means)} learning rates in folders `tune...`, expected at least three")
             continue
-        best = {rate for rate, mean in means.items() if mean == max(means.values())}
+        best = {rate for rate, mean in means.items() if round(mean, 3) == round(max(means.values()), 3)}  # as it is printed
         used = {rate for row, runs in study.rows.items() if row[:2] == (method, options) for rate in _rates(runs)}
         if not used <= best:
-            problems.append(f"{name}: uses the learning rates {sorted(used)}, the best of the tuning is {sorted(best)}")
+            problems.append(f"{name}: uses the learning rates {sorted(used)}, the best of the tuning: {sorted(best)}")
         if best <= {min(means), max(means)}:
             problems.append(
                 f"{name}: the best learning rate {sorted(best)} is at the edge of those that were tried: try one more"
@@ -104,27 +108,45 @@ def budget(study: Study, report: str, minutes: float) -> list[str]:
 
 def sections(study: Study, report: str, minutes: float) -> list[str]:
     """The parts of the report, and its length without code and tables."""
-    titles = re.findall(r"^## (.+?)\s*$", report, re.MULTILINE)
-    problems = [f"the report has no section `## {name}`" for name in SECTIONS if name not in titles]
+    if not report:
+        return ["there is no report.md in this folder"]
+    titles = [title.lower() for title in re.findall(r"^## (.+?)\s*$", report, re.MULTILINE)]
+    problems = [f"the report has no section `## {name}`" for name in SECTIONS if name.lower() not in titles]
     text = re.sub(r"```.*?```", "", report, flags=re.DOTALL)
     words = len(re.findall(r"\w[\w'’-]*", re.sub(r"^\|.*$", "", text, flags=re.MULTILINE)))
     return problems + ([f"the report has {words} words, expected at most {WORDS} (two pages)"] if words > WORDS else [])
 
 
 def figures(study: Study, report: str, minutes: float) -> list[str]:
-    """Results has each row's mean ± standard deviation, and no score or difference that the runs do not have."""
+    """Results has each row's mean ± standard deviation, one paired difference or more, and no number that no runs have.
+
+    It cannot know which pair of rows a difference is meant for. Wrong seeds are named by their own check alone.
+    """
+    if not report:
+        return ["there is no report.md in this folder"]
+    if seeds(study, report, minutes):
+        return ["not looked at: correct the seeds first"]
     results = _section(report, "Results")
-    scores = {row: score(runs) for row, runs in study.rows.items()}
-    problems = [f"Results lacks `{text}`, the score of {row}" for row, text in scores.items() if text not in results]
-    unknown = sorted(set(SCORE.findall(results)) - set(scores.values()))
-    problems += [f"Results has `{text}`, which is the score of no row" for text in unknown]
-    differences = _differences(study)
-    unknown = sorted({text.replace("−", "-") for text in DIFFERENCE.findall(results)} - differences)
-    return problems + [f"Results has `{text}`, which is no paired difference ± standard error of two rows" for text in unknown]
+    numbers, of_row, of_pair = written(results), scores(study), differences(study).values()
+    problems = [
+        f"Results lacks `{score(study.rows[row])}`, the score of {row}"
+        for row, values in of_row.items()
+        if score(study.rows[row]) not in results and not any(n.is_rounded(*values) for n in numbers if not n.sign)
+    ]
+    for number in sorted(set(numbers)):
+        if not number.sign and not any(number.is_rounded(*values) for values in of_row.values()):
+            problems.append(f"Results has `{number}`, which is the score of no row (a difference needs its sign, + or -)")
+        if number.sign and not any(number.is_rounded(*values) for values in of_pair):
+            problems.append(f"Results has `{number}`, which is no paired difference ± standard error of two rows")
+    if not any(number.sign for number in numbers):
+        problems.append("Results has no paired difference, such as `+0.012 ± 0.004`, with its sign and at least three decimals")
+    return problems
 
 
 def costs(study: Study, report: str, minutes: float) -> list[str]:
     """Trained parameters and bytes of the file of each trained row are in the section Costs."""
+    if not report:
+        return ["there is no report.md in this folder"]
     numbers, problems = set(re.findall(r"(?<![\d,])\d[\d,]*\d", _section(report, "Costs"))), []
     for row, runs in study.trained().items():
         for value, what in ((runs[0].trainable, "trained parameters"), (runs[0].file_bytes, "bytes of the file")):
@@ -163,19 +185,8 @@ def _mean_by_rate(runs: list[Run]) -> dict[float, float]:
     return {rate: -math.inf if any(map(math.isnan, x)) else sum(x) / len(x) for rate, x in values.items()}
 
 
-def _differences(study: Study) -> set[str]:
-    """`+0.012 ± 0.004` for each pair of rows with the same seeds: mean and standard error of the paired differences."""
-    texts = set()
-    for one, other in permutations(study.rows, 2):
-        by_seed = [{run.seed: run.metric for run in study.rows[row]} for row in (one, other)]
-        if by_seed[0].keys() == by_seed[1].keys() and len(by_seed[0]) > 1:
-            mean, error = paired_gap(*([values[seed] for seed in sorted(values)] for values in by_seed))
-            texts.add(f"{mean:+.3f} ± {error:.3f}")
-    return texts
-
-
 def _section(report: str, title: str) -> str:
-    """The text of a section, without bold type and with ± as one sign."""
+    """The text of a section, without bold type and with ± as one sign; the title in any case."""
     plain = re.sub(r"[*`]", "", report).replace(r"\pm", "±")
     parts = re.split(r"^## (.+?)\s*$", plain, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True)).get(title, "")
+    return dict(zip(map(str.lower, parts[1::2]), parts[2::2], strict=True)).get(title.lower(), "")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tutorials.capstone.checks import CHECKS, training_minutes
+from tutorials.capstone.figures import summary
 from tutorials.capstone.runs import collect, read_runs, study_of
 
 REPORT = "report.md"
@@ -25,6 +26,7 @@ def command(folder: Path, minutes: float, gather: bool) -> int:
         print(f"{'ok     ' if not missing else 'missing'} {name}")
         for sentence in missing:
             print(f"        - {sentence}")
+    print(*summary(study_of(read_runs(folder))), sep="\n")
     print(f"training: {training_minutes(study_of(read_runs(folder))):.1f} of {minutes:g} minutes")
     count = sum(not missing for missing in results.values())
     print(f"{count} of {len(results)} checks passed")

@@ -51,7 +51,9 @@ class Row(NamedTuple):
     steps: int
 
     def __str__(self) -> str:
-        return f"{self.method} ({self.options}, {self.steps} steps)" if self.options else f"{self.method} ({self.steps} steps)"
+        details = [self.options] if self.options else []
+        details += [] if self.method == "untouched" else [f"{self.steps} steps"]
+        return f"{self.method} ({', '.join(details)})" if details else self.method
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 # %% [markdown]
-# # 16 · Deep dive: conflicts between tasks are normal
+# # 16 · Deep dive: conflicts are normal, and balancing decides little
 #
 # **Needs** [lesson 16](../16_balancing_and_interference.py) · **Read and do** 60 minutes
 # · **Runs in** about 80 s on one CPU thread · **Memory** 2 GB
 #
-# The core page compared methods on a plane and in a short training. Here you see two methods
-# that prefer slow tasks, measure whether three tasks conflict, and repeat the comparison with
-# more seeds and three learning rates. You also reproduce a bug, and see which task is a good
-# start for which other task.
+# The core page compared methods on a plane and in a short training. Here you build two more
+# methods by hand, measure whether three tasks conflict, and repeat the comparison with more seeds
+# and three learning rates. You also reproduce a bug, and see which task is a good start for
+# which other task.
 
 # %% tags=["fold"]
 # set-up: imports, our folders, one thread
@@ -18,11 +18,11 @@ from pathlib import Path
 ROOT = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "loralib").is_dir())
 sys.path.insert(0, str(ROOT))  # so that Python finds our folders
 
-import datasets
 import torch
-import transformers
 from matplotlib import pyplot as plt
 
+# %% tags=["fold"]
+# set-up: our library
 from multitask.balancing.balancing import (
     DynamicWeightAverage,
     GradNorm,
@@ -37,27 +37,24 @@ from multitask.runs.trainer import MultitaskTrainer
 from training.data.tasks import TASKS, find_task
 from training.evaluation.evaluation import HeldOut
 from training.reports.paired import paired_gap
-from training.reports.records import COLOURS, use_style
+from training.reports.records import COLOURS
 from tutorials.answers import true_option
-from tutorials.show import show, show_table
+from tutorials.show import prepare_page, show, show_table
 
-torch.set_num_threads(1)
-transformers.utils.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
-datasets.disable_progress_bars()
-use_style()
+prepare_page()  # one thread, no progress bars, our plot style
 
 # %% [markdown]
-# ## 1. Two methods that prefer slow tasks
+# ## 1. DWA and GradNorm by hand
 #
-# - **DWA** (Liu et al. 2019, section 3.2): $w = K\,\mathrm{softmax}(r / T)$ with T = 2. A period is a
-#   fixed number of steps, and $r_i$ is the mean loss of this period divided by that of the
-# previous   one. (The paper writes $w$ for $r$, and λ for $w$.)
-# - **GradNorm** (Chen et al. 2018, algorithm 1) moves each $w_i \lVert g_i \rVert$ towards a target:
-#   their mean, times $f_i^{1.5}$. Divide each loss by its value at step 1, then by the mean of
-# these fractions over all tasks: this is $f_i$ (the paper writes $r_i$, and α for 1.5). In place
-# of the paper's learning rate, ours uses a fixed step, and   divides by the mean norm, so that
-# the unit of a loss does not matter. Then it scales the weights   to the sum K.
+# - **DWA** (Liu et al. 2019, "Dynamic Weight Average"): $w = K\,\mathrm{softmax}(r / T)$ with T = 2. A period
+#   is a fixed number of steps (in the paper, an epoch). $r_i$ is the mean loss of this period, divided by that of the
+#   previous period. (The paper writes $w$ for $r$, and λ for $w$.)
+# - **GradNorm** (Chen et al. 2018, algorithm 1) moves each $w_i \lVert g_i \rVert$ towards a
+#   target: their mean, times $f_i^{1.5}$. To get $f_i$, divide each loss by its value at step 1,
+#   then by the mean of these fractions over all tasks. (The paper writes $r_i$ for $f_i$, and α
+#   for 1.5.) Here $g_i$ is the gradient of the last matrix that the tasks share. The paper uses a
+#   learning rate. Ours moves a weight by 0.025 times its norm, divided by the mean norm, so that
+#   the unit of a loss does not matter. Then it scales the weights to the sum K.
 #
 # ??? The loss of task A halves, the loss of task B stays the same. Both gradients have the same norm.
 #   Who gives B the larger weight?
@@ -66,26 +63,40 @@ use_style()
 # - [x] both || Uncertainty weighting would do the opposite.
 
 # %%
+fractions = torch.tensor([0.5, 1.0], dtype=torch.float64)  # (K,): loss over the loss before
+norms = torch.tensor([3.0, 3.0], dtype=torch.float64)  # (K,): of w_i g_i, with w = 1
+target = norms.mean() * (fractions / fractions.mean()) ** 1.5
+moved = 1 - 0.025 * torch.sign(norms - target) * norms / norms.mean()
+both = {"DWA": 2 * (fractions / 2.0).softmax(0), "GradNorm": 2 * moved / moved.sum()}
+for name, weights in both.items():
+    print(f"{name:9} A {weights[0]:.3f}  B {weights[1]:.3f}")
+
+# %% tags=["fold"]
+# plot: the weights of both methods
+figure, panel = plt.subplots(figsize=(5.6, 2.4))
+for place, (name, colour) in enumerate((("A: halved", "darkgray"), ("B: the same", "black"))):
+    heights = [float(weights[place]) for weights in both.values()]
+    x = [i + 0.3 * (place - 0.5) for i in range(2)]
+    panel.bar(x, heights, width=0.28, color=colour, label=name)
+panel.axhline(1, color="black", linewidth=0.8, linestyle=":")
+panel.set_xticks(range(2), list(both))
+panel.set(title="both give the slow task B more weight", ylabel="weight w", ylim=(0, 1.9))
+panel.legend(title="loss of the task", loc="upper center", ncols=2)
+show(figure, "16_slow_tasks")
+
+# %% tags=["fold"]
+# check: the library's classes
+by_dwa, by_gradnorm = (bool(w[1] > w[0]) for w in both.values())
+true_option(by_dwa and not by_gradnorm, by_gradnorm and not by_dwa, by_dwa and by_gradnorm)
 two = ["classification"] * 2
-dwa = DynamicWeightAverage(two, period=1)
-gradnorm, norms = GradNorm(two), torch.tensor([3.0, 3.0], dtype=torch.float64)
-G = torch.diag(norms**2)  # (K, K)
+dwa, gradnorm = DynamicWeightAverage(two, period=1), GradNorm(two)
+G = torch.diag(norms**2)  # (K, K): inner products of the gradients
 for step, losses in enumerate(({0: 1.0, 1: 1.0}, {0: 0.5, 1: 1.0}), 1):
     dwa.after(losses)
     gradnorm.solve(G, G, [0, 1], losses, step=step)
-print("DWA:     ", [round(w, 3) for w in dwa.weights.tolist()])
-print("GradNorm:", [round(w, 3) for w in gradnorm.weights.tolist()])
-
-# %% tags=["fold"]
-# check: both formulas by hand
-by_dwa, by_gradnorm = (bool(w[1] > w[0]) for w in (dwa.weights, gradnorm.weights))
-true_option(by_dwa and not by_gradnorm, by_gradnorm and not by_dwa, by_dwa and by_gradnorm)
-r = torch.tensor([0.5, 1.0], dtype=torch.float64)
-assert torch.allclose(dwa.weights, 2 * (r / 2.0).softmax(0)), "K softmax(r / T) with T = 2"
-target = norms.mean() * (r / r.mean()) ** 1.5
-w = 1 - 0.025 * torch.sign(norms - target) * norms / norms.mean()  # 0.025: its step size
-assert torch.allclose(gradnorm.weights, 2 * w / w.sum()), (
-    "towards the target, then to the sum K"
+assert torch.allclose(dwa.weights, both["DWA"]), "is r this period over the previous one?"
+assert torch.allclose(gradnorm.weights, both["GradNorm"]), (
+    "did you move the weights towards the target before you scaled them to the sum K?"
 )
 
 # %% [markdown]
@@ -96,13 +107,15 @@ assert torch.allclose(gradnorm.weights, 2 * w / w.sum()), (
 # `--analyze_interference`, an evaluation measures two matrices on 32 examples of each task:
 #
 # - the cosines of the gradients of two tasks,
-# - the *affinity* $Z_{ij} = 1 - L_j(\theta - \eta g_i) / L_j(\theta)$ (Fifty et al. 2021): by which
-#   fraction a small step for task $i$ lowers the loss of task $j$.
+# - the *affinity* $Z_{ij} = 1 - L_j(\theta - \eta g_i) / L_j(\theta)$ (Fifty et al. 2021), here with
+#   η = 0.01: by which fraction a small step for task $i$ lowers the loss of task $j$.
 #
-# ??? Which sign do most cosines between two tasks have?
-# - [ ] positive || The three tasks read the same kind of texts, but this is not enough.
-# - [x] negative || Yet the cosines are far from -1.
-# - [ ] none: all are zero within 0.01 || Even the mean closest to zero is -0.02.
+# There are two evaluations (after 20 and 40 steps) and three seeds: 18 cosines of two tasks.
+#
+# ??? On average over the evaluations, what does a step for *sentiment* do to the loss of *tagging*?
+# - [ ] it lowers the loss || Both tasks read texts of the same kind, but this is not enough.
+# - [x] it raises the loss || The mean cosine of this pair is negative, too.
+# - [ ] it changes the loss by less than 0.1 % || The change is several times as large.
 
 # %% tags=["fold"]
 # set-up: examples of each seed, a training run, and the scores of a model
@@ -126,6 +139,8 @@ def trained(examples: dict, **options):
     return model, log
 
 
+# %% tags=["fold"]
+# set-up: the score of a model, and the examples of a seed
 def mean_score(model, examples: dict) -> float:
     held_out = {task: part.held_out for task, part in examples.items()}
     values = model.evaluate_all_tasks(held_out, tokenizer)
@@ -162,7 +177,7 @@ figure, panels = plt.subplots(1, 2, figsize=(7.6, 3.6))
 largest = float(100 * affinity.abs().max())
 matrices = (
     ("most pairs conflict: cosines", cosines, 1.0),
-    ("each column sums to more than 0", 100 * affinity, largest),
+    ("a step helps some, hurts others", 100 * affinity, largest),
 )
 for panel, (title, matrix, limit) in zip(panels, matrices, strict=True):
     panel.imshow(matrix, cmap="RdBu", vmin=-limit, vmax=limit)
@@ -182,11 +197,14 @@ show(figure, "16_interference")
 
 # %% tags=["fold"]
 # check
-negative = float((pairs < 0).float().mean())
-true_option(
-    negative < 0.5, negative > 0.5 and pairs.mean() > -0.6, bool(pairs.abs().max() < 0.01)
+raised = -float(affinity[names.index("sentiment"), names.index("tagging")])
+true_option(raised < -0.001, raised > 0.001, abs(raised) <= 0.001)
+assert (pairs < 0).float().mean() > 0.5, (
+    "most pairs conflict: are cosines of a task with itself in it?"
 )
-assert affinity.sum(0).min() > 0, "together, the three steps should lower each loss"
+assert affinity.sum(0).min() > 0, (
+    "the joint step should lower each loss: is its size small enough?"
+)
 
 # %% [markdown]
 # Most cosines are negative, and a step for *sentiment* raises the loss of *tagging*. But the
@@ -224,9 +242,22 @@ ratios = [ratio_of_sum(model, examples[seed]) for seed, (model, _) in runs.items
 print("by seed:", *(f"{ratio:.2f}" for ratio in ratios))
 
 # %% tags=["fold"]
+# plot: the ratio of each seed between its three landmarks
+figure, panel = plt.subplots(figsize=(6.4, 1.9))
+panel.plot(ratios, [0] * 3, "o", color=COLOURS["equal"], markersize=9, alpha=0.7)
+landmarks = ((0, "minimum of\nthe sum"), (1, "orthogonal\ngradients"), (3, "equal\ngradients"))
+for x, text in landmarks:
+    panel.axvline(x, color="black", linewidth=0.8, linestyle=":")
+    panel.text(x, 0.62, text, ha="center", va="bottom")
+panel.set(xlim=(-0.4, 3.4), ylim=(-0.6, 0.6), yticks=[])
+panel.set_title("our runs are not at a minimum", pad=34)
+panel.set_xlabel("ratio after 40 steps (dots: three seeds)")
+show(figure, "16_ratio")
+
+# %% tags=["fold"]
 # check
 true_option(min(ratios) > 1, min(ratios) > 0.05 and max(ratios) < 1, max(ratios) < 0.05)
-assert max(ratios) < 1, "the gradients should partly cancel"
+assert max(ratios) < 1, "the gradients should partly cancel: is `G` that of all three tasks?"
 
 # %% [markdown]
 # The gradients cancel only partly (on these 32 examples of each task), so this law does not explain our
@@ -238,21 +269,21 @@ assert max(ratios) < 1, "the gradients should partly cancel"
 # train with six *new* seeds. The rule is that of lesson 04: a difference is clear if the mean of
 # the paired differences is larger than two standard errors. (± below is one standard error.)
 #
-# ??? How many of these two are clearly better than equal weights with 40 steps: PCGrad with 40 steps,
-#   equal weights with 60 steps?
-# - [x] none || Six seeds do not decide. The gain of PCGrad on the core page is not confirmed.
-# - [ ] one || Both mean differences are below two of their standard errors.
-# - [ ] both || Both mean differences are below two of their standard errors.
+# ??? PCGrad needs the gradient of each of the three tasks. How long does one of its steps take, compared with
+#   a step with equal weights?
+# - [ ] about as long || PCGrad has three backward passes in place of one.
+# - [x] about twice as long || The forward pass and the optimizer run only once.
+# - [ ] more than three times as long || Only the backward passes are repeated.
 
 # %%
 NEW_SEEDS = range(3, 9)
 WAYS = {"equal": {}, "PCGrad": {"loss_weighting": "pcgrad"}, "60 steps": {"steps": 60}}
 new_scores, seconds = {way: [] for way in WAYS}, dict.fromkeys(WAYS, 0.0)
 for seed in NEW_SEEDS:
-    of_seed = three_tasks(seed)
+    seed_examples = three_tasks(seed)
     for way, options in WAYS.items():
-        model, log = trained(of_seed, tasks=THREE, seed=seed, **options)
-        new_scores[way].append(mean_score(model, of_seed))
+        model, log = trained(seed_examples, tasks=THREE, seed=seed, **options)
+        new_scores[way].append(mean_score(model, seed_examples))
         seconds[way] += sum(row["seconds"] for row in log)
 clear = {}
 for way in ("PCGrad", "60 steps"):
@@ -264,21 +295,22 @@ for way in ("PCGrad", "60 steps"):
 # check
 longer = (seconds["PCGrad"] / 40) / (seconds["60 steps"] / 60)
 print(f"a step of PCGrad takes {longer:.1f} times as long")
-true_option(sum(clear.values()) == 0, sum(clear.values()) == 1, all(clear.values()))
-assert 1 < longer < 3, "three backward passes, but one forward pass and one optimizer step"
+true_option(longer < 1.3, 1.3 <= longer <= 3, longer > 3)
+assert not any(clear.values()), (
+    "the text says: none is clearly better. Other seeds, or examples?"
+)
 
 # %% [markdown]
-# Neither PCGrad nor 60 plain steps is clearly better than equal weights with 40 steps. The gain of
-# PCGrad with the seeds 0 to 2 is not confirmed.
+# Neither PCGrad nor 60 plain steps is clearly better than equal weights with 40 steps: six seeds
+# do not decide. The gain of PCGrad with the seeds 0 to 2 is not confirmed.
 #
 # Is the learning rate of 3e-3 unfair to one of the methods? We try three learning rates for
 # three methods, with three seeds.
 #
-# ??? What changes the mean score more: another of the three methods, or another of the three learning
-#   rates?
-# - [x] the learning rate || In this grid, the three methods share the best learning rate.
-# - [ ] the method || With AdamW, a constant factor on all gradients changes almost nothing.
-# - [ ] both about equally || The differences between learning rates are several times larger.
+# ??? Which learning rates are best for the three methods?
+# - [x] the same one for all three || So 3e-3 was not unfair to one of them.
+# - [ ] a smaller one for GradNorm || Its weights change how much each task counts, not the size of a step with AdamW.
+# - [ ] a larger one for PCGrad || AdamW divides a gradient by its size, so a step has about the same length.
 
 # %%
 RATES, METHODS = (1e-3, 3e-3, 1e-2), ("equal", "gradnorm", "pcgrad")
@@ -286,7 +318,8 @@ GRID = {(w, rate): [] for w in METHODS for rate in RATES}
 for weights, rate in GRID:
     options = {"tasks": THREE, "loss_weighting": weights, "learning_rate": rate}
     for seed in examples:
-        model = trained(examples[seed], seed=seed, **options)[0]
+        known = (weights, rate) == ("equal", 3e-3)  # these runs are those of section 2
+        model = (runs[seed] if known else trained(examples[seed], seed=seed, **options))[0]
         GRID[weights, rate].append(mean_score(model, examples[seed]))
 grid_means = {key: sum(values) / 3 for key, values in GRID.items()}
 for weights in METHODS:
@@ -295,13 +328,14 @@ for weights in METHODS:
 # %% tags=["fold"]
 # plot: mean score by learning rate
 figure, panel = plt.subplots(figsize=(6.4, 3.4))
-looks = {"equal": "o", "gradnorm": "^", "pcgrad": "D"}
-for (weights, marker), colour in zip(looks.items(), ("equal", "broken", "pcgrad"), strict=True):
+markers = {"equal": "o", "gradnorm": "^", "pcgrad": "D"}
+for weights, marker in markers.items():
+    colour = COLOURS[weights]
     for seed in range(3):
         values = [GRID[weights, rate][seed] for rate in RATES]
-        panel.plot(RATES, values, color=COLOURS[colour], alpha=0.25, linewidth=0.8)
+        panel.plot(RATES, values, color=colour, alpha=0.25, linewidth=0.8)
     means = [grid_means[weights, rate] for rate in RATES]
-    panel.plot(RATES, means, color=COLOURS[colour], marker=marker, label=weights)
+    panel.plot(RATES, means, color=colour, marker=marker, label=weights)
 panel.set_xscale("log")
 panel.set_xticks(RATES, [f"{rate:.0e}".replace("e-0", "e-") for rate in RATES])
 panel.minorticks_off()
@@ -313,15 +347,14 @@ show(figure, "16_learning_rates")
 # %% tags=["fold"]
 # check
 best = {w: max(RATES, key=lambda rate: grid_means[w, rate]) for w in METHODS}
-others = sum(rate != 3e-3 for rate in best.values())
-by_rate = max(grid_means["equal", rate] for rate in RATES) - min(
-    grid_means["equal", rate] for rate in RATES
+true_option(len(set(best.values())) == 1, best["gradnorm"] < 3e-3, best["pcgrad"] > 3e-3)
+by_rate, by_method = (
+    max(grid_means[key] for key in keys) - min(grid_means[key] for key in keys)
+    for keys in ([("equal", rate) for rate in RATES], [(w, 3e-3) for w in METHODS])
 )
-by_method = max(grid_means[w, 3e-3] for w in METHODS) - min(
-    grid_means[w, 3e-3] for w in METHODS
+assert by_rate > 2 * by_method, (
+    "the learning rate should matter more: does each run get its own one?"
 )
-true_option(by_rate > 2 * by_method, by_method > 2 * by_rate, 0.5 <= by_rate / by_method <= 2)
-assert others == 0, "the text says: the three methods share the best learning rate"
 
 # %% [markdown]
 # Within this grid, the learning rate changes the score much more than the method. (DWA is not in the comparison:
@@ -334,41 +367,57 @@ assert others == 0, "the text says: the three methods share the best learning ra
 # in each step, even if task $i$ is absent.
 # No error is raised.
 #
-# ??? Two tasks have the same loss, 0.5. Task A is sampled in 90 % of the steps, B in 10 %. Which is the
+# ??? Two tasks have the same loss, 0.25. Task A is sampled in 90 % of the steps, B in 10 %. Which is the
 #   value around which the weight of B settles, if the terms of all tasks are added in each step?
-# - [ ] 1 || This needs the term of B only in the steps of B.
-# - [ ] 0.1 || The weight grows: s of B is pulled down in nine steps of ten.
-# - [x] about 10 || Then the rare task gets rare and very large steps.
+# - [ ] 2 || This needs the term of B only in the steps of B.
+# - [ ] 0.2 || The weight grows: s of B is pulled down in nine steps of ten.
+# - [x] about 20 || Then the rare task gets rare and very large steps.
 
 # %%
 PROBABILITIES = torch.tensor([0.9, 0.1])
 
 
-def final_weights(all_terms: bool, steps=1500) -> torch.Tensor:
-    """Mean weights (2,) in the second half of a run that samples one task per step."""
-    balancing, mean = Uncertainty(["classification"] * 2), torch.zeros(2)
+def weights_by_step(all_terms: bool, steps=3000) -> torch.Tensor:
+    """Weights (steps, 2) of a run that samples one task per step."""
+    balancing, weights = Uncertainty(["classification"] * 2), []
     optimizer, g = torch.optim.SGD(balancing.parameters(), lr=0.03), torch.Generator()
     for step in range(steps):
         k = int(torch.multinomial(PROBABILITIES, 1, generator=g.manual_seed(step)))
-        loss = balancing.term(k, torch.tensor(0.5), 1.0)
+        loss = balancing.term(k, torch.tensor(0.25), 1.0)
         if all_terms:
             loss = loss + 0.5 * balancing.log_vars[1 - k]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if 2 * step >= steps:
-            mean += torch.tensor([balancing.weight(0), balancing.weight(1)]) / (steps / 2)
-    return mean
+        weights.append([balancing.weight(0), balancing.weight(1)])
+    return torch.tensor(weights)
 
 
-correct, wrong = final_weights(False), final_weights(True)
+weight_runs = {"correct": weights_by_step(False), "wrong": weights_by_step(True)}
+correct, wrong = (weights[2000:].mean(0) for weights in weight_runs.values())  # (2,) each
 print("only the term of the sampled task:", [round(w, 2) for w in correct.tolist()])
 print("the terms of all tasks:           ", [round(w, 2) for w in wrong.tolist()])
 
 # %% tags=["fold"]
+# plot: the weights by step
+figure, panel = plt.subplots(figsize=(6.4, 3))
+for name, line in (("correct", "-"), ("wrong", "--")):
+    for task, colour in enumerate(("darkgray", "black")):
+        label = f"{name}: task {'AB'[task]}"
+        weights = weight_runs[name][:, task]
+        panel.plot(weights, line, color=colour, linewidth=1.3, label=label)
+panel.set_yscale("log")
+panel.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
+panel.minorticks_off()
+panel.set(title="with the terms of all tasks, the rare task B gets a weight of 20")
+panel.set(xlabel="step", ylabel="weight")
+panel.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 0.45))
+show(figure, "16_uncertainty")
+
+# %% tags=["fold"]
 # check; and the factor ½ of the second term is the same for all tasks
-true_option(abs(wrong[1] - 1) < 0.2, wrong[1] < 0.2, 7 < wrong[1] < 13)
-assert (correct - 1).abs().max() < 0.06, "the same loss, the same weight"
+true_option(abs(wrong[1] - 2) < 0.4, wrong[1] < 0.4, 14 < wrong[1] < 26)
+assert (correct - 2).abs().max() < 0.2, "the same loss, the same weight: one term per step?"
 fixed, s = torch.tensor([2.0, 0.02, 0.5]).double(), torch.zeros(3).double().requires_grad_()
 for _ in range(3000):
     (slope,) = torch.autograd.grad((torch.exp(-s) * fixed + s).sum(), s)
@@ -389,8 +438,8 @@ assert torch.allclose(
 # ## 6. A head for each task is information, too
 #
 # On the core page, *sarcasm* (the texts of *sentiment* with opposite labels) and *sentiment* shared a
-# head and conflicted. Now each has a head
-# of its own. There is no task embedding.
+# head and conflicted. Now each has a head of its own, without task embeddings. For comparison, we
+# run the two ways of the core page again (here with 300 test examples).
 #
 # ??? After 75 steps, what is the mean score of the two tasks with a head each (one seed)?
 # - [ ] about 0.5 || This is so with one shared head without information.
@@ -430,13 +479,13 @@ HEADS = {
     },
     "a head each": {},
 }
-pair, measured, of_heads = conflicting(0), {}, {}
+pair, measured, head_scores = conflicting(0), {}, {}
 for name, options in HEADS.items():
     model, log = trained(pair, steps=75, **PAIR, **options)
     key = "cosine/sentiment~sarcasm"
     measured[name] = [row[key] for row in log if key in row]
-    of_heads[name] = mean_score(model, pair)
-    print(f"{name:26} {of_heads[name]:.2f}, cosine {measured[name][0]:+.2f}", end=" ")
+    head_scores[name] = mean_score(model, pair)
+    print(f"{name:26} {head_scores[name]:.2f}, cosine {measured[name][0]:+.2f}", end=" ")
     print(f"at step 15, {measured[name][-1]:+.2f} at step 75")
 
 # %% tags=["fold"]
@@ -455,14 +504,19 @@ show(figure, "16_heads")
 
 # %% tags=["fold"]
 # check
-value = of_heads["a head each"]
+value = head_scores["a head each"]
 true_option(abs(value - 0.5) < 0.05, 0.55 <= value <= 0.75, value > 0.75)
-assert measured["a head each"][0] > 0.5, "the heads should get opposite signs early"
-assert measured["one head"][0] < -0.5, "without information the two gradients cancel"
+assert measured["a head each"][0] > 0.5, (
+    "the cosine should be near 1: does each task really have its own head?"
+)
+assert measured["one head"][0] < -0.5, (
+    "the two gradients should cancel: does the input name the task?"
+)
 
 # %% [markdown]
 # The task embeddings start at zero. So at first the two gradients cancel, as without them. Later the
-# cosine is no longer near -1, and it changes from measurement to measurement (this is one seed).
+# cosine is no longer near -1. Cosines change from measurement to measurement (also with one head,
+# at step 45), and this is one seed.
 #
 # ## 7. Which task is a good start for which other task?
 #
@@ -476,7 +530,7 @@ assert measured["one head"][0] < -0.5, "without information the two gradients ca
 #
 # ??? For which target is every other source worse than a second training on the target itself?
 # - [ ] topic || After *nli*, *tagging* and *qa*, its mean is higher than after itself.
-# - [x] tagging || It has 40 sentences. Perhaps it needs more steps on them most.
+# - [x] tagging || It has only 40 sentences. Perhaps more steps on them help it most.
 # - [ ] nli || After *tagging* and *qa*, its mean is higher than after itself.
 
 # %% tags=["fold"]
@@ -484,22 +538,43 @@ assert measured["one head"][0] < -0.5, "without information the two gradients ca
 show_table("multitask/results/transfer/report.md; sentiment; topic; nli; tagging; qa")
 
 # %% tags=["fold"]
-# check: the report marks sources that are clearly worse than the diagonal with ▼
+# read the report, with its marks
 lines = (ROOT / "multitask/results/transfer/report.md").read_text().splitlines()
 after = [line.split("|")[2:7] for line in lines if line.startswith("| after ")]
 targets = ("sentiment", "topic", "nli", "tagging", "qa")
+means = torch.tensor([[float(cell.split()[0]) for cell in row] for row in after])  # (5, 5)
+
+# %% tags=["fold"]
+# plot: the difference to the diagonal of each column
+figure, panel = plt.subplots(figsize=(6.8, 3.6))
+difference = means - means.diagonal()
+panel.imshow(difference, cmap="RdBu", vmin=-0.2, vmax=0.2, aspect="auto")
+panel.set_xticks(range(5), targets)
+panel.set_yticks(range(5), targets)
+panel.grid(visible=False)
+for i, row in enumerate(after):
+    for j, cell in enumerate(row):
+        mark = next((f" {m}" for m in "▲▼" if m in cell), "")
+        dark = abs(float(difference[i, j])) > 0.12
+        text = "–" if i == j else f"{difference[i, j]:+.2f}{mark}"
+        panel.text(j, i, text, ha="center", va="center", color="white" if dark else "black")
+panel.set(title="7 of 20 differences are clear (▲ better, ▼ worse)", xlabel="target task")
+panel.set_ylabel("source task")
+show(figure, "16_transfer")
+
+# %% tags=["fold"]
+# check
 worse = {name: sum("▼" in row[i] for row in after) for i, name in enumerate(targets)}
-means = {(i, j): float(after[i][j].split()[0]) for i in range(5) for j in range(5)}
 below = [all(means[i, j] < means[j, j] for i in range(5) if i != j) for j in range(5)]
 true_option(below[1], below[3], below[2])
-assert worse["tagging"] == 4, "each by more than two standard errors"
+assert worse["tagging"] == 4, "the text says four: was the report measured again?"
 assert sum("▲" in cell for row in after for cell in row) == 3, "the text names three"
 
 # %% [markdown]
 # Three sources are clearly better than the diagonal: *nli* for *topic*, and *tagging* and *qa*
 # for *nli*. With three seeds, chance alone marks about one pair in five, so a single mark means
 # little. And the mean of *topic* is highest alone, with half of the steps. The four marks in the
-# column of *tagging* (▼ in the report) agree, but they share one diagonal value.
+# column of *tagging* agree, but they share one diagonal value.
 #
 # ## What could go wrong
 #
@@ -513,6 +588,6 @@ assert sum("▲" in cell for row in after for cell in row) == 3, "the text names
 #
 # 1. Conflicts are normal: they are no reason for a balancing method by themselves.
 # 2. With six new seeds, neither PCGrad nor 60 plain steps was clearly better than equal weights.
-# 3. A head for each task gives the model the information which task is asked.
+# 3. A head for each task shows the model which task is asked.
 #
 # **Next:** [lesson 17](../17_distill_logits.py).

@@ -24,9 +24,7 @@ from pathlib import Path
 ROOT = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "loralib").is_dir())
 sys.path.insert(0, str(ROOT))  # so that Python finds our folders
 
-import datasets
 import torch
-import transformers
 from matplotlib import pyplot as plt
 from torch.nn.utils import parametrize
 
@@ -59,15 +57,10 @@ from training.loop import loop
 from training.loop.randomness import seeded
 from training.models.trained import load_trained
 from training.reports.paired import paired_gap
-from training.reports.records import use_style
 from tutorials.answers import true_option
-from tutorials.show import show, show_table
+from tutorials.show import prepare_page, show, show_table
 
-torch.set_num_threads(1)
-transformers.utils.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
-datasets.disable_progress_bars()
-use_style()
+prepare_page()  # one thread, no progress bars, our plot style
 folder, cpu, none = Path(tempfile.mkdtemp()), torch.device("cpu"), torch.nn.ModuleDict()
 
 # %% tags=["fold"]

@@ -16,9 +16,8 @@ from torch.nn import functional as F
 from kernels.bench import machine
 from kernels.bench.gpu.contenders import lorafusion_triton, unsloth
 from kernels.bench.gpu.contest import Contest, GpuCase, relative_error, worst
-from kernels.formulas import lora_augmented, lora_matmul
-from kernels.triton_kernels import lora_backward_triton, lora_matmul_triton
-from kernels.triton_kernels.philox import keep_mask
+from kernels.formulas import dropout, lora_augmented, lora_matmul
+from kernels.triton_kernels import lora_backward_triton, lora_matmul_triton, philox
 
 SHAPES = ((4096, 4096), (14336, 4096), (4096, 14336))
 """(N, K) of Llama-8B: attention projections, up and gate, down"""
@@ -82,16 +81,16 @@ def triton_form(case: GpuCase, x, dy, W, A, B):
 def addmm_form(case: GpuCase, x, dy, W, A, B):
     """Ours in torch: scale and sum inside the second matmul, in place. The honest baseline."""
     p, parts = case.dropout, ((0, case.N),)
-    keep = keep_mask(torch.tensor([7], device=x.device), case.M, case.K, p) if p else None
+    scaling = SCALING / dropout.keep_probability(p) if p else SCALING
 
     def forward():
-        mask = None if keep is None else torch.empty_like(keep).bernoulli_(1 - p)
-        dropped = None if mask is None else lora_matmul.drop(x, mask, p)
-        return lora_matmul.lora_forward(x, W, None, A, B, SCALING, parts, dropped), mask
+        mask = dropout.keep_mask(x.shape, p, x.device) if p else None
+        dropped = None if mask is None else x * mask
+        return lora_matmul.lora_forward(x, W, None, A, B, scaling, parts, dropped), mask
 
     def both():
         (y, S), mask = forward()
-        return y, *lora_matmul.lora_backward(dy, x, W, A, B, S, SCALING, parts, mask, p, (True, True, True))
+        return y, *lora_matmul.lora_backward(dy, x, W, A, B, S, scaling, parts, mask, (True, True, True))
 
     return (lambda: forward()[0]) if case.mode == "forward" else both
 
@@ -156,7 +155,7 @@ def peft_form(case: GpuCase, x, dy, W, A, B):
 def check(case: GpuCase, runs: dict, x, dy, W, A, B) -> dict[str, float]:
     """The largest relative error of each contender against float64. With dropout, of the two whose mask is known."""
     p = case.dropout
-    keep = keep_mask(torch.tensor([7], device=x.device), case.M, case.K, p) if p else None
+    keep = philox.keep_mask(torch.tensor([7], device=x.device), case.M, case.K, p) if p else None
     x, dy, W, A, B = (t.double() for t in (x, dy, W, A, B))
     wanted, errors = exact(case, x, dy, W, A, B, keep), {}
     for name in ("triton", LORAFUSION) if p else [name for name in runs if name != "bare"]:
