@@ -36,6 +36,7 @@ TESTS = {
         "nf4_triton": "kernels_nf4_triton",
         "ops": "loralib_choice loralib_dispatch",
         "philox": "kernels_lora_triton",
+        "vocabulary_loss": "kernels_vocabulary_loss",
         "tiles_triton": "kernels_grouped kernels_lora_triton kernels_nf4_triton",
     },
     "loralib": {
@@ -128,6 +129,7 @@ TESTS = {
         "virtual_tokens": "adapters_virtual adapters_virtual_input adapters_virtual_families",
     },
     "training": {
+        "vocabulary": "training_vocabulary",
         "adamw8bit": "training_qlora",
         "base_models": "training_run training_bad_input training_qlora",
         "batching": "training_batching training_loop training_data",

@@ -15,6 +15,7 @@ from training.data.encoding import Encoded
 from training.data.ignored import IGNORE
 from training.data.tasks import TaskSpec
 from training.evaluation import metrics
+from training.evaluation.vocabulary import loss_from_hidden
 from training.loop import processes
 from training.loop.loop import Objective
 
@@ -36,10 +37,17 @@ def objective_of(kind: str, penalty: Callable[[nn.Module], Tensor | float] | Non
     """The loss of a kind of task, as the loop wants it. `penalty` is added once to the mean loss of a step."""
 
     def loss_sum(model: nn.Module, batch: Batch) -> Tensor:
-        loss = metrics.loss_sum(kind, model(**model_inputs(batch)), batch)
+        loss = _loss_sum(kind, model, batch)
         return loss if penalty is None else loss + penalty(model) * metrics.answer_count(kind, batch)
 
     return Objective(loss_sum, lambda batch: metrics.answer_count(kind, batch))
+
+
+def _loss_sum(kind: str, model: nn.Module, batch: Batch) -> Tensor:
+    """A language model with many words needs no logits for its loss."""
+    inputs = model_inputs(batch)
+    loss = loss_from_hidden(model, inputs, batch["labels"]) if kind in ("generation", "text") else None
+    return metrics.loss_sum(kind, model(**inputs), batch) if loss is None else loss
 
 
 def model_inputs(batch: Batch) -> Batch:
@@ -79,10 +87,13 @@ def evaluate(
     with answering(model):
         for batch in batches(processes.share(features, accelerator), tokenizer, batch_size):
             here = {k: v.to(accelerator.device) for k, v in batch.items()}
+            count += metrics.answer_count(kind, batch)
             with accelerator.autocast():
+                if held_out.spec.is_language_modelling:
+                    summed += float(_loss_sum(kind, model, here))
+                    continue
                 out = model(**model_inputs(here))
             summed += float(metrics.loss_sum(kind, out, here))
-            count += metrics.answer_count(kind, batch)
             guesses += _guesses(kind, out, batch, places[len(guesses) :])
     summed, count = processes.total((summed, count), accelerator)
     if not count:
@@ -94,8 +105,6 @@ def evaluate(
 
 def _guesses(kind: str, out, batch: Batch, places: list) -> list:
     """What the model answers, row by row: a label, a number, the tags of the words, or (first, last) character."""
-    if kind in ("generation", "text"):
-        return []
     if kind == "qa":
         rows = zip(out.start_logits.float().cpu(), out.end_logits.float().cpu(), places, strict=False)
         return [_characters(start, end, spans) for start, end, spans in rows]
