@@ -134,9 +134,11 @@ true_option(ratio < 0.7, 0.7 <= ratio <= 1.4, 1.6 < ratio < 3.5)
 same, other = 3 / 4, 1 / 12  # probability of an event's topic, given the topic of the story
 by_hand = torch.tensor([same**2 * other, other**2 * same, other**3, other**3])
 by_hand = by_hand / by_hand.sum()
-assert abs(float(by_hand[0]) - 0.88) < 0.005, "two events of one topic: 0.88"
+assert abs(float(by_hand[0]) - 0.88) < 0.005, (
+    "0.88 for two events of one topic: did you divide by the sum over topics?"
+)
 assert (truth.sort(descending=True).values - by_hand).abs().sum(1).min() < 1e-5, (
-    "in the data, too"
+    "no text has these probabilities: are there three events?"
 )
 
 # %% [markdown]
@@ -231,7 +233,7 @@ def distill(student, texts, T=2.0, steps=80, seed=0):
 # %% [markdown]
 # ??? The student has one of the two layers. How many of the teacher's parameters does it have?
 # - [ ] less than a half || The embeddings are copied, too.
-# - [x] more than a half || The embeddings are a large part of a small model.
+# - [x] more than a half || The embeddings, the pooler and the head are copied whole.
 # - [ ] exactly a half || Only the layers are halved.
 
 
@@ -353,7 +355,7 @@ panels[0].set_yticks(range(len(results)), list(results))
 panels[0].invert_yaxis()
 panels[0].set(title="more texts help most", xlabel="accuracy (markers: seeds, bars: means)")
 panels[1].set(title="and bring the student closer to p*", xlabel="distance to p*")
-panels[1].legend(loc="center right")
+panels[1].legend(loc="lower right")
 show(figure, "17_what_helps")
 
 # %% tags=["fold"]

@@ -118,7 +118,7 @@ assert tuple(out.logits.shape) == (16, 2), (
 #
 # ??? We append 20 tokens of padding to all texts. Somebody takes a plain `.mean()` over all positions,
 #   without the mask. Does this loss change?
-# - [ ] no: padding has hidden states of zero || They are not 0: the model computes one at each position.
+# - [ ] no: padding has hidden states of zero || They are not 0: each position has one, also padding.
 # - [x] yes || Padded positions are counted, too. The change is small here, but it depends on the padding.
 # - [ ] no: the mask of the attention excludes padding || It excludes padding as a key, not as a query.
 
@@ -131,7 +131,7 @@ def hidden_loss(h_s, h_t, mask):
 
 
 def narrow_student():
-    """Both layers, with the first half of the rows and columns of the teacher's matrices."""
+    """Both layers: half of the hidden size and heads, a quarter of the feed-forward part."""
     spec = read_copy("copy:1,2,hidden=32,heads=2,intermediate=64")
     return copy_student(teacher_model, spec).requires_grad_(True)
 
@@ -246,7 +246,7 @@ assert torch.allclose(by_hand, ours, atol=1e-5), (
 #
 # ??? Relations on 100 texts, or logits on 1,600 texts: which has the higher mean accuracy?
 # - [ ] the 1,600 texts, by more than 0.02 || The student sees only 960 of them in 60 steps.
-# - [x] the difference is at most 0.02 || So the teacher's inner values can replace many texts here.
+# - [x] the difference is at most 0.02 || With three seeds, the two are not clearly different.
 # - [ ] relations, by more than 0.02 || Their mean is a little higher, but not by so much.
 
 # %% tags=["fold"]
@@ -302,7 +302,7 @@ for place, values in enumerate(scores.values()):
 panel.axvline(accuracy(teacher_model), color=COLOURS["full"], label="teacher")
 panel.set_yticks(range(len(scores)), list(scores))
 panel.invert_yaxis()
-panel.set(title="relations help as much as more texts (bars: means)")
+panel.set(title="relations are about as good as more texts (bars: means)")
 panel.set_xlabel("accuracy (markers: seeds)")
 panel.legend(loc="lower left")
 show(figure, "18_do_they_help")

@@ -4,7 +4,7 @@
 # **Needs** lessons [02](02_lora_for_generation.py) and [17](17_distill_logits.py) · **Read and do**
 # 60 minutes · **Runs in** about 42 s on one CPU thread · **Memory** 2 GB
 #
-# A classifier has one correct answer for a text. A model that writes has *many* correct texts.
+# A classifier gives one label to a text. A model that writes has *many* correct texts.
 # What does a student do if it is too small to learn all of them?
 #
 # ![Forward KL gives one wide bump over both bumps of the teacher, reverse KL gives one narrow bump](diagrams/19_two_bumps.svg)
@@ -63,7 +63,7 @@ folder = Path(tempfile.mkdtemp())
 # $x$, with their probabilities $p^*(y \mid x)$.
 #
 # ??? How many correct texts are there for one list of five facts?
-# - [ ] 15 || The choices are independent, so their numbers are multiplied, not added.
+# - [ ] 16 || The choices are independent, so their numbers are multiplied, not added.
 # - [x] 128 || 2 · 2 · 8 · 2 · 2.
 # - [ ] 32 || One of the choices is between eight adjectives, not two.
 
@@ -101,7 +101,7 @@ print(f"{len(texts[0])} texts, with a total probability of {float(p_star[0].sum(
 
 # %% tags=["fold"]
 # check
-true_option(len(texts[0]) == 15, len(texts[0]) == 128, len(texts[0]) == 32)
+true_option(len(texts[0]) == 16, len(texts[0]) == 128, len(texts[0]) == 32)
 assert torch.allclose(p_star.sum(1), torch.ones(4, dtype=torch.float64)), (
     "the sum must be 1: is an order or a day missing?"
 )
@@ -403,7 +403,7 @@ assert sums[0] > sums[1], (
 # A student with most of the variety lets you choose *afterwards* how much of it you trade for
 # correctness. So before you believe that a loss "writes better texts", compare it with forward KL
 # at a lower sampling temperature. (We measured short texts, one small student and one
-# teacher; with a weaker teacher, this baseline can lose. The [deep
+# teacher; with a weaker teacher, this baseline may lose: see the exercise. The [deep
 # dive](deep/19_distill_generation.py) trains on the student's own texts. On E2E, our [report on a
 # model with 260 K parameters](../distill/results/e2e/report.md) has a lower chrF with reverse KL than
 # with forward KL; the BLEU scores do not clearly differ.)
@@ -511,7 +511,7 @@ true_option(False, part > 0.5, False)
 # ??? A paper says: "our mode-seeking loss writes better texts." What do you ask?
 # - [x] Is it better than forward KL at a lower sampling temperature? || This rival needs no training.
 # - [ ] How large is the vocabulary? || This is not the point.
-# - [ ] Was the loss on the references lower? || In the deep dive, reverse KL has a higher one, and better texts.
+# - [ ] Was the loss on the references lower? || In the deep dive, reverse KL has a higher one, and is correct more often.
 #
 # ??? The teacher and the student have different tokenizers. What still works?
 # - [ ] forward KL on logits || The logits belong to different tokens.

@@ -381,17 +381,13 @@ for name in loaded:
 # %% tags=["fold"]
 # plot: accuracy against bytes and against speed, with labels at the points
 figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.4), sharey=True)
-BELOW = {
-    "one layer": 4,
-    "int8": 18,
-    "pruned, int8": 0,
-}  # labels below the dots: shift to the right
+BELOW = ("one layer", "int8", "pruned, int8")  # labels below the dots
 for name, values in scores.items():
     colour = "black" if name == "teacher" else "tab:orange" if "pru" in name else "tab:blue"
     for panel, x in zip(panels, (sizes[name] / 1000, speeds[name]), strict=True):
         panel.plot([x] * 3, values, ".", color=colour, markersize=5)
         panel.plot(x, statistics.mean(values), "s", color=colour, markersize=8)
-        shift = (BELOW[name], -16) if name in BELOW else (0, 9)
+        shift = (0, -16) if name in BELOW else (0, 9)
         place = (x, min(values) if name in BELOW else max(values))
         panel.annotate(name, place, shift, textcoords="offset points", ha="center", fontsize=9)
 panels[0].set(title="quantization and pruning save bytes", ylabel="accuracy (dots: seeds)")
@@ -399,6 +395,9 @@ panels[0].set(xlabel="kB in the file", xlim=(0, 560))
 panels[1].set(title="pruning in float32 is the fastest", xlabel="speed (teacher: 1)")
 panels[1].margins(x=0.2)
 panels[0].margins(y=0.25)
+for name, colour in (("with all heads and units", "tab:blue"), ("pruned", "tab:orange")):
+    panels[0].plot([], [], "s", color=colour, label=name)
+panels[0].legend(loc="lower right")
 show(figure, "20_chart")
 
 # %% tags=["fold"]
@@ -420,7 +419,7 @@ for name in ("pruned", "int8", "NF4"):
 
 # %% [markdown]
 # - Structured pruning saves bytes *and* time. It needs no special format and no special kernel. Its mean
-#   accuracy is lower (the check above has the difference and its standard error).
+#   accuracy is clearly lower (the check above has the difference and its standard error).
 # - int8 and NF4 save bytes, need no training, and show no clear loss here. They are not faster than "one
 #   layer" in float32. On wide layers, int8 can be faster, if the processor has int8 instructions
 #   ([deep dive](deep/20_distil_prune_quantise.py)).

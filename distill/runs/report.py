@@ -5,6 +5,7 @@ from pathlib import Path
 from matplotlib import pyplot as plt
 
 from loralib.files.save_and_load import write_atomic
+from training.loop.costs import costs_line
 from training.reports.read_counts import counts_table
 from training.reports.records import draw_curves, file_size, markdown_table, save_figure, use_style
 
@@ -50,6 +51,7 @@ def page(result: dict) -> str:
         f"rate {result['learning_rate']:g}, seed {result['seed']}.\n{result['train_seconds']:.0f} s in steps, "
         f"{100 * share:.0f} % of it asking the teacher; peak memory of the process {file_size(result['peak_bytes'])}, "
         f"student {file_size(result['file_bytes'])} on disk.\n"
+        + costs_line(result)
         + (f"\n## What was read\n\n{counts_table(result['data'])}\n" if result.get("data") else "")
     )
 

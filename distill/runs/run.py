@@ -179,8 +179,9 @@ def _train(settings: DistillSettings, pair: Pair, rows: Rows, distiller: Distill
     with seeded(settings.seed + 1000 * accelerator.process_index):
         options = {"accelerator": accelerator, "checkpoint": folder.checkpoint, "before_save": folder.sync}
         steps = DistillSteps(distiller, _steps(settings, pair, rows, accelerator), loop_settings, compressor, **options)
-        loop.run(steps, scores, folder.keep)
+        progress = loop.run(steps, scores, folder.keep)
     numbers = {"parameters": sum(p.numel() for p in student.parameters())} | _exported(settings, pair, compressor)
+    numbers |= progress.costs.report() if progress.costs else {}
     final = scores() | {"teacher": evaluate(pair.trained.base.model, as_teacher(rows), pair.trained.base.tokenizer, accelerator)}
 
     def write() -> dict:

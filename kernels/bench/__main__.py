@@ -27,12 +27,15 @@ def main() -> None:
     here = cuda.is_available()
     if settings.command == "session":
         sys.exit(session(settings, here))
-    device = settings.device if settings.device != "auto" else ("cuda" if here else "cpu")
+    if settings.command == "vocabulary" and settings.device == "cuda":
+        sys.exit("vocabulary --device cuda: it is measured on a CPU; expected --device cpu, or no --device")
+    device = settings.device if settings.device != "auto" else ("cuda" if here and settings.command != "vocabulary" else "cpu")
     if device == "cuda" and not here:
         sys.exit("--device cuda: found no GPU that torch can use; expected one, or --device cpu for the torch paths")
     if device == "cuda" and settings.threads:
         sys.exit(f"--threads {shlex.join(map(str, settings.threads))}: found a GPU, expected --device cpu; or leave it out")
-    sys.exit(kernels_on_gpu(settings) if device == "cuda" and settings.command != "dora" else torch_paths(settings, device))
+    on_gpu = device == "cuda" and settings.command not in ("dora", "vocabulary")
+    sys.exit(kernels_on_gpu(settings) if on_gpu else torch_paths(settings, device))
 
 
 def torch_paths(settings, device: str) -> int:
@@ -50,7 +53,7 @@ def torch_paths(settings, device: str) -> int:
     page = [f"`python -m kernels.bench {shlex.join(sys.argv[1:])}`", where]
     page += [f"- not compared: {text}" for text in machine.not_compared()]
     console.print("\n".join(page[2:]), markup=False)
-    for name in ("lora", "dora", "nf4", "grouped") if settings.command == "all" else (settings.command,):
+    for name in ("lora", "dora", "nf4", "grouped", "vocabulary") if settings.command == "all" else (settings.command,):
         table = cpu.run(name, cpu.Plan(tuple(threads), dtype, settings.rounds, settings.tiny, device), settings.out, console)
         console.print(table, markup=False)
         page += [f"## {name}", table]

@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.progress import track
 
-from kernels.bench import dora, grouped, lora, nf4
+from kernels.bench import dora, grouped, lora, nf4, vocabulary
 from kernels.bench.lora import DROPOUTS, RANKS, Case, Result, measure
 from kernels.bench.machine import device_name, revision
 from kernels.bench.timing import ratio
@@ -48,7 +48,7 @@ def run(name: str, plan: Plan, out: Path, console: Console) -> str:
     """The table of one benchmark as Markdown. `dora` has no kernel of its own, so it alone can be timed on a GPU here."""
     if name == "lora":
         return bench_lora(plan, out, console)
-    header, lines = {"dora": (dora.HEADER, []), "nf4": (nf4.HEADER, []), "grouped": (grouped.HEADER, [])}[name]
+    header, lines = {"dora": dora, "nf4": nf4, "grouped": grouped, "vocabulary": vocabulary}[name].HEADER, []
     for count in track(plan.threads, console=console, description=f"timing {name}"):
         torch.set_num_threads(count)
         if name == "dora":
@@ -57,6 +57,9 @@ def run(name: str, plan: Plan, out: Path, console: Console) -> str:
         elif name == "nf4":
             kind, size = lora.DTYPES[plan.dtype], nf4.TINY if plan.tiny else nf4.SIZE
             lines += nf4.rows(count, kind, nf4.measure(size, kind, plan.rounds, "cpu"))
+        elif name == "vocabulary":
+            shapes = vocabulary.TINY if plan.tiny else vocabulary.SHAPES
+            lines += [vocabulary.row(count, shape, vocabulary.measure(shape, min(plan.rounds, 5))) for shape in shapes]
         else:
             batches = grouped.TINY if plan.tiny else grouped.PLANS
             lines += [grouped.row(count, batch, grouped.measure(*batch, plan.rounds)) for batch in batches]

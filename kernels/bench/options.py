@@ -9,7 +9,8 @@ COMMANDS = {
     "dora": "one DoRA layer (it has no kernel of its own; runs in torch on any device)",
     "nf4": "4-bit weights: quantize, dequantize, matmul",
     "grouped": "many adapters in one batch",
-    "all": "lora, nf4 and grouped on a GPU; on a CPU also dora",
+    "vocabulary": "cross-entropy over a large vocabulary (torch on a CPU)",
+    "all": "lora, nf4 and grouped on a GPU; on a CPU also dora and vocabulary",
     "builds": "compile every kernel for four kinds of GPU, without a GPU",
     "session": "everything for a rented GPU, within a time budget: tests, hardware limits, comparisons, report",
 }
@@ -68,7 +69,7 @@ def add_options(command: ArgumentParser, name: str) -> None:
         return
     time.add_argument("--rounds", type=positive(int), default=30, help="timed rounds per case (default: 30)")
     what.add_argument("--tiny", action="store_true", help="small shapes, to try the command: its times mean nothing")
-    if name != "dora":
+    if name not in ("dora", "vocabulary"):
         half = "number format (default: bf16 on a GPU, fp32 on a CPU)"
         what.add_argument("--dtype", choices=("auto", "fp32", "bf16"), default="auto", help=half)
     if name == "session":
@@ -76,6 +77,6 @@ def add_options(command: ArgumentParser, name: str) -> None:
     what.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: the GPU if there is one")
     threads = "on a CPU: numbers of torch threads to time with (default: 1 2)"
     what.add_argument("--threads", type=positive(int), nargs="+", help=threads)
-    if name != "dora":
+    if name not in ("dora", "vocabulary"):
         table = "on a GPU: write the ratios to kernels/measured.json, from which layers choose between Triton and torch"
         results.add_argument("--remember", action="store_true", help=table)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from loralib.files.save_and_load import write_atomic
 from multitask.runs.interference import mean_matrices
+from training.loop.costs import costs_line
 from training.reports.read_counts import counts_table
 from training.reports.records import file_size, markdown_table, save_figure, use_style
 
@@ -37,6 +38,7 @@ def page(result: dict) -> str:
         f"{result['steps']} steps at learning rate {result['learning_rate']:g}, seed {result['seed']}; "
         f"{result['train_seconds']:.0f} s in steps. {result['parameters']:,} parameters, {result['head_parameters']:,} of them\n"
         f"in heads; {result['trained']:,} trained, {file_size(result['file_bytes'])} on disk.\n"
+        + costs_line(result)
         + (f"\n## What was read\n\n{counts_table(result['data'])}\n" if result.get("data") else "")
     )
 

@@ -141,12 +141,13 @@ def _train(settings, trainer: MultitaskTrainer, source, rows: dict[str, TaskRows
     if not folder.rows:
         before = model.evaluate_all_tasks(held_out, tokenizer, accelerator=accelerator)
         folder.keep({"step": 0} | {f"{task}/{name}": v for task, scores in before.items() for name, v in scores.items()})
-    trainer.train(features, held_out, None, folder.keep, folder.checkpoint, folder.sync)
+    progress = trainer.train(features, held_out, None, folder.keep, folder.checkpoint, folder.sync)
 
     def write() -> dict:
         where = folder.folder / TRAINED
         file_bytes = save_multitask(where, model, tokenizer, source, settings.layers, settings.max_length)
         result = _result(settings, model, rows, folder, update, trainer, file_bytes)
+        result |= progress.costs.report() if progress.costs else {}
         write_report(folder.folder, result, folder.rows)
         write_json(folder.folder / RESULT, result)
         folder.checkpoint.unlink(missing_ok=True)

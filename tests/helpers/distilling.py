@@ -81,7 +81,7 @@ def trace(out: Path) -> tuple[bytes, list[dict], dict]:
     """What two equal runs have in common: weights' bytes, rows and result without times and memory."""
     rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
     result = json.loads((out / "result.json").read_text())
-    drop = ("seconds", "teacher_seconds", "train_seconds", "peak_bytes")
+    drop = ("seconds", "teacher_seconds", "train_seconds", "seconds_by_part", "peak_bytes")
     plain = lambda row: {k: v for k, v in row.items() if k not in drop}  # noqa: E731
     [weights] = (out / "adapter").glob("*.safetensors")
     return weights.read_bytes(), [plain(row) for row in rows], plain(result)

@@ -130,9 +130,12 @@ TESTS = {
     },
     "training": {
         "vocabulary": "training_vocabulary",
+        "costs": "training_costs",
+        "precision": "training_dtype",
+        "compiling": "training_compile",
         "adamw8bit": "training_qlora",
         "base_models": "training_run training_bad_input training_qlora",
-        "batching": "training_batching training_loop training_data",
+        "batching": "training_batching training_costs training_loop training_data",
         "chat": "training_generation",
         "content": "training_content",
         "checkpoint": "training_resume training_qlora",

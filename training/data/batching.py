@@ -28,7 +28,8 @@ class Steps:
     """The examples of training steps, forever: each `next` is one step's micro-batches (this rank's part of them).
 
     One epoch is one shuffled pass. A step takes batch_size × processes × accumulation rows, and the last step of an epoch
-    takes what is left. A rank that is left without a row gets an empty list.
+    takes what is left. A rank that is left without a row gets an empty list. `group_by_length` puts texts of similar length
+    into one step (`grouped_by_length`).
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Steps:
         accumulation: int = 1,
         rank: int = 0,
         processes: int = 1,
+        group_by_length: bool = False,
     ):
         if not features:
             raise ValueError("no rows to train on")
@@ -49,6 +51,7 @@ class Steps:
         self.steps_per_epoch = -(-len(features) // self.rows_per_step)
         self.taken = 0
         self._order: tuple[int, np.ndarray] | None = None
+        self._lengths = np.array([len(f["input_ids"]) for f in features]) if group_by_length else None
         self._sum: int | None = None
 
     def __iter__(self) -> Iterator[list[Batch]]:
@@ -64,7 +67,11 @@ class Steps:
 
     def _epoch(self, epoch: int) -> np.ndarray:
         if self._order is None or self._order[0] != epoch:
-            self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.features))
+            generator = np.random.default_rng([self.seed, epoch])
+            order = generator.permutation(len(self.features))
+            if self._lengths is not None:
+                order = grouped_by_length(order, self._lengths, self.rows_per_step, generator)
+            self._order = epoch, order
         return self._order[1]
 
     def state_dict(self) -> dict:
@@ -80,6 +87,23 @@ class Steps:
                 f"{state['checksum']:08x} then, {now['rows']} with {now['checksum']:08x} now. Start again (--restart)"
             )
         self.taken = state["taken"]
+
+
+def grouped_by_length(order: np.ndarray, lengths: np.ndarray, per_step: int, generator: np.random.Generator) -> np.ndarray:
+    """The order of an epoch (N,) with texts of similar length in each step, and the steps in random order.
+
+    Within 50 steps of the shuffled order, texts are sorted by length, so a step still varies from epoch to epoch. The longest
+    text is in the first step: if the memory is too small, the run stops there. A step with fewer examples stays the last one.
+    """
+    window = 50 * per_step
+    parts = [order[i : i + window] for i in range(0, len(order), window)]
+    ordered = np.concatenate([part[np.argsort(-lengths[part], kind="stable")] for part in parts])
+    steps = [ordered[i : i + per_step] for i in range(0, len(ordered), per_step)]
+    last = [steps.pop()] if len(steps) > 1 and len(steps[-1]) < per_step else []
+    steps = [steps[i] for i in generator.permutation(len(steps))]
+    first = max(range(len(steps)), key=lambda i: lengths[steps[i]].max())
+    steps[0], steps[first] = steps[first], steps[0]
+    return np.concatenate([*steps, *last])
 
 
 def checksum(features: list[dict]) -> int:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from kernels.formulas.vocabulary_loss import vocabulary_loss
 from training.data.batching import Batch
 from training.data.ignored import IGNORE
+from training.models.compiling import is_compiled
 
 LEAST_WORDS = 8192
 """with fewer words the logits are small, and one multiplication is faster than several"""
@@ -25,10 +26,10 @@ CHECKED: WeakKeyDictionary = WeakKeyDictionary()
 
 
 def large_head(model: nn.Module) -> nn.Linear | None:
-    """The head of a language model with many words, as far as it is a plain layer (no adapter, no 4 bits)."""
+    """The head of a language model with many words, if it is a plain layer and the model is not compiled."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     plain = type(head) is nn.Linear and head.out_features >= LEAST_WORDS and not head._forward_hooks
-    return head if plain and not torch.compiler.is_compiling() else None  # pyright: ignore[reportReturnType]
+    return head if plain and not (torch.compiler.is_compiling() or is_compiled(model)) else None  # pyright: ignore[reportReturnType]
 
 
 def loss_from_hidden(model: nn.Module, inputs: Batch, labels: Tensor) -> Tensor | None:
@@ -85,10 +86,10 @@ def _same_logits(model: nn.Module, head: nn.Linear, inputs: Batch) -> bool:
         with input_of(head) as captured:
             model(**inputs)
         expected = F.linear(captured[0], head.weight, head.bias).float()
-        found = model(**inputs).logits.float()
+        logits = model(**inputs).logits.float()
     finally:
         for module, mode in modes:
             module.training = mode
-    if len(captured) != 1 or found.shape != expected.shape:
+    if len(captured) != 1 or logits.shape != expected.shape:
         return False
-    return bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max())
+    return bool((logits - expected).abs().max() <= TOLERANCE * expected.abs().max())

@@ -65,7 +65,9 @@ def _run(trainer: Trainer, evaluate, on_row, request) -> None:
         while progress.step < settings.steps and not progress.stopped:
             _stop_if_asked(trainer, request)
             step = progress.step + 1
+            trainer.costs.start()
             batches = next(trainer.data, None)
+            trainer.costs.mark("data")
             if batches is None:
                 raise ValueError(f"the data ran out at step {step} of {settings.steps}")
             row = trainer.step(step, batches)

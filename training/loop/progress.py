@@ -6,6 +6,7 @@ from torch import Tensor
 
 from training.loop.checkpoint import TrainableWeights
 from training.loop.checks import assert_finite
+from training.loop.costs import Costs
 
 
 @dataclass
@@ -23,6 +24,8 @@ class Progress:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     optimizer_bytes: int = 0
     """of the optimizer's state, counted at the end"""
+    costs: Costs | None = None
+    """seconds and tokens of all steps"""
 
     def judge(self, score: float | None, patience: int | None, weights: TrainableWeights) -> None:
         """Take in one evaluation. ValueError when best weights or early stopping are asked for and there is no score;
@@ -43,8 +46,12 @@ class Progress:
 
     def state_dict(self) -> dict:
         names = ("step", "best", "best_step", "waited", "stopped", "best_weights")
-        return {name: getattr(self, name) for name in names}
+        state = {name: getattr(self, name) for name in names}
+        return state if self.costs is None else state | {"costs": self.costs.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
         for name, value in state.items():
-            setattr(self, name, value)
+            if name != "costs":
+                setattr(self, name, value)
+        if self.costs is not None and "costs" in state:
+            self.costs.load_state_dict(state["costs"])

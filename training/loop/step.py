@@ -25,11 +25,17 @@ from training.loop import processes
 from training.loop.adamw8bit import AdamW8bit
 from training.loop.checkpoint import TrainableWeights, save_checkpoint
 from training.loop.checks import assert_all_got_gradients, assert_finite, trainable_parameters
+from training.loop.costs import Costs
 from training.loop.parameter_groups import parameter_groups
 from training.loop.progress import Progress
 from training.loop.schedules import make_schedule
 
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "adamw8bit": AdamW8bit, "paged_adamw8bit": partial(AdamW8bit, paged=True)}
+OPTIMIZERS = {
+    "adamw": torch.optim.AdamW,
+    "adamw_fused": partial(torch.optim.AdamW, fused=True),
+    "adamw8bit": AdamW8bit,
+    "paged_adamw8bit": partial(AdamW8bit, paged=True),
+}
 
 
 @dataclass(frozen=True)
@@ -100,16 +106,17 @@ class Trainer:
         self.schedule = make_schedule(settings.schedule, optimizer, warmup, settings.steps)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.weights = TrainableWeights(model)
-        self.progress = Progress(settings.higher_is_better, settings.keep == "best")
+        self.costs = Costs(self.accelerator.device)
+        self.progress = Progress(settings.higher_is_better, settings.keep == "best", costs=self.costs)
 
     def step(self, step: int, batches: list[Batch], update: bool = True) -> dict[str, Any]:
         """One update from this process's micro-batches; returns its row {step, loss, grad_norm, tokens, lr, seconds}.
 
         update=False stops before the optimizer: the gradients stay in the parameters.
         """
-        started = time.perf_counter()
-        own_counts = *self.counts(batches), sum(map(_real_tokens, batches))
-        *counts, tokens = processes.total(own_counts, self.accelerator)  # answers and tokens, in all batches of all processes
+        started, own_counts = time.perf_counter(), self.counts(batches)
+        own_counts += [sum(map(_real_tokens, batches)), sum(batch["input_ids"].numel() for batch in batches)]
+        *counts, tokens, all_tokens = processes.total(own_counts, self.accelerator)  # of all batches of all processes
         if not any(counts):
             raise ValueError(self.nothing_to_learn.format(step=step))
         sums: dict[str, Any] = dict.fromkeys(self.loss_names(), 0.0)
@@ -117,7 +124,9 @@ class Trainer:
             batch = {name: value.to(self.accelerator.device) for name, value in batch.items()}
             with self.accelerator.autocast():
                 loss, parts = self.losses(batch, counts, step)  # divided by the counts
+            self.costs.mark("forward")
             self.backward(loss)
+            self.costs.mark("backward")
             sums = {name: sums[name] + parts[name] for name in sums}
         totals = processes.total(map(float, sums.values()), self.accelerator)
         row = self.loss_row(dict(zip(sums, totals, strict=True)), counts, step)
@@ -135,6 +144,8 @@ class Trainer:
             if not self.optimizer.step_was_skipped:  # pyright: ignore[reportAttributeAccessIssue]
                 self.schedule.step()
             self.after_step(step, self.optimizer.optimizer)  # pyright: ignore[reportAttributeAccessIssue]
+        self.costs.mark("optimizer")
+        self.costs.finish(int(tokens), int(all_tokens))
         return row | {"seconds": time.perf_counter() - started}
 
     # -- the parts of a step that other trainers replace

@@ -23,8 +23,10 @@ from transformers.pytorch_utils import Conv1D
 from adapters.virtual.virtual_tokens import positions_taken
 from loralib.four_bit.load4bit import load_4bit
 from loralib.four_bit.qlora import QuantReport, quantize_model
+from loralib.injection.matching import new_heads
 from training.data.labels import config_names, match_head, new_output_layer, other_labels
 from training.data.tasks import TaskSpec
+from training.models.precision import dtype_of, hold_heads_in_float32
 
 HERE = Path(__file__).parent / "base_models"
 SMALL = {"encoder": HERE / "encoder", "decoder": HERE / "decoder"}
@@ -53,12 +55,15 @@ PEFT_TASK_TYPE = {
 @dataclass(frozen=True)
 class Source:
     """Where a base comes from. `seed` fixes its new head; `random_weights` keeps the shape and drops the pretraining;
-    `four_bit` puts its linear layers into NF4."""
+    `four_bit` puts its linear layers into NF4; `dtype` is that of its weights (fp32, bf16, fp16 or auto), new heads are float32;
+    `attention` is transformers' implementation, None its default."""
 
     name: str
     seed: int = 0
     random_weights: bool = False
     four_bit: bool = False
+    dtype: str = "fp32"
+    attention: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,10 @@ def load_base(
             raise ValueError(f"model {source.name!r} lacks {missing[:2]} of {type(model).__name__}: its words would be random")
         if tok.eos_token_id is None:
             raise ValueError(f"the tokenizer of {source.name!r} has no end-of-text token: answers could not end. Set eos_token")
-    return Base(model, tok, _modules_of(missing, model), source, quantised)
+    new = _modules_of(missing, model)
+    if dtype_of(source.dtype, config) != torch.float32 and not spec.is_language_modelling:
+        hold_heads_in_float32(model, sorted({*new, *new_heads(model)}))
+    return Base(model, tok, new, source, quantised)
 
 
 def load_backbone(source: Source, layers: int | None = None) -> tuple[PreTrainedModel, Any]:
@@ -148,6 +156,8 @@ def _config_and_tokenizer(spec: TaskSpec, source: Source, tokenizer: str | None)
         settings["problem_type"] = {"regression": "regression", "multilabel": "multi_label_classification"}[spec.kind]
     try:
         tok = AutoTokenizer.from_pretrained(tokenizer or where)
+        if source.attention is not None:
+            settings["attn_implementation"] = source.attention
         config = AutoConfig.from_pretrained(where, **settings)
     except Exception as error:  # a damaged file raises anything: AttributeError, the tokenizer's bare Exception
         raise ValueError(f"model {source.name!r} cannot be loaded: {_first_line(error)}") from error
@@ -174,8 +184,9 @@ def _model(spec: TaskSpec, source: Source, config, names: list[str]) -> tuple[Pr
         raise ValueError(f"model {source.name!r} lies in 4 bits: train on it with --method qlora, or give the float model")
     try:
         if source.random_weights:
-            return auto.from_config(config, dtype=torch.float32), []
-        options = {"output_loading_info": True, "dtype": torch.float32, "ignore_mismatched_sizes": True}
+            return auto.from_config(config, dtype=dtype_of(source.dtype, config)), []
+        dtype = dtype_of(source.dtype, config)
+        options = {"output_loading_info": True, "dtype": dtype, "ignore_mismatched_sizes": True}
         model, info = auto.from_pretrained(where, config=config, **options)
     except Exception as error:  # as above
         raise ValueError(f"model {source.name!r} cannot be loaded for {spec.kind}: {_first_line(error)}") from error
@@ -203,7 +214,8 @@ def _in_4bit(spec: TaskSpec, source: Source, config, names: list[str]) -> tuple[
     where, packed = Path(where_is(source)), _is_packed(config)
     if (spec.is_language_modelling or packed) and where.is_dir() and not source.random_weights:  # a new head is in no file
         try:
-            options = {"config": config, "dtype": torch.float32, "compute_dtype": torch.float32}
+            dtype = dtype_of(source.dtype, config)
+            options = {"config": config, "dtype": dtype, "compute_dtype": dtype}
             model, report = load_4bit(where, AUTO[spec.kind], **options)
             heads = tuple(f"{path}." for path in report.new_heads)
             new = [name for name, _ in model.named_parameters() if name.startswith(heads)]

@@ -1,4 +1,6 @@
-"""From the settings of a run to the config of its adapter."""
+"""From the settings of a run to the config of its adapter, and to the source of its base."""
+
+import torch
 
 from adapters.bottleneck.bottleneck import BottleneckConfig
 from adapters.fusion.fusion import AdapterFusionConfig
@@ -6,6 +8,8 @@ from adapters.virtual.prefix import PrefixTuningConfig
 from adapters.virtual.prompt import PromptTuningConfig
 from loralib.variants.config import ALL_LINEAR, AdapterConfig, LoraConfig
 from loralib.variants.ia3 import IA3Config
+from training.data.tasks import TaskSpec
+from training.models.base_models import Source, default_model
 from training.models.fusing import FusionMembers
 from training.runs.settings import TrainSettings
 
@@ -50,3 +54,12 @@ def _virtual_config(settings: TrainSettings) -> PrefixTuningConfig | PromptTunin
         prompt_tuning_init=(start or "sample_vocab").upper(),
         prompt_tuning_init_text=text,
     )
+
+
+def source_of(settings: TrainSettings, spec: TaskSpec) -> Source:
+    """Where the base of these settings comes from, and how it lies in memory."""
+    if settings.dtype == "fp16" and not torch.cuda.is_available():
+        raise ValueError("dtype='fp16': found no GPU, whose gradients are scaled; expected one, or dtype='bf16'")
+    name = settings.model or default_model(spec)
+    four_bit = settings.method == "qlora"
+    return Source(name, settings.seed, settings.random_weights, four_bit, settings.dtype, settings.attn_implementation)

@@ -44,8 +44,9 @@ class OptimizerOptions:
     learning_rate: float | None = None
     """None: the method's default for the model's size (small / large): full 1e-3 / 5e-5, head and ia3
     1e-2 / 1e-2, lora and qlora 5e-3 / 5e-4, bottleneck 1e-2 / 2e-3, prefix 5e-2 / 1e-2, prompt 1e-1 / 3e-2, fusion 2e-3 / 5e-4"""
-    optimizer: Literal["adamw", "adamw8bit", "paged_adamw8bit"] = "adamw"
-    """adamw8bit: its averages in 8 bits, a quarter of the memory; paged: these in the host's memory"""
+    optimizer: Literal["adamw", "adamw_fused", "adamw8bit", "paged_adamw8bit"] = "adamw"
+    """adamw_fused: one operation for all parameters, rounded differently; adamw8bit: its averages in 8 bits, a quarter of the
+    memory; paged: these in the host's memory"""
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     """how the learning rate falls after the warm-up"""
     warmup_share: float = 0.06
@@ -56,6 +57,15 @@ class OptimizerOptions:
     """longer gradients are scaled down to this norm"""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     """the precision of the forward pass"""
+    dtype: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
+    """of the frozen weights (qlora: of its multiplications); auto is that of the checkpoint. Adapters, new heads and the
+    optimizer's state stay in float32; fp16 needs a GPU"""
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flex_attention"] | None = None
+    """how attention is computed; None is transformers' choice for the model"""
+    compile: bool = False
+    """compile the model with torch.compile: the first steps take long, later ones less; graph breaks are reported"""
+    group_by_length: bool = False
+    """put texts of similar length into one batch: less padding"""
     gradient_checkpointing: bool = False
     """keep fewer activations and compute them again in backward: less memory, about a third more time"""
     threads: int | None = None

@@ -14,8 +14,10 @@ from training.data.tasks import TaskSpec, is_world
 from training.data.world_tasks import ceiling
 from training.evaluation.evaluation import HeldOut
 from training.evaluation.generation import Sample, ends_of_text
+from training.loop.costs import shares_of
 from training.loop.progress import Progress
 from training.models.base_models import Base
+from training.models.compiling import graph_breaks
 from training.models.methods import ADAPTERS
 from training.models.trained import load_trained
 from training.reports.read_counts import confusion_table, counts_table
@@ -81,6 +83,12 @@ class TrainResult:
     """what was read, by split: examples, truncated, skipped, labels"""
     confusion: list[list[int]] | None = None
     """[truth][guess] counts of a classification on the evaluation split"""
+    seconds_by_part: dict[str, float] = field(default_factory=dict)
+    """of all steps: data, forward, backward, optimizer"""
+    padding: float = 0.0
+    """the fraction of the trained tokens that was padding"""
+    graph_breaks: dict[str, int] | None = None
+    """of a compiled run: what torch.compile could not translate, and how often"""
 
 
 NOT_IN_FILE = ("rows", "model", "tokenizer", "folder")
@@ -104,11 +112,8 @@ def finish(
     """Gather the result, draw curves and report, write `result.json`, and drop the checkpoint."""
     spec, rows, progress = held_out.spec, folder.rows, measured.progress
     count, key = count_parameters(base.model), metric_key(spec)
-    end = (
-        rows[0]
-        if not progress.step
-        else next(r for r in rows if r["step"] == (progress.best_step if settings.keep == "best" else progress.step))
-    )
+    last = progress.best_step if settings.keep == "best" else progress.step
+    end = next(r for r in rows if r["step"] == last) if progress.step else rows[0]
     timed = [r for r in rows if "seconds" in r]
     known = is_world(spec.name) and settings.data_dir is None
     result = TrainResult(
@@ -143,6 +148,8 @@ def finish(
         folder=folder.folder,
         data=held_out.counts,
         confusion=measured.confusion,
+        **(progress.costs.report() if progress.costs else {}),
+        graph_breaks=graph_breaks() if settings.compile else None,
     )
     title = f"{spec.name}, {settings.method}: {spec.metric} {result.start_metric:.3f} → {result.metric:.3f}"
     if timed:
@@ -174,6 +181,22 @@ def _trainable(result: TrainResult) -> str:
     return f"{result.trainable:,} of {count.base + count.adapter:,} ({result.trainable / (count.base + count.adapter):.2%})"
 
 
+def cost_rows(result: TrainResult) -> list[tuple[str, str]]:
+    """Lines of the report: tokens per second without and with padding, and the parts of the time."""
+    speed = f"{result.tokens_per_second:,.0f}"
+    if not sum(result.seconds_by_part.values()):
+        return [("tokens per second (median)", speed)]
+    return [
+        ("tokens per second (median)", f"{speed} ({result.tokens_per_second / (1 - result.padding):,.0f} with padding)"),
+        ("padding", f"{result.padding:.0%} of the trained tokens"),
+        ("time of the steps", shares_of(result.seconds_by_part)),
+    ]
+
+
+def _breaks(breaks: dict[str, int]) -> str:
+    return "; ".join(f"{count} × {reason}" for reason, count in breaks.items()) or "none"
+
+
 def page(result: TrainResult, split: str) -> str:
     """One page of Markdown about a run."""
     texts = [
@@ -194,7 +217,8 @@ def page(result: TrainResult, split: str) -> str:
         ("bytes of the optimizer's state", file_size(result.optimizer_bytes)),
         ("peak memory of the process", file_size(result.peak_bytes)),
         ("seconds per step (median)", f"{result.seconds_per_step:.3f}"),
-        ("tokens per second (median)", f"{result.tokens_per_second:,.0f}"),
+        *cost_rows(result),
+        *([] if result.graph_breaks is None else [("graph breaks", _breaks(result.graph_breaks))]),
     ]
     if result.samples:
         ends = result.tokenizer.convert_ids_to_tokens(ends_of_text(result.model, result.tokenizer))

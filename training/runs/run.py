@@ -22,11 +22,13 @@ from training.loop.checkpoint import frozen_checksum
 from training.loop.progress import Progress
 from training.loop.randomness import seeded
 from training.models.base_models import Base, load_base, window
+from training.models.compiling import compile_model
 from training.models.methods import apply_method, default_learning_rate
+from training.models.precision import refuse_half_precision_training
 from training.models.threads import threads_restored, use_threads
 from training.models.trained import save_trained
 from training.reports.read_counts import confusion, counts_of
-from training.runs.method_configs import adapter_config
+from training.runs.method_configs import adapter_config, source_of
 from training.runs.result import Measured, TrainResult, finish, finished_result, metric_key
 from training.runs.run_folder import TRAINED, RunFolder
 from training.runs.settings import TrainSettings
@@ -49,7 +51,7 @@ def train_model(task: str, settings: TrainSettings | None = None, **changes) -> 
     _check_model_is_named(spec, settings)
     accelerator = processes.make_accelerator(settings.mixed_precision)
     data = load_task(spec, settings.data_dir, settings.seed, settings.train_rows)
-    base = load_base(spec, settings.model, settings.seed, settings.random_weights, four_bit=settings.method == "qlora")
+    base = load_base(spec, source_of(settings, spec))
     with threads_restored():
         use_threads(settings.threads, base.model)
         return _train(settings, spec, data, base, accelerator, trackers)
@@ -61,10 +63,10 @@ def _train(
     split = evaluation_split(data, spec, settings.data_dir)
     rows = some_rows(data[split], settings.eval_rows, spec, settings.data_dir)
     method = apply_method(settings.method, base, spec, adapter_config(settings), settings.seed)
+    refuse_half_precision_training(base.model, settings.dtype)
     train_set, held_out = _encode_both(settings, spec, data["train"], rows, split, base, accelerator)
     if settings.gradient_checkpointing:
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-
     choose_padding_side(base.model, base.tokenizer, train_set.features, base.source.name)
     _check_prompts(settings, held_out, base)
     steps = Steps(
@@ -75,6 +77,7 @@ def _train(
         settings.accumulation,
         accelerator.process_index,
         accelerator.num_processes,
+        settings.group_by_length,
     )
     settings = _with_steps(settings, steps.steps_per_epoch, accelerator)
     sources = {
@@ -145,6 +148,8 @@ class _Run:
             if self.settings.steps > 1:
                 self.rehearse()
             folder.keep({"step": 0, **self.evaluate(), **self.score_texts()[0]})
+        if self.settings.compile:
+            compile_model(self.base.model)
         if self.settings.method == "untouched":
             return self.results(Progress(self.spec.higher_is_better, keeps_best=False), 0)
         with seeded(self.settings.seed + 1000 * self.accelerator.process_index):  # dropout differs between the processes

@@ -16,7 +16,7 @@ from training.loop.loop import LoopSettings, Trainer
 from training.loop.processes import make_accelerator
 from training.models.base_models import load_base, window
 from training.models.methods import apply_method
-from training.runs.method_configs import adapter_config
+from training.runs.method_configs import adapter_config, source_of
 from training.runs.settings import TrainSettings
 
 WARM_UP = 2
@@ -63,7 +63,7 @@ def seconds_of(work: Callable[[], object]) -> float:
 def trainer_of(settings: TrainSettings) -> Trainer:
     """What a run with these settings trains with, before its first step; the learning rate is not its own."""
     spec = find_task(settings.task)
-    base = load_base(spec, settings.model, settings.seed, four_bit=settings.method == "qlora")
+    base = load_base(spec, source_of(settings, spec))
     apply_method(settings.method, base, spec, adapter_config(settings), settings.seed)
     if settings.gradient_checkpointing:
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -71,7 +71,8 @@ def trainer_of(settings: TrainSettings) -> Trainer:
     limit = min(settings.max_length, window(base.model, base.tokenizer))
     features = encode(rows[:], spec, base.tokenizer, limit).answerable().features
     accelerator = make_accelerator(settings.mixed_precision)
-    steps = Steps(features, base.tokenizer, settings.batch_size, settings.seed, settings.accumulation, 0, 1)
+    options = settings.batch_size, settings.seed, settings.accumulation, 0, 1, settings.group_by_length
+    steps = Steps(features, base.tokenizer, *options)
     base.model.train()
     loop_settings = LoopSettings(steps=10**6, warmup_share=0.0, optimizer=settings.optimizer)
     return Trainer(base.model, steps, objective_of(spec.kind), loop_settings, accelerator)

@@ -115,7 +115,7 @@ SEEDS = (1, 2, 3)
 #
 # - the **calibration error** (Guo et al. 2017, equation 3): if a model is 80 % sure, it should be right
 #   in 80 % of such cases. The texts are sorted into 15 groups by their largest probability. The
-# error   is the mean over the texts of |confidence - accuracy| of their group.
+# error is the mean over the texts of |confidence - accuracy| of their group.
 # - KL from p*: the mean of $\mathrm{KL}(p^* \Vert q)$.
 # - the *agreement*: for how many texts student and teacher choose the same class.
 #
