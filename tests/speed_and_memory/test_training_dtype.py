@@ -23,8 +23,6 @@ SHORT = {"steps": 3, "train_rows": 24, "eval_rows": 20, "eval_every": 3, "sample
         ("data2text", "lora"),
         ("data2text", "qlora"),
         ("sentiment", "head"),
-        ("data2text", "prompt"),
-        ("sentiment", "ia3"),
     ],
 )
 def test_what_trains_is_float32_and_the_rest_is_half(task, method, tmp_path):
