@@ -143,7 +143,7 @@ with_lora = saved_bytes(lambda: packed(rows), packed.parameters())
 print(f"stored bytes: {alone} alone, {with_lora} with LoRA")
 
 # %%
-with patch("loralib.compute.functional.dequantize", wraps=dequantize) as decoding:  # counts
+with patch("loralib.compute.workspace.dequantize", wraps=dequantize) as decoding:  # counts
     packed(rows).sum().backward()
 print(f"one step decodes the weight {decoding.call_count} times")
 

@@ -445,7 +445,7 @@ assert torch.allclose(
 #
 # ??? After 75 steps, what is the mean score of the two tasks with a head each (one seed)?
 # - [ ] about 0.5 || This is so with one shared head without information.
-# - [ ] 0.55 to 0.75 || The two heads can have opposite signs.
+# - [ ] 0.55 to 0.75 || The two heads can have opposite signs, so neither limits the other.
 # - [x] above 0.75 || The backbone learns one thing for both, and the heads turn it around.
 
 # %% tags=["fold"]
@@ -590,6 +590,6 @@ assert sum("▲" in cell for row in after for cell in row) == 3, "the text names
 #
 # 1. Conflicts are normal: they are no reason for a balancing method by themselves.
 # 2. With six new seeds, neither PCGrad nor 60 plain steps was clearly better than equal weights.
-# 3. A head for each task shows the model which task is asked.
+# 3. A head for each task lets two opposite tasks use one backbone.
 #
 # **Next:** [lesson 17](../17_distill_logits.py).

@@ -47,6 +47,7 @@ from training.loop import loop
 from training.loop.randomness import seeded
 from training.models.trained import load_trained
 from training.reports.paired import paired_gap
+from training.reports.records import COLOURS
 from tutorials.answers import true_option
 from tutorials.show import prepare_page, show
 
@@ -169,6 +170,8 @@ by_hand = calibration_by_hand(v_test.double().softmax(-1), test_labels)
 assert abs(by_hand - calibration_error(v_test, test_labels)) < 1e-9, "15 groups, by their size"
 
 # %% [markdown]
+# So here T changes the accuracy by less than 0.02.
+#
 # ## 2. A second task: sentiment
 #
 # A story of *sentiment* has five clauses, and each shows the mood of the story in 92 % of the
@@ -236,7 +239,7 @@ assert certain(mood_v.softmax(-1)) > 2 * certain(v_test.softmax(-1)), (
 #
 # These are the numbers of **DistilBERT** (Sanh et al. 2019): 6 of BERT-base's 12 layers (66 of
 # 110 million parameters), a mean score of 77.0 against 79.5 on GLUE (nine tasks for understanding
-# English), and the time on a CPU. It was distilled during pretraining. The numbers are often
+# English), and 60 % faster on a CPU. It was distilled during pretraining. The numbers are often
 # quoted as if they were a law of distillation.
 #
 # ??? Our student, trained on 2,000 *true* labels without the teacher's predictions: how much of the
@@ -259,18 +262,16 @@ for name in ("T = 2", "2,000 labels", "50 labels"):
 # %% tags=["fold"]
 # plot: each seed as a marker
 figure, panel = plt.subplots(figsize=(6.6, 2.6))
-shown = {
-    "50 labels": "tab:gray",
-    "2,000 labels": "tab:gray",
-    "T = 2": "tab:blue",
-    "T = 8": "tab:blue",
-}
+shown = {"50 labels": "random", "2,000 labels": "random"}
+shown |= {"T = 2": "distilled", "T = 8": "distilled"}
 for place, (name, colour) in enumerate(shown.items()):
     for seed, marker in zip(SEEDS, "os^", strict=True):
-        panel.plot(scores[name, seed]["accuracy"], place, marker, color=colour, markersize=7)
-panel.axvline(best, color="tab:red", linewidth=1, label="teacher")
+        height = place + 0.2 * (seed - 2)
+        value = scores[name, seed]["accuracy"]
+        panel.plot(value, height, marker, color=COLOURS[colour], markersize=7)
+panel.axvline(best, color=COLOURS["full"], linewidth=1, label="teacher")
 panel.axvline(0.25, color="black", linestyle=":", label="guessing")
-names = ("50 labels", "2,000 labels", "teacher, T = 2", "teacher, T = 8")
+names = ("50 labels", "2,000 labels", "soft labels, T = 2", "soft labels, T = 8")
 panel.set_yticks(range(4), names)
 panel.set(title="2,000 labels without the teacher come close, too", xlim=(0.2, 0.95))
 panel.set_xlabel("accuracy (markers: seeds)")
@@ -364,7 +365,9 @@ print(f"by a key of the text: {statistics.mean(map(float, by_key)):.0%}")
 # check: our cache finds logits by the text, and refuses a text that it does not know
 agreement = statistics.mean(map(float, by_position))
 true_option(agreement > 0.9, 0.2 < agreement < 0.4, agreement == 0)
-assert statistics.mean(map(float, by_key)) > 0.99, "half precision can change a tie"
+assert statistics.mean(map(float, by_key)) > 0.99, (
+    "other logits for the same text: is its key made from all of its tokens?"
+)
 try:
     caches[3].answers(next(batches(with_keys(test.encoded.features[:16]), tokenizer, 16)))
     raise AssertionError("the teacher never saw these texts")
@@ -374,5 +377,11 @@ except CacheError as refusal:
 # %% [markdown]
 # Such targets do not depend on the text. Our cache finds the logits by a key that is made from
 # the tokens of the text.
+#
+# ## Summary
+#
+# 1. A number such as "97 %" needs its baseline: the same student without the teacher's predictions.
+# 2. Look at the teacher's probabilities first: if it is certain, soft labels are nearly its choices.
+# 3. Find stored logits by a key of the text, and keep the teacher in evaluation mode.
 #
 # **Next:** [lesson 18](../18_distill_features.py).
