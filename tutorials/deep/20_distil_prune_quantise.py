@@ -134,7 +134,7 @@ scores = {"one layer": [accuracy(plain[seed]) for seed in SEEDS]}
 # ??? We round the weights of "one layer" after the training. With how many bits does the accuracy first
 #   fall by more than 0.1?
 # - [ ] 4 || The levels are still close enough for this task.
-# - [ ] 3 || Even seven levels are enough here.
+# - [ ] 3 || With seven levels, it loses only about 0.03.
 # - [x] 2 || Each weight is then -1, 0 or 1 times the scale of its row.
 
 
@@ -361,7 +361,7 @@ panel.axhline(1, color="black", linestyle=":", linewidth=1)
 panel.text(0.99, 1.05, "plain matrix", ha="right")
 panel.set(title="a bitmap pays from 3 % zeros on, an index from 50 %", xlabel="sparsity")
 panel.set(ylabel="bytes over the plain matrix", ylim=(0, 2.05))
-panel.legend(title="lines: formulas, dots: measured")
+panel.legend(title="lines: formulas, dots: this matrix")
 show(figure, "20_storage")
 
 # %% tags=["fold"]
@@ -374,7 +374,7 @@ assert torch.allclose(csr @ tokens, sparse @ tokens, atol=1e-3), (
 
 # %% [markdown]
 # (Sizes and speeds are relative to the plain matrix.) CSR has to jump between columns, so it needs
-# many zeros before it is faster than a plain kernel.
+# many zeros before it can be faster than a plain kernel (here it never was).
 #
 # ## 5. All students, trained for their form
 #
@@ -447,8 +447,9 @@ assert min(sizes, key=sizes.get) == "tiny, int8", "is the student saved after th
 show_table("distill/results/chain/report.md; accuracy")
 
 # %% [markdown]
-# There, 80 % zeros lose more than half of the heads and units. Here it is the other way round. So "pruning costs 4
-# points" says as much about the training *after* the pruning as about the pruning.
+# There, 80 % zeros cost more accuracy than removing half of the heads and units. Here the means are
+# the other way round, not clearly. So "pruning costs 4 points" says as much about the training
+# *after* the pruning as about the pruning.
 #
 # ## 6. Break it on purpose: prune at the end
 #
@@ -487,7 +488,7 @@ assert abs(accuracy(after) - scores["one layer"][0]) < 0.02, (
 # ## Summary
 #
 # 1. With training in the rounded form, even 2 bits come close to float32 here.
-# 2. The importance is a slope: it finds the least important head, and misjudges pairs.
+# 2. The importance is a slope: it finds the least important head, and can misjudge pairs.
 # 3. "Pruning costs 4 points" says as much about the training after the pruning as about the pruning.
 #
 # **Next:** [lesson 21](../21_everything_on_one_chart.py).
