@@ -348,7 +348,7 @@ assert longer > sum(mean_scores["PCGrad"]) / 3, "60 plain steps should be at lea
 # %% [markdown]
 # The gradients do conflict here: most cosines between two tasks are negative (deep dive, section
 # 2). Still, PCGrad is less than 0.01 above equal weights with these seeds. And 60 plain steps,
-# which take less time (deep dive, section 4), are at least as good. With six more seeds, neither difference is
+# which take less time, are at least as good. With six more seeds, neither difference is
 # larger than two standard errors ([deep dive](deep/16_balancing_and_interference.py), section 4).
 # The uncertainty weights (printed for seed 2) have a learning rate of 0.01: 40 steps are too few
 # for them.

@@ -210,7 +210,7 @@ assert unchanged == {"transfer", "relations, 1 head"}, "they see lengths or inne
 
 # %% [markdown]
 # The best $W$ rotates the states in the same way. And only a small part lies outside of 32 directions, so
-# 32 values can nearly hold the teacher's states. (This does not say that training finds them.) One **relation
+# 32 values can nearly hold the teacher's hidden states. (This does not say that training finds them.) One **relation
 # head** is not changed by any rotation. MiniLM v2 splits the vectors into several relation heads.
 # Then a rotation that mixes the heads changes the loss.
 #
