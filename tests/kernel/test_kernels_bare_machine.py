@@ -85,4 +85,4 @@ def test_all_on_a_cpu_names_every_missing_competitor(tmp_path):
     assert page.startswith("`python -m kernels.bench all --tiny --device cpu --threads 1 --rounds 1 --out ")
     assert all(f"not compared: {name}: not installed" in page for name in ("peft", "bitsandbytes"))
     tables = [line for line in page.splitlines() if line.startswith(("| 16×24→40", "| quantize", "| dequantize", "| 3 × 2"))]
-    assert len(tables) == 6 and all("–" in line and line in done.stdout for line in tables)
+    assert len(tables) == 8 and all("–" in line and line in done.stdout for line in tables)
